@@ -1,0 +1,118 @@
+# The house: set up, run, test, lint. `make` alone lists the targets.
+#
+# Needs python3 (3.11 or newer), make and a package index pip can reach; everything else is installed into .venv
+# from the lock files. Setup speaks on standard error, so what `make run` prints is only the answer.
+# Kept to what GNU make 3.81 understands, because macOS ships that.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Stamps are written last, so an interrupted step is simply done again.
+CREATED := $(VENV)/.created
+RUN_READY := $(VENV)/.run-ready
+DEV_READY := $(VENV)/.dev-ready
+
+# Errors only: pip's warnings are about the machine's configuration, not about Clew.
+PIP_INSTALL := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input install
+INSTALL_PROJECT := $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+say = @printf '%s\n' "clew: $(1)" >&2
+
+# The prompt may hold any character. `value` takes it as typed, unexpanded by make; the recipe reads it from the
+# environment, where the shell does not interpret it either.
+override PROMPT := $(value PROMPT)
+export PROMPT
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## List the targets
+	@echo 'usage: make TARGET'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make run PROMPT='What is a clew?'            one question, one answer"
+	@echo "  echo 'What is a clew?' | make run            the same, from standard input"
+	@echo "  make run PROMPT='...' ARGS='--json'          with options of \`clew run\`"
+	@echo "  make test ARGS='-k ledger -x'                with options of pytest"
+
+# A virtual environment knows its own path and interpreter: build it again when either is gone.
+ifneq ($(shell cat $(CREATED) 2>/dev/null && $(BIN)/python -c '' 2>&1),$(CURDIR))
+$(CREATED): anew
+.PHONY: anew
+anew:
+endif
+
+$(CREATED):
+	@command -v $(PYTHON) >/dev/null || { echo 'clew: $(PYTHON) is not on PATH: install Python 3.11 or newer, or say PYTHON=/path/to/it' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "clew: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version); say PYTHON=/path/to/it" >&2; exit 1; }
+	$(call say,making the virtual environment in $(VENV))
+	@$(PYTHON) -m venv --clear $(VENV)
+	@printf '%s\n' '$(CURDIR)' > $@
+
+$(RUN_READY): $(CREATED) requirements/run.lock pyproject.toml
+	$(call say,installing what Clew needs to run (requirements/run.lock))
+	@$(PIP_INSTALL) --require-hashes --requirement requirements/run.lock
+	$(call say,installing Clew itself)
+	@$(INSTALL_PROJECT)
+	@touch $@
+
+# dev.lock contains run.lock, version for version: either may be installed over the other.
+$(DEV_READY): $(CREATED) requirements/dev.lock pyproject.toml
+	$(call say,installing what Clew needs to run and to be worked on (requirements/dev.lock))
+	@$(PIP_INSTALL) --require-hashes --requirement requirements/dev.lock
+	$(call say,installing Clew itself)
+	@$(INSTALL_PROJECT)
+	@touch $(RUN_READY) $@
+
+.PHONY: setup
+setup: $(RUN_READY) ## Set up everything needed to run Clew
+
+.PHONY: setup-dev
+setup-dev: $(DEV_READY)
+
+.PHONY: run
+run: $(RUN_READY) ## Open the chat; with PROMPT, or with text on standard input, answer once
+	@$(BIN)/clew model ensure </dev/null >&2
+	@if [ -n "$$PROMPT" ]; then exec $(BIN)/clew run $(ARGS) -- "$$PROMPT"; \
+	elif [ -t 0 ]; then exec $(BIN)/clew $(ARGS); \
+	else exec $(BIN)/clew run $(ARGS) -; fi
+
+.PHONY: test
+test: $(DEV_READY) ## Run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(DEV_READY) ## Check style, types and import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy src tests $(wildcard benchmarks)
+	@$(BIN)/lint-imports
+
+.PHONY: check
+check: lint test ## What CI runs: lint, then test
+
+.PHONY: format
+format: $(DEV_READY) ## Format the code and apply the linter's safe fixes
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(DEV_READY) ## Run the benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# run.lock is made first and constrains dev.lock, so that both agree on every version they share. Versions already
+# locked are kept while they still fit: `make lock ARGS=--upgrade` takes the newest.
+COMPILE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --emit-build-options --only-binary xllamacpp pyproject.toml requirements/build.in
+
+.PHONY: lock
+lock: $(CREATED) ## Write the lock files anew from pyproject.toml
+	@[ -x $(BIN)/uv ] || $(PIP_INSTALL) uv
+	$(call say,locking)
+	@$(COMPILE) --extra local --output-file requirements/run.lock $(ARGS)
+	@$(COMPILE) --extra local --extra dev --constraint requirements/run.lock --output-file requirements/dev.lock $(ARGS)
+
+.PHONY: clean
+clean: ## Remove what was built: the virtual environment, caches, build output
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@find src tests $(wildcard benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,23 @@
+"""The `clew` command: answers `--version` at once, and leaves everything else to the composition root.
+
+Nothing of ours is imported before that question is settled, so that asking for the version costs no more than
+starting Python.
+"""
+
+import sys
+
+from clew import __version__
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.write(f"clew {__version__}\n")
+        return 0
+    from clew.bootstrap import main as start  # noqa: PLC0415  keeps --version quick
+
+    return start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
