@@ -1,0 +1,1 @@
+"""What the runtime's ports are made of: databases, models, tools. Each adapter stands alone."""

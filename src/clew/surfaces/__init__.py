@@ -1,0 +1,1 @@
+"""Where people and programs meet Clew; each surface stands alone, on the runtime."""

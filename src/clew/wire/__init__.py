@@ -1,0 +1,1 @@
+"""Codecs of the protocols Clew speaks: bytes in, values out, no IO."""
