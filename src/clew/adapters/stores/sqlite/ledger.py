@@ -1,0 +1,236 @@
+"""The ledger in one SQLite file: the port's methods, each a few lines of SQL run by the writer or by a reader."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+import apsw
+
+from clew.adapters.stores.sqlite import read
+from clew.adapters.stores.sqlite.commit import commit
+from clew.adapters.stores.sqlite.connection import connect
+from clew.adapters.stores.sqlite.migrate import migrate
+from clew.adapters.stores.sqlite.open_session import open_session, point_conversation
+from clew.adapters.stores.sqlite.purge import Purger
+from clew.adapters.stores.sqlite.readers import Readers
+from clew.adapters.stores.sqlite.search import SearchIndex
+from clew.adapters.stores.sqlite.small_writes import add_principal, beat, decide, receive, settle_reply, share
+from clew.adapters.stores.sqlite.writer import Writer
+from clew.domain.conversation.ids import LOCAL, ApprovalId, CallId, OutboxId, PrincipalId, SessionId
+from clew.domain.conversation.messages import Head, Message
+from clew.domain.ledger.commits import Commit, Committed, NewSession, PointConversation, Receive, Received
+from clew.domain.ledger.rows import (
+    ApprovalRow,
+    ApprovalState,
+    Blob,
+    BranchRow,
+    CallRow,
+    ConversationRow,
+    Forgotten,
+    Handle,
+    InboxRow,
+    OpRow,
+    Order,
+    Prefix,
+    SearchResult,
+    SessionRow,
+    SummaryRow,
+    TurnRow,
+    UsageTotals,
+)
+from clew.runtime.ports.world import Clock
+
+LEDGER_FILE = "clew.db"
+SEARCH_FILE = "clew-search.db"
+
+
+class SqliteLedger:
+    """`Ledger` over `clew.db`, with its derived search file beside it. Safe to open in several processes at once."""
+
+    def __init__(self, home: Path, writer: Writer, readers: Readers, index: SearchIndex) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._index = index
+        self._purger = Purger(writer, readers, index, home)
+
+    async def resume_purges(self) -> None:
+        """Finishes what a crash left of a deletion."""
+        await self._purger.resume()
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._writer.close()
+        self._readers.close()
+        self._index.close()
+
+    # -- writing -------------------------------------------------------------------------------------------------
+    async def open(
+        self,
+        session: NewSession,
+        *,
+        actor: PrincipalId,
+        at: int,
+        conversation: PointConversation | None = None,
+    ) -> Handle:
+        def work(db: apsw.Connection) -> Handle:
+            handle = open_session(db, session, actor, at)
+            if conversation is not None:
+                point_conversation(db, conversation)
+            return handle
+
+        return await self._writer.do(work)
+
+    async def commit(self, work: Commit) -> Committed:
+        return await self._writer.do(partial(commit, work=work))
+
+    async def receive(self, item: Receive) -> Received:
+        return await self._writer.do(partial(receive, item=item))
+
+    async def decide(
+        self, principal: PrincipalId, approval: ApprovalId, state: ApprovalState, at: int
+    ) -> ApprovalRow:
+        return await self._writer.do(
+            partial(decide, principal=principal, approval=approval, state=state, at=at)
+        )
+
+    async def settle_reply(self, reply: OutboxId, state: str, platform_id: str | None) -> None:
+        await self._writer.do(partial(settle_reply, reply=reply, state=state, platform_id=platform_id))
+
+    async def share(self, principal: PrincipalId, session: SessionId, with_: PrincipalId, may: str) -> None:
+        await self._writer.do(partial(share, principal=principal, session=session, with_=with_, may=may))
+
+    async def add_principal(self, principal: PrincipalId, name: str, role: str) -> None:
+        await self._writer.do(partial(add_principal, principal=principal, name=name, role=role))
+
+    async def beat(self, session: SessionId, owner: str, epoch: int) -> bool:
+        return await self._writer.do(partial(beat, session=session, owner=owner, epoch=epoch))
+
+    async def forget(
+        self, principal: PrincipalId, session: SessionId, at: int, *, with_forks: bool = False
+    ) -> Forgotten:
+        return await self._purger.forget(principal, session, at, with_forks)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+    async def session(self, principal: PrincipalId, session: SessionId) -> SessionRow:
+        return await self._readers.read(lambda db: read.session(db, principal, session))
+
+    async def resolve(self, principal: PrincipalId, reference: str) -> SessionId:
+        return await self._readers.read(lambda db: read.resolve(db, principal, reference))
+
+    async def path(
+        self, principal: PrincipalId, session: SessionId, at: Head | None = None
+    ) -> tuple[Message, ...]:
+        return await self._readers.read(lambda db: read.path(db, principal, session, at))
+
+    async def turn_starts(
+        self, principal: PrincipalId, session: SessionId, limit: int, at: Head | None = None
+    ) -> tuple[Message, ...]:
+        return await self._readers.read(lambda db: read.turn_starts(db, principal, session, limit, at))
+
+    async def before(self, principal: PrincipalId, session: SessionId, head: Head) -> Head:
+        return await self._readers.read(lambda db: read.before(db, principal, session, head))
+
+    async def summaries(self, principal: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
+        return await self._readers.read(lambda db: read.summaries(db, principal, session))
+
+    async def ops(
+        self,
+        principal: PrincipalId,
+        session: SessionId,
+        *,
+        below: int | None = None,
+        limit: int = 64,
+        moving_only: bool = False,
+    ) -> tuple[OpRow, ...]:
+        return await self._readers.read(
+            lambda db: read.ops(db, principal, session, below=below, limit=limit, moving_only=moving_only)
+        )
+
+    async def turn(
+        self, principal: PrincipalId, session: SessionId, turn: int | None = None
+    ) -> TurnRow | None:
+        return await self._readers.read(lambda db: read.turn(db, principal, session, turn))
+
+    async def calls(
+        self, principal: PrincipalId, session: SessionId, turn: int | None = None
+    ) -> tuple[CallRow, ...]:
+        return await self._readers.read(lambda db: read.calls(db, principal, session, turn))
+
+    async def approvals(
+        self, principal: PrincipalId, session: SessionId, call: CallId | None = None
+    ) -> tuple[ApprovalRow, ...]:
+        return await self._readers.read(lambda db: read.approvals(db, principal, session, call))
+
+    async def queued(self, principal: PrincipalId, session: SessionId) -> tuple[InboxRow, ...]:
+        return await self._readers.read(lambda db: read.queued(db, principal, session))
+
+    async def branches(self, principal: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
+        return await self._readers.read(lambda db: read.branches(db, principal, session))
+
+    async def segment(self, principal: PrincipalId, session: SessionId, branch: int) -> tuple[Message, ...]:
+        return await self._readers.read(lambda db: read.segment(db, principal, session, branch))
+
+    async def prefix(self, principal: PrincipalId, session: SessionId) -> Prefix | None:
+        return await self._readers.read(lambda db: read.prefix(db, principal, session))
+
+    async def blob(self, principal: PrincipalId, session: SessionId, sha256: str) -> Blob:
+        return await self._readers.read(lambda db: read.blob(db, principal, session, sha256))
+
+    async def sessions(
+        self,
+        principal: PrincipalId,
+        *,
+        limit: int = 20,
+        before: tuple[int, str] | None = None,
+        archived: bool = False,
+    ) -> tuple[SessionRow, ...]:
+        return await self._readers.read(lambda db: read.sessions(db, principal, limit, before, archived))
+
+    async def children(self, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
+        return await self._readers.read(lambda db: read.children(db, principal, session))
+
+    async def conversation(self, route_key: str) -> ConversationRow | None:
+        return await self._readers.read(lambda db: read.conversation(db, route_key))
+
+    async def usage(self, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
+        return await self._readers.read(lambda db: read.usage(db, principal, session))
+
+    async def search(
+        self,
+        principal: PrincipalId,
+        typed: str,
+        *,
+        limit: int = 20,
+        order: Order = Order.RANKED,
+        session: SessionId | None = None,
+    ) -> SearchResult:
+        return await self._index.search(principal, typed, limit, order, session)
+
+
+async def open_ledger(home: Path, clock: Clock) -> SqliteLedger:
+    """Opens or creates the files in a folder, and finishes what a crash left of a deletion.
+
+    Raises StoreUnusable in a sentence; then nothing was written.
+    """
+    path = home / LEDGER_FILE
+    db = await asyncio.to_thread(_prepare, path, clock.now_ms())
+    index = SearchIndex(home / SEARCH_FILE, path)
+    ledger = SqliteLedger(home, Writer(db, path, index.nudge), Readers(path), index)
+    await ledger.resume_purges()
+    return ledger
+
+
+def _prepare(path: Path, at: int) -> apsw.Connection:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    db = connect(path)
+    try:
+        migrate(db, path, at)
+        add_principal(db, LOCAL, "local", "owner")
+    except BaseException:
+        db.close()
+        raise
+    return db

@@ -1,0 +1,215 @@
+"""Search in a derived file of its own, kept by a thread of its own: it slows no turn, and may be dropped and rebuilt.
+
+A watermark on `message.id` says how far the index is; every query first catches up, so a message is found as soon as
+it is committed. What is indexed is every message; what is found is only what stands on a living path that the
+principal may see, checked against the ledger after ranking. A broken index blocks nothing: it is thrown away and
+rebuilt, and until then the answer says from when on it is incomplete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import apsw
+
+from clew.adapters.stores.sqlite.connection import connect, in_words
+from clew.adapters.stores.sqlite.search_file import SearchFile
+from clew.adapters.stores.sqlite.search_query import Seeker
+from clew.domain.conversation.ids import MessageId, PrincipalId, SessionId
+from clew.domain.ledger.errors import LedgerError, StoreUnusable
+from clew.domain.ledger.rows import Order, SearchResult
+
+CATCH_UP_SECONDS_MAX: Final = 2.0
+"""How long a query waits for the index; then it answers with what there is, and says so."""
+_PAUSE_SECONDS: Final = 0.002
+
+Job = Callable[[], None]
+T = TypeVar("T")
+
+
+class SearchIndex:
+    """Answers queries and follows the ledger. All SQL runs on its own thread."""
+
+    def __init__(self, path: Path, ledger_path: Path) -> None:
+        self._path = path
+        self._ledger_path = ledger_path
+        self._jobs: queue.Queue[Job | None] = queue.Queue()
+        self._behind = True
+        self._nudged = threading.Event()
+        self._file: SearchFile | None = None
+        self._ledger: apsw.Connection | None = None
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def nudge(self) -> None:
+        """Something was committed. Cheap; called after every group."""
+        self._behind = True
+        if not self._nudged.is_set():
+            self._nudged.set()
+            self._start()
+            self._jobs.put(_nothing)
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="clew-search", daemon=True)
+                self._thread.start()
+
+    async def search(
+        self, principal: PrincipalId, typed: str, limit: int, order: Order, session: SessionId | None
+    ) -> SearchResult:
+        """Raises StoreUnusable when the ledger itself cannot be read."""
+        return await self._do(lambda: self._search(principal, typed, limit, order, session))
+
+    async def remove(self, messages: list[MessageId]) -> None:
+        """Forgets messages before the ledger does: a crash between leaves them unfindable, never the other way round."""
+        await self._do(lambda: self._opened()[0].remove(self._opened()[1], messages))
+
+    async def rebuild(self) -> None:
+        """Drops the index and builds it anew, all of it."""
+        await self._do(self._rebuild)
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._starting:
+            self._closed = True
+            thread = self._thread
+        if thread is not None:
+            self._jobs.put(None)
+            thread.join()
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def job() -> None:
+            try:
+                result = work()
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the caller hears it; the thread goes on
+                _settle(loop, future, error, None)
+            else:
+                _settle(loop, future, None, result)
+
+        self._start()
+        if self._closed:
+            raise StoreUnusable("The ledger is closed.")
+        self._jobs.put(job)
+        return await future
+
+    # -- on the thread -------------------------------------------------------------------------------------------
+    def _run(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(block=not self._has_idle_work())
+            except queue.Empty:
+                self._idle_step()
+                continue
+            if job is None:
+                break
+            self._nudged.clear()
+            job()
+        self._drop_connections()
+
+    def _has_idle_work(self) -> bool:
+        return self._behind or (self._file is not None and self._file.needs_merge)
+
+    def _idle_step(self) -> None:
+        """One short piece of upkeep, then a look at the jobs again."""
+        try:
+            file, ledger = self._opened()
+            if self._behind:
+                self._behind = file.catch_up(ledger)
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                file.merge_a_little()
+        except (apsw.Error, LedgerError):
+            # The index is derived: start over. If the ledger itself is at fault, the next query says so.
+            self._throw_away()
+            self._behind = False
+
+    def _opened(self) -> tuple[SearchFile, apsw.Connection]:
+        if self._ledger is None:
+            self._ledger = connect(self._ledger_path, read_only=True)
+        if self._file is None:
+            try:
+                self._file = SearchFile(self._path)
+            except (apsw.Error, LedgerError):
+                _unlink(self._path)
+                self._file = SearchFile(self._path)
+        return self._file, self._ledger
+
+    def _search(
+        self, principal: PrincipalId, typed: str, limit: int, order: Order, session: SessionId | None
+    ) -> SearchResult:
+        try:
+            return self._search_once(principal, typed, limit, order, session)
+        except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError):
+            self._throw_away()
+            return self._search_once(principal, typed, limit, order, session)
+        except apsw.Error as error:
+            raise in_words(error, self._path) from error
+
+    def _search_once(
+        self, principal: PrincipalId, typed: str, limit: int, order: Order, session: SessionId | None
+    ) -> SearchResult:
+        file, ledger = self._opened()
+        deadline = time.monotonic() + CATCH_UP_SECONDS_MAX
+        self._behind = True
+        while self._behind and time.monotonic() < deadline:
+            self._behind = file.catch_up(ledger)
+        found = Seeker(file.db, ledger, principal).find(typed, limit, order, session)
+        if not self._behind:
+            return found
+        return SearchResult(
+            hits=found.hits, ranked_newest=found.ranked_newest, incomplete_since=file.indexed_until(ledger)
+        )
+
+    def _rebuild(self) -> None:
+        self._throw_away()
+        file, ledger = self._opened()
+        while file.catch_up(ledger):
+            pass
+        self._behind = False
+
+    def _throw_away(self) -> None:
+        self._drop_connections()
+        _unlink(self._path)
+
+    def _drop_connections(self) -> None:
+        if self._file is not None:
+            self._file.db.close()
+            self._file = None
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+
+
+def _nothing() -> None:
+    """Wakes the thread."""
+
+
+def _settle(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], error: BaseException | None, result: T | None
+) -> None:
+    def settle() -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(settle)
+
+
+def _unlink(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(str(path) + suffix).unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""Writes that move no head: receiving, deciding, sharing, beating."""
+
+from __future__ import annotations
+
+import apsw
+
+from clew.adapters.stores.sqlite import rows
+from clew.adapters.stores.sqlite.connection import fetch
+from clew.domain.conversation.ids import ApprovalId, InboxId, OutboxId, PrincipalId, SessionId
+from clew.domain.ledger.commits import Receive, Received
+from clew.domain.ledger.errors import NotFound, Refused
+from clew.domain.ledger.rows import ApprovalRow, ApprovalState
+
+
+def add_principal(db: apsw.Connection, principal: PrincipalId, name: str, role: str) -> None:
+    db.execute("INSERT INTO principal VALUES(?, ?, ?) ON CONFLICT DO NOTHING", (principal, name, role))
+
+
+def receive(db: apsw.Connection, item: Receive) -> Received:
+    """The same message arriving twice is stored once, and says so."""
+    known = fetch(
+        db,
+        "SELECT id, n FROM inbox WHERE account = ? AND external_key = ?",
+        (item.account, item.external_key),
+    )
+    if known:
+        return Received(id=known[0][0], n=known[0][1], duplicate=True)
+    n = fetch(db, "SELECT coalesce(max(n), 0) + 1 FROM inbox WHERE conversation = ?", (item.conversation,))[
+        0
+    ][0]
+    db.execute(
+        "INSERT INTO inbox(account, external_key, conversation, n, session_id, principal, kind, body, state, at)"
+        " VALUES(?,?,?,?,?,?,?,?,'queued',?)",
+        (
+            item.account,
+            item.external_key,
+            item.conversation,
+            n,
+            item.session,
+            item.principal,
+            item.kind,
+            item.body,
+            item.at,
+        ),
+    )
+    return Received(id=InboxId(db.last_insert_rowid()), n=n, duplicate=False)
+
+
+_APPROVAL = f"""
+SELECT {rows.APPROVAL_COLUMNS}, s.epoch FROM approval a JOIN tool_call c ON c.id = a.call JOIN session s ON s.id = c.session_id
+WHERE a.id = ?2 AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = s.id)
+  AND (s.owner = ?1 OR a.asker = ?1 OR EXISTS (SELECT 1 FROM principal WHERE id = ?1 AND role IN ('owner','admin')))
+"""
+
+
+def decide(
+    db: apsw.Connection, principal: PrincipalId, approval: ApprovalId, state: ApprovalState, at: int
+) -> ApprovalRow:
+    """The asker, the session's owner or an admin decides, once and in time."""
+    found = fetch(db, _APPROVAL, (principal, approval))
+    if not found:
+        raise NotFound(f"There is no approval {approval}.")
+    row, epoch = rows.approval(found[0][:-1]), found[0][-1]
+    if row.state != ApprovalState.PENDING:
+        raise Refused(f"Approval {approval} is already {row.state}.")
+    if row.expires_at <= at:
+        raise Refused(f"Approval {approval} has expired.")
+    db.execute(
+        "UPDATE approval SET state = ?, decided_by = ?, decided_at = ?, epoch = ? WHERE id = ?",
+        (state, principal, at, epoch, approval),
+    )
+    return rows.approval(fetch(db, _APPROVAL, (principal, approval))[0][:-1])
+
+
+def settle_reply(db: apsw.Connection, reply: OutboxId, state: str, platform_id: str | None) -> None:
+    db.execute(
+        "UPDATE outbox SET state = ?1, platform_id = coalesce(?2, platform_id), attempts = attempts + (?1 = 'sending') WHERE id = ?3",
+        (state, platform_id, reply),
+    )
+    if db.changes() != 1:
+        raise NotFound(f"There is no reply {reply}.")
+
+
+def share(
+    db: apsw.Connection, principal: PrincipalId, session: SessionId, with_: PrincipalId, may: str
+) -> None:
+    """Only the owner shares; `none` takes it back."""
+    if not fetch(db, "SELECT 1 FROM session WHERE id = ? AND owner = ?", (session, principal)):
+        raise NotFound(f"There is no session {session}.")
+    db.execute("DELETE FROM share WHERE session_id = ? AND principal = ?", (session, with_))
+    if may != "none":
+        db.execute("INSERT INTO share VALUES(?, ?, ?)", (session, with_, may))
+
+
+def beat(db: apsw.Connection, session: SessionId, owner: str, epoch: int) -> bool:
+    db.execute(
+        "UPDATE session SET lease_beat = lease_beat + 1 WHERE id = ? AND lease_owner = ? AND epoch = ?",
+        (session, owner, epoch),
+    )
+    return db.changes() == 1

@@ -1,0 +1,201 @@
+"""The rows that go with a turn: its state, its calls, approvals, inbox, usage and replies."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import apsw
+
+from clew.adapters.stores.sqlite.connection import fetch
+from clew.domain.conversation.ids import SessionId
+from clew.domain.ledger.commits import (
+    AddReply,
+    AddUsage,
+    AskApproval,
+    Commit,
+    ConsumeApproval,
+    MoveCall,
+    OpenTurn,
+    PlanCall,
+    SetTurn,
+)
+from clew.domain.ledger.errors import Refused
+from clew.domain.ledger.rows import CallState, TurnState
+
+_ENDED: Final = (TurnState.DONE, TurnState.FAILED, TurnState.INTERRUPTED, TurnState.ABANDONED)
+
+
+def cut_turn(db: apsw.Connection, work: Commit, epoch: int) -> None:
+    """Ends a turn that is still open and settles its calls: planned ones were not run, started ones are unknown."""
+    open_turns = fetch(
+        db, "SELECT turn FROM turn WHERE session_id = ? AND state IN ('running','waiting')", (work.session,)
+    )
+    for (turn,) in open_turns:
+        by_person = work.cut and work.evicts is None
+        state = TurnState.INTERRUPTED if by_person else TurnState.ABANDONED
+        reason = work.cut_reason or ("its process ended" if work.evicts else "abandoned")
+        db.execute(
+            "UPDATE turn SET state = ?, end_reason = ?, finished_at = ?, epoch = ? WHERE session_id = ? AND turn = ?",
+            (state, reason, work.at, epoch, work.session, turn),
+        )
+        key = (work.session, turn)
+        db.execute(
+            "UPDATE tool_call SET state = 'not_run', epoch = ?3, finished_at = ?4"
+            " WHERE session_id = ?1 AND turn = ?2 AND state = 'planned'",
+            (*key, epoch, work.at),
+        )
+        db.execute(
+            "UPDATE tool_call SET state = 'unknown', epoch = ?3"
+            " WHERE session_id = ?1 AND turn = ?2 AND state = 'started'",
+            (*key, epoch),
+        )
+        db.execute(
+            "UPDATE approval SET state = 'expired', epoch = ?3 WHERE state IN ('pending','approved')"
+            " AND call IN (SELECT id FROM tool_call WHERE session_id = ?1 AND turn = ?2)",
+            (*key, epoch),
+        )
+
+
+def write_turn_rows(db: apsw.Connection, work: Commit, epoch: int) -> None:
+    """Writes every row that rides along with the op, under the commit's epoch."""
+    if work.open_turn is not None:
+        _open_turn(db, work.session, work.open_turn, epoch, work.at)
+    for plan in work.plan:
+        _plan(db, work.session, plan, epoch, work.at)
+    for ask in work.ask:
+        _ask(db, ask, epoch)
+    if work.consume is not None:
+        _consume(db, work.session, work.consume, epoch, work.at)
+    for move in work.calls:
+        _move_call(db, work.session, move, epoch, work.at)
+    if work.set_turn is not None:
+        _set_turn(db, work.session, work.set_turn, epoch, work.at)
+    _take(db, work, epoch)
+    for usage in work.usage:
+        _add_usage(db, work.session, usage, work.at)
+    for reply in work.replies:
+        _add_reply(db, work, reply)
+
+
+def _open_turn(db: apsw.Connection, session: SessionId, turn: OpenTurn, epoch: int, at: int) -> None:
+    db.execute(
+        "INSERT INTO turn(session_id, turn, conversation, principal, model, state, epoch, started_at)"
+        " VALUES(?,?,?,?,?,'running',?,?)",
+        (session, turn.turn, turn.conversation, turn.principal, turn.model, epoch, at),
+    )
+
+
+def _set_turn(db: apsw.Connection, session: SessionId, turn: SetTurn, epoch: int, at: int) -> None:
+    finished = at if turn.state in _ENDED else None
+    db.execute(
+        "UPDATE turn SET state = ?, end_reason = ?, error = ?, finished_at = ?, epoch = ? WHERE session_id = ? AND turn = ?",
+        (turn.state, turn.end_reason, turn.error, finished, epoch, session, turn.turn),
+    )
+    if db.changes() != 1:
+        raise Refused(f"This session has no turn {turn.turn}.")
+
+
+def _plan(db: apsw.Connection, session: SessionId, plan: PlanCall, epoch: int, at: int) -> None:
+    db.execute(
+        "INSERT INTO tool_call(id, session_id, turn, step, n, provider_id, name, args_sha256, state, safe_to_repeat, epoch,"
+        " planned_at) VALUES(?,?,?,?,?,?,?,?,'planned',?,?,?)",
+        (
+            plan.id,
+            session,
+            plan.turn,
+            plan.step,
+            plan.n,
+            plan.provider_id,
+            plan.name,
+            plan.args_sha256,
+            plan.safe_to_repeat,
+            epoch,
+            at,
+        ),
+    )
+
+
+def _move_call(db: apsw.Connection, session: SessionId, move: MoveCall, epoch: int, at: int) -> None:
+    started = at if move.to == CallState.STARTED else None
+    finished = at if move.to in (CallState.FINISHED, CallState.NOT_RUN) else None
+    db.execute(
+        "UPDATE tool_call SET state = ?, epoch = ?, started_at = coalesce(?, started_at),"
+        " finished_at = coalesce(?, finished_at) WHERE id = ? AND session_id = ?",
+        (move.to, epoch, started, finished, move.id, session),
+    )
+    if db.changes() != 1:
+        raise Refused(f"This session has no call {move.id}.")
+
+
+def _ask(db: apsw.Connection, ask: AskApproval, epoch: int) -> None:
+    db.execute(
+        "INSERT INTO approval(id, call, args_sha256, asker, state, expires_at, epoch) VALUES(?,?,?,?,'pending',?,?)",
+        (ask.id, ask.call, ask.args_sha256, ask.asker, ask.expires_at, epoch),
+    )
+
+
+def _consume(db: apsw.Connection, session: SessionId, consume: ConsumeApproval, epoch: int, at: int) -> None:
+    db.execute(
+        "UPDATE approval SET state = 'consumed', epoch = ? WHERE id = ? AND state = 'approved' AND args_sha256 = ?"
+        " AND expires_at > ? AND call IN (SELECT id FROM tool_call WHERE session_id = ?)",
+        (epoch, consume.id, consume.args_sha256, at, session),
+    )
+    if db.changes() != 1:
+        raise Refused("This call is not approved, or its approval is spent.")
+
+
+def _take(db: apsw.Connection, work: Commit, epoch: int) -> None:
+    turn = work.open_turn.turn if work.open_turn else None
+    for row in work.take:
+        db.execute(
+            "UPDATE inbox SET state = 'consumed', turn = ?, epoch = ? WHERE id = ? AND session_id = ? AND state = 'queued'",
+            (turn, epoch, row, work.session),
+        )
+        if db.changes() != 1:
+            raise Refused("This message was already taken or cancelled.")
+
+
+_USAGE: Final = """
+INSERT INTO usage(owner, session_id, turn, step, attempt, task, model, state, input, output, cache_read, cache_write,
+  cost_usd, price_source, at) SELECT owner, id, ?,?,?,?,?,?,?,?,?,?,?,?,? FROM session WHERE id = ?
+"""
+
+
+def _add_usage(db: apsw.Connection, session: SessionId, usage: AddUsage, at: int) -> None:
+    db.execute(
+        _USAGE,
+        (
+            usage.turn,
+            usage.step,
+            usage.attempt,
+            usage.task,
+            usage.model,
+            usage.state,
+            usage.input,
+            usage.output,
+            usage.cache_read,
+            usage.cache_write,
+            usage.cost_usd,
+            usage.price_source,
+            at,
+            session,
+        ),
+    )
+
+
+def _add_reply(db: apsw.Connection, work: Commit, reply: AddReply) -> None:
+    db.execute(
+        "INSERT INTO outbox(conversation, turn, message, body, part, kind, state, key, next_at)"
+        " SELECT ?1, ?2, CASE WHEN ?4 IS NULL THEN (SELECT m.id FROM message m JOIN session s ON s.id = ?3"
+        "   WHERE m.branch = s.head_branch AND m.seq = s.head_seq) END, ?4, ?5, ?6, 'pending', ?7, ?8",
+        (
+            reply.conversation,
+            reply.turn,
+            work.session,
+            reply.body,
+            reply.part,
+            reply.kind,
+            reply.key,
+            work.at,
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Sessions, messages and positions: the words everything else is said in."""

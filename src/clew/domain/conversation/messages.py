@@ -1,0 +1,140 @@
+"""Messages: immutable entries of a session, exactly as they are stored.
+
+A message is flat because ten thousand of them are read at once; what only some roles have is in `body`,
+which is absent when it would be empty. `text` is the only copy of what was said.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from clew.domain.conversation.ids import BranchId, CallId, MessageId
+
+
+class Role(StrEnum):
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+    EVENT = "event"
+
+
+class Status(StrEnum):
+    """How a message came out. Anything but OK is shown to the person and, in words, to the model."""
+
+    OK = "ok"
+    INTERRUPTED = "interrupted"
+    ERROR = "error"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+    NOT_RUN = "not_run"
+
+
+class Head(msgspec.Struct, frozen=True, order=True):
+    """A position in a session's tree. `seq` is the depth of the path; 0 is before the first message."""
+
+    branch: BranchId
+    seq: int
+
+
+class Attachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A reference to a blob: the bytes are stored once, under their hash."""
+
+    sha256: str
+    media_type: str
+    size: int
+    name: str | None = None
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A call the model asked for. `arguments` is the model's own JSON text, valid or not."""
+
+    id: CallId
+    name: str
+    arguments: str
+    provider_id: str = ""
+
+
+class Thinking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A model's reasoning; a signature is only ever shown to the model that made it."""
+
+    text: str
+    signature: str | None = None
+    model: str = ""
+
+
+class UserBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="user", tag_field="t"):
+    attachments: tuple[Attachment, ...] = ()
+    cwd: str | None = None
+    original: str | None = None
+    """sha256 of the blob with the bytes as they came, when they were not valid Unicode."""
+
+
+class AssistantBody(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="assistant", tag_field="t"
+):
+    calls: tuple[ToolCall, ...] = ()
+    thinking: tuple[Thinking, ...] = ()
+    model: str = ""
+
+
+class ToolBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="tool", tag_field="t"):
+    call: CallId
+    name: str
+    attachments: tuple[Attachment, ...] = ()
+    diff: str = ""
+    """What an edit changed, for people; the model sees `text`."""
+
+
+class EventBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="event", tag_field="t"):
+    kind: str
+
+
+Body = UserBody | AssistantBody | ToolBody | EventBody
+
+
+class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message on its way into the ledger; position, turn and time are given to it there."""
+
+    role: Role
+    text: str
+    step: int
+    """0 for what a person sent to start a turn; a model step and its results share a number from 1 on."""
+    actor: str
+    status: Status = Status.OK
+    body: Body | None = None
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A stored message. Positional, so that thousands are made quickly from rows."""
+
+    id: MessageId
+    branch: BranchId
+    seq: int
+    turn: int
+    step: int
+    role: Role
+    actor: str
+    status: Status
+    text: str
+    body: Body | None
+    created_at: int
+    """Milliseconds since 1970-01-01 UTC."""
+
+    @property
+    def head(self) -> Head:
+        return Head(self.branch, self.seq)
+
+    @property
+    def opens_turn(self) -> bool:
+        """Whether a person sent this to start a turn: what `/undo n` and `/retry` count."""
+        return self.role == Role.USER and self.step == 0
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        return self.body.calls if isinstance(self.body, AssistantBody) else ()
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        return self.body.attachments if isinstance(self.body, UserBody | ToolBody) else ()

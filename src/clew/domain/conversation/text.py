@@ -1,0 +1,30 @@
+"""What a stored text may hold: any valid Unicode, NUL included. What is not becomes U+FFFD, and is said.
+
+Lone surrogates cannot be written as UTF-8, so a text that holds one would be lost at the first commit.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class CleanText(msgspec.Struct, frozen=True):
+    """A storable text. `original` holds the bytes as they came if anything had to be replaced."""
+
+    text: str
+    original: bytes | None = None
+
+
+def clean(raw: str | bytes) -> CleanText:
+    """Makes any input storable. Promises: valid Unicode out, and nothing of the input lost."""
+    if isinstance(raw, bytes):
+        try:
+            return CleanText(raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            return CleanText(raw.decode("utf-8", errors="replace"), raw)
+    try:
+        raw.encode("utf-8")
+    except UnicodeEncodeError:
+        original = raw.encode("utf-8", errors="surrogatepass")
+        return CleanText("".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in raw), original)
+    return CleanText(raw)

@@ -1,0 +1,1 @@
+"""What the ledger keeps and the one way to change it, said as values."""

@@ -1,0 +1,267 @@
+"""The one write: a commit says what its writer saw, what it does, and which rows go with it.
+
+Everything in a commit happens in one transaction or not at all. There is no other way to change a session,
+and no value here can hold a whole history.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from clew.domain.conversation.ids import (
+    ApprovalId,
+    CallId,
+    ConversationId,
+    InboxId,
+    OwnerId,
+    PrincipalId,
+    SessionId,
+    SummaryId,
+)
+from clew.domain.conversation.messages import Head, NewMessage
+from clew.domain.ledger.rows import CallState, Handle, OpKind, Origin, Prefix, TurnState
+
+
+class AsHolder(msgspec.Struct, frozen=True, kw_only=True):
+    """The fence of whoever runs the session's turn: other people's titles and settings do not stop it."""
+
+    epoch: int
+    head: Head
+
+
+class AsObserver(msgspec.Struct, frozen=True, kw_only=True):
+    """The fence of everybody else: anything that happened meanwhile stops it."""
+
+    version: int
+    head: Head
+
+
+Fence = AsHolder | AsObserver
+
+
+class Append(msgspec.Struct, frozen=True, kw_only=True):
+    """Messages after the head; off a tip they start a branch there."""
+
+    messages: tuple[NewMessage, ...]
+    turn: int
+
+
+class MoveHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The head goes to a message on the session's own tree. Nothing is copied or deleted."""
+
+    kind: OpKind
+    to: Head
+
+
+class Compact(msgspec.Struct, frozen=True, kw_only=True):
+    """A summary stands for the messages up to `upto` in this session's requests; the messages stay."""
+
+    upto: Head
+    text: str
+    focus: str | None = None
+    model: str | None = None
+    tokens_before: int = 0
+    tokens_after: int = 0
+
+
+class Expand(msgspec.Struct, frozen=True, kw_only=True):
+    """The summary in force gives way to the one before it, or to none."""
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """An audited change that leaves head and summary alone."""
+
+    kind: OpKind
+
+
+Op = Append | MoveHead | Compact | Expand | Note
+
+
+class SessionPatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Columns to set; UNSET ones stay."""
+
+    title: str | msgspec.UnsetType | None = msgspec.UNSET
+    model: str | msgspec.UnsetType | None = msgspec.UNSET
+    cwd: str | msgspec.UnsetType | None = msgspec.UNSET
+    settings: str | msgspec.UnsetType = msgspec.UNSET
+    prefix: Prefix | msgspec.UnsetType = msgspec.UNSET
+    archived_at: int | msgspec.UnsetType | None = msgspec.UNSET
+    ended_at: int | msgspec.UnsetType | None = msgspec.UNSET
+    end_reason: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class OpenTurn(msgspec.Struct, frozen=True, kw_only=True):
+    turn: int
+    principal: PrincipalId
+    model: str | None
+    conversation: ConversationId | None = None
+
+
+class SetTurn(msgspec.Struct, frozen=True, kw_only=True):
+    turn: int
+    state: TurnState
+    end_reason: str | None = None
+    error: str | None = None
+
+
+class PlanCall(msgspec.Struct, frozen=True, kw_only=True):
+    id: CallId
+    turn: int
+    step: int
+    n: int
+    provider_id: str
+    name: str
+    args_sha256: str
+    safe_to_repeat: bool
+
+
+class MoveCall(msgspec.Struct, frozen=True, kw_only=True):
+    id: CallId
+    to: CallState
+
+
+class AskApproval(msgspec.Struct, frozen=True, kw_only=True):
+    id: ApprovalId
+    call: CallId
+    args_sha256: str
+    asker: PrincipalId
+    expires_at: int
+
+
+class ConsumeApproval(msgspec.Struct, frozen=True, kw_only=True):
+    """Spends a granted approval for exactly these arguments; refused if it is not granted or already spent."""
+
+    id: ApprovalId
+    args_sha256: str
+
+
+class UsageState(StrEnum):
+    RESERVED = "reserved"
+    SETTLED = "settled"
+    ESTIMATED = "estimated"
+    FAILED = "failed"
+
+
+class AddUsage(msgspec.Struct, frozen=True, kw_only=True):
+    turn: int
+    step: int
+    attempt: int
+    task: str
+    model: str
+    state: UsageState
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    cost_usd: float | None = None
+    price_source: str | None = None
+
+
+class NewBlob(msgspec.Struct, frozen=True, kw_only=True):
+    sha256: str
+    media_type: str
+    bytes: bytes
+
+
+class AddReply(msgspec.Struct, frozen=True, kw_only=True):
+    """An outbox row for the last message of this commit (or for `body`, a notice that is no message)."""
+
+    conversation: ConversationId
+    turn: int
+    part: int
+    kind: str
+    key: str
+    body: str | None = None
+
+
+class NewSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session to open. With `at` it is a fork: it starts at that head of `parent`'s tree."""
+
+    id: SessionId
+    owner: PrincipalId
+    surface: str
+    origin: Origin
+    title: str | None = None
+    model: str | None = None
+    cwd: str | None = None
+    settings: str = "{}"
+    parent: SessionId | None = None
+    at: Head | None = None
+    summary: SummaryId | None = None
+    prefix: Prefix | None = None
+    temporary: bool = False
+
+
+class PointConversation(msgspec.Struct, frozen=True, kw_only=True):
+    """The conversation's current session becomes `to`; a new conversation has version 0."""
+
+    route_key: str
+    surface: str
+    version: int
+    to: SessionId
+    origin: str = "{}"
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True):
+    """One transaction on one session, and on a session it opens or a conversation it moves.
+
+    `cut` raises the epoch: a running turn is ended (`cut_reason`), its calls are settled (planned: not run,
+    started: unknown), its lease is released. `claim` takes the turn lease for a process; `evicts` names the owner that
+    the caller knows to be dead. `cancel_queued` cancels what waits in the inbox for this session.
+    """
+
+    session: SessionId
+    actor: PrincipalId
+    at: int
+    fence: Fence
+    op: Op | None = None
+    patch: SessionPatch | None = None
+    cut: bool = False
+    cut_reason: str = ""
+    cancel_queued: bool = False
+    claim: OwnerId | None = None
+    evicts: OwnerId | None = None
+    release: bool = False
+    open_turn: OpenTurn | None = None
+    set_turn: SetTurn | None = None
+    plan: tuple[PlanCall, ...] = ()
+    calls: tuple[MoveCall, ...] = ()
+    ask: tuple[AskApproval, ...] = ()
+    consume: ConsumeApproval | None = None
+    take: tuple[InboxId, ...] = ()
+    usage: tuple[AddUsage, ...] = ()
+    blobs: tuple[NewBlob, ...] = ()
+    replies: tuple[AddReply, ...] = ()
+    opens: NewSession | None = None
+    conversation: PointConversation | None = None
+    idempotency_key: str | None = None
+
+
+class Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it. `cancelled` counts inbox rows; `repeated` means the key was known and nothing was written."""
+
+    handle: Handle
+    opened: Handle | None = None
+    cancelled: int = 0
+    repeated: bool = False
+
+
+class Receive(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as it arrived: durable before anything is acknowledged. The session is bound here."""
+
+    account: str
+    external_key: str
+    conversation: ConversationId
+    session: SessionId
+    principal: PrincipalId
+    kind: str
+    body: str
+    at: int
+
+
+class Received(msgspec.Struct, frozen=True, kw_only=True):
+    id: InboxId
+    n: int
+    duplicate: bool

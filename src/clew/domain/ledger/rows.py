@@ -1,0 +1,269 @@
+"""What the ledger answers with. Every value is a copy of one committed moment; none is live."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from clew.domain.conversation.ids import (
+    ApprovalId,
+    BranchId,
+    CallId,
+    ConversationId,
+    InboxId,
+    MessageId,
+    OwnerId,
+    PrincipalId,
+    SessionId,
+    SummaryId,
+)
+from clew.domain.conversation.messages import Head, Role
+
+
+class Handle(msgspec.Struct, frozen=True, kw_only=True):
+    """What a writer saw of a session, and so may write against."""
+
+    session: SessionId
+    head: Head
+    version: int
+    epoch: int
+    summary: SummaryId | None = None
+
+
+class Origin(StrEnum):
+    NEW = "new"
+    RESET = "reset"
+    FORK = "fork"
+    IMPORT = "import"
+    SIDE = "side"
+
+
+class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
+    id: SessionId
+    owner: PrincipalId
+    surface: str
+    title: str | None
+    model: str | None
+    cwd: str | None
+    settings: str
+    prefix: str | None
+    """sha256 of the frozen system prompt and tool list, once a turn was run."""
+    parent: SessionId | None
+    origin: Origin
+    handle: Handle
+    lease_owner: OwnerId | None
+    last_active_at: int
+    created_at: int
+    ended_at: int | None
+    end_reason: str | None
+    archived_at: int | None
+    temporary: bool
+
+
+class Prefix(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a request that is frozen with its session. `tools` is canonical JSON of the specs."""
+
+    sha256: str
+    system_prompt: str
+    tools: str
+
+
+class TurnState(StrEnum):
+    RUNNING = "running"
+    WAITING = "waiting"
+    """For an approval: no lease is held and no time counts."""
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    ABANDONED = "abandoned"
+    """Its owner died, or another command ended it."""
+
+
+class TurnRow(msgspec.Struct, frozen=True, kw_only=True):
+    session: SessionId
+    turn: int
+    conversation: ConversationId | None
+    principal: PrincipalId
+    model: str | None
+    state: TurnState
+    crashes: int
+    epoch: int
+    started_at: int
+    finished_at: int | None
+    end_reason: str | None
+    error: str | None
+
+
+class CallState(StrEnum):
+    PLANNED = "planned"
+    STARTED = "started"
+    FINISHED = "finished"
+    UNKNOWN = "unknown"
+    NOT_RUN = "not_run"
+
+
+class CallRow(msgspec.Struct, frozen=True, kw_only=True):
+    id: CallId
+    session: SessionId
+    turn: int
+    step: int
+    n: int
+    provider_id: str
+    name: str
+    args_sha256: str
+    state: CallState
+    safe_to_repeat: bool
+    epoch: int
+    planned_at: int
+    started_at: int | None
+    finished_at: int | None
+
+
+class OpKind(StrEnum):
+    CREATE = "create"
+    APPEND = "append"
+    UNDO = "undo"
+    REDO = "redo"
+    RETRY = "retry"
+    RESUME = "resume"
+    IMPORT = "import"
+    COMPACT = "compact"
+    EXPAND = "expand"
+    TITLE = "title"
+    SETTINGS = "settings"
+    REFREEZE = "refreeze"
+    LEAVE = "leave"
+    STOP = "stop"
+    RECOVER = "recover"
+    ARCHIVE = "archive"
+    PURGE = "purge"
+
+
+class OpRow(msgspec.Struct, frozen=True, kw_only=True):
+    session: SessionId
+    version: int
+    kind: OpKind
+    from_head: Head | None
+    to_head: Head
+    from_summary: SummaryId | None
+    to_summary: SummaryId | None
+    epoch: int
+    idempotency_key: str | None
+    actor: str
+    at: int
+
+
+class BranchRow(msgspec.Struct, frozen=True, kw_only=True):
+    id: BranchId
+    session: SessionId
+    parent: Head | None
+    tip: int
+    """seq of the branch's newest message; its parent's seq when it has none."""
+
+
+class SummaryRow(msgspec.Struct, frozen=True, kw_only=True):
+    id: SummaryId
+    upto: Head
+    previous: SummaryId | None
+    text: str
+    focus: str | None
+    model: str | None
+    tokens_before: int
+    tokens_after: int
+    created_at: int
+
+
+class InboxState(StrEnum):
+    QUEUED = "queued"
+    CONSUMED = "consumed"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    REFUSED = "refused"
+
+
+class InboxRow(msgspec.Struct, frozen=True, kw_only=True):
+    id: InboxId
+    account: str
+    external_key: str
+    conversation: ConversationId
+    n: int
+    session: SessionId
+    principal: PrincipalId
+    kind: str
+    body: str
+    state: InboxState
+    turn: int | None
+
+
+class ApprovalState(StrEnum):
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    CONSUMED = "consumed"
+
+
+class ApprovalRow(msgspec.Struct, frozen=True, kw_only=True):
+    id: ApprovalId
+    call: CallId
+    args_sha256: str
+    asker: PrincipalId
+    state: ApprovalState
+    decided_by: PrincipalId | None
+    expires_at: int
+
+
+class ConversationRow(msgspec.Struct, frozen=True, kw_only=True):
+    id: ConversationId
+    route_key: str
+    surface: str
+    session: SessionId | None
+    version: int
+
+
+class UsageTotals(msgspec.Struct, frozen=True, kw_only=True):
+    input: int
+    output: int
+    cache_read: int
+    cache_write: int
+    cost_usd: float | None
+    """None when no price is known for any of it."""
+    calls: int
+
+
+class Blob(msgspec.Struct, frozen=True, kw_only=True):
+    sha256: str
+    media_type: str
+    bytes: bytes
+
+
+class Order(StrEnum):
+    RANKED = "ranked"
+    NEWEST = "newest"
+
+
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
+    session: SessionId
+    title: str | None
+    message: MessageId
+    position: int
+    role: Role
+    snippet: str
+    created_at: int
+
+
+class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
+    hits: tuple[Hit, ...]
+    ranked_newest: int | None = None
+    """Ranking looked at the newest so many hits only (None: at all of them)."""
+    incomplete_since: int | None = None
+    """Milliseconds since 1970: the index is being rebuilt, and messages after this may be missing."""
+
+
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """What a purge removed. `kept_for` names forks that still read some of it."""
+
+    messages: int
+    blobs: int
+    kept_for: tuple[SessionId, ...] = ()

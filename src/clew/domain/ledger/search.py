@@ -1,0 +1,110 @@
+"""Search text and search queries: one meaning, whatever store answers.
+
+Words stay as they are; runs of Chinese, Japanese and Korean become overlapping pairs of characters, so that a word
+of two characters is found inside any text. Every string is a valid query: quotes make a phrase, a leading minus
+excludes, a trailing star after three characters makes a prefix, and anything else that is typed is looked for.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+import msgspec
+
+_CJK: Final = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]+")
+_WORD: Final = re.compile(r"[^\W_]+")
+_TERM: Final = re.compile(r'(-?)"([^"]*)"|(\S+)')
+PREFIX_CHARS_MIN: Final = 3
+
+
+class Term(msgspec.Struct, frozen=True, kw_only=True):
+    """Words that must stand next to each other, in this order."""
+
+    words: tuple[str, ...]
+    prefix: bool = False
+    """Whether the last word may go on."""
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """All of `terms` and none of `without`. No terms: nothing was asked for, so nothing is found."""
+
+    terms: tuple[Term, ...]
+    without: tuple[Term, ...] = ()
+
+
+def _pairs(match: re.Match[str]) -> str:
+    run = match.group()
+    if len(run) == 1:
+        return f" {run} "
+    return " " + " ".join(run[i : i + 2] for i in range(len(run) - 1)) + " "
+
+
+def pretokenised(text: str) -> str:
+    """The text as an index that splits at non-letters should see it."""
+    spaced = text.replace("\0", " ").replace("_", " ")
+    return spaced if spaced.isascii() else _CJK.sub(_pairs, spaced)
+
+
+def fold(word: str) -> str:
+    """Lower case without accents, as FTS5's `unicode61 remove_diacritics 2` compares words."""
+    if word.isascii():
+        return word.lower()
+    return "".join(c for c in unicodedata.normalize("NFD", word.lower()) if not unicodedata.combining(c))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The folded words of a text, in order."""
+    return tuple(fold(word) for word in _WORD.findall(pretokenised(text)))
+
+
+def parse(typed: str) -> Query:
+    """Reads what a person typed. Never fails."""
+    terms: list[Term] = []
+    without: list[Term] = []
+    for match in _TERM.finditer(typed):
+        minus, phrase, chunk = match.groups()
+        prefix = False
+        if chunk is not None:
+            minus = "-" if chunk.startswith("-") and len(chunk) > 1 else ""
+            chunk = chunk.removeprefix("-") if minus else chunk
+            prefix = chunk.endswith("*")
+        found = words(phrase if chunk is None else chunk)
+        if found:
+            long_enough = len(found[-1]) >= PREFIX_CHARS_MIN
+            (without if minus else terms).append(Term(words=found, prefix=prefix and long_enough))
+    return Query(terms=tuple(terms), without=tuple(without))
+
+
+def matches(query: Query, text_words: tuple[str, ...]) -> bool:
+    """Whether a text with these words answers the query: what an index must agree with."""
+    return (
+        bool(query.terms)
+        and all(_occurs(term, text_words) for term in query.terms)
+        and not any(_occurs(term, text_words) for term in query.without)
+    )
+
+
+def _occurs(term: Term, text_words: tuple[str, ...]) -> bool:
+    size = len(term.words)
+    body, last = term.words[:-1], term.words[-1]
+    for i in range(len(text_words) - size + 1):
+        end = text_words[i + size - 1]
+        if (end == last or (term.prefix and end.startswith(last))) and text_words[i : i + size - 1] == body:
+            return True
+    return False
+
+
+def snippet(text: str, query: Query, width: int = 160) -> str:
+    """A stretch of the text around the first word that was asked for, on one line."""
+    flat = " ".join(text.split())
+    start = 0
+    folded = fold(flat) if len(fold(flat)) == len(flat) else flat.lower()
+    for term in query.terms:
+        at = folded.find(term.words[0])
+        if at >= 0:
+            start = max(0, at - width // 4)
+            break
+    cut = flat[start : start + width]
+    return ("…" if start else "") + cut + ("…" if start + width < len(flat) else "")

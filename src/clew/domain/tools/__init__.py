@@ -1,0 +1,1 @@
+"""What a tool declares and what it returns."""

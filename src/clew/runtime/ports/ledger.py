@@ -1,0 +1,207 @@
+"""The ledger as the runtime sees it: one way to write, and reads that always say who is reading.
+
+Rule: every read applies the principal before any limit. What a principal may not see is not found, not counted and
+not hinted at. A read that fails raises; it never answers with an empty history.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, PrincipalId, SessionId
+from clew.domain.conversation.messages import Head, Message
+from clew.domain.ledger.commits import Commit, Committed, NewSession, PointConversation, Receive, Received
+from clew.domain.ledger.rows import (
+    ApprovalRow,
+    ApprovalState,
+    Blob,
+    BranchRow,
+    CallRow,
+    ConversationRow,
+    Forgotten,
+    Handle,
+    InboxRow,
+    OpRow,
+    Order,
+    Prefix,
+    SearchResult,
+    SessionRow,
+    SummaryRow,
+    TurnRow,
+    UsageTotals,
+)
+
+
+class Ledger(Protocol):
+    """Conversations, durable before anything is acknowledged.
+
+    Writes return after the commit is on disk. All methods raise `StoreUnusable` when the file cannot be used.
+    """
+
+    # -- writing ---------------------------------------------------------------------------------------------
+    async def open(
+        self,
+        session: NewSession,
+        *,
+        actor: PrincipalId,
+        at: int,
+        conversation: PointConversation | None = None,
+    ) -> Handle:
+        """Opens a session. Raises NotFound for a foreign parent, HeadMoved for a stale conversation."""
+        ...
+
+    async def commit(self, work: Commit) -> Committed:
+        """Does all of it or none. Raises HeadMoved, Fenced, Busy, NotFound, Refused, KeyReused."""
+        ...
+
+    async def receive(self, item: Receive) -> Received:
+        """Stores a message before it is acknowledged; the same (account, external key) is stored once."""
+        ...
+
+    async def decide(
+        self, principal: PrincipalId, approval: ApprovalId, state: ApprovalState, at: int
+    ) -> ApprovalRow:
+        """Settles a pending approval. Raises NotFound for a foreign one, Refused for a settled one."""
+        ...
+
+    async def settle_reply(self, reply: OutboxId, state: str, platform_id: str | None) -> None:
+        """Records what became of a reply: sending, sent, unknown or failed."""
+        ...
+
+    async def share(self, principal: PrincipalId, session: SessionId, with_: PrincipalId, may: str) -> None:
+        """Lets another principal `read` or `write` a session of one's own; `none` takes it back."""
+        ...
+
+    async def add_principal(self, principal: PrincipalId, name: str, role: str) -> None:
+        """Makes a principal known (owner, admin, user or group); known ones stay as they are."""
+        ...
+
+    async def beat(self, session: SessionId, owner: str, epoch: int) -> bool:
+        """Renews the turn lease; False when it is no longer this owner's."""
+        ...
+
+    # -- one session -----------------------------------------------------------------------------------------
+    async def session(self, principal: PrincipalId, session: SessionId) -> SessionRow:
+        """Raises NotFound."""
+        ...
+
+    async def resolve(self, principal: PrincipalId, reference: str) -> SessionId:
+        """The session of an id, an unambiguous prefix of one, or a title. Raises NotFound, Ambiguous."""
+        ...
+
+    async def path(
+        self, principal: PrincipalId, session: SessionId, at: Head | None = None
+    ) -> tuple[Message, ...]:
+        """The messages from the first to the head (or to `at`), dense. Raises Corrupt when one is missing."""
+        ...
+
+    async def turn_starts(
+        self, principal: PrincipalId, session: SessionId, limit: int, at: Head | None = None
+    ) -> tuple[Message, ...]:
+        """What people sent to start the newest turns of the path, newest first; cheap at any length."""
+        ...
+
+    async def before(self, principal: PrincipalId, session: SessionId, head: Head) -> Head:
+        """The position just before a message, normalised to the branch that owns it."""
+        ...
+
+    async def summaries(self, principal: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
+        """All summaries of the session, oldest first; `handle.summary` names the one in force."""
+        ...
+
+    async def ops(
+        self,
+        principal: PrincipalId,
+        session: SessionId,
+        *,
+        below: int | None = None,
+        limit: int = 64,
+        moving_only: bool = False,
+    ) -> tuple[OpRow, ...]:
+        """The newest ops below a version, newest first."""
+        ...
+
+    async def turn(
+        self, principal: PrincipalId, session: SessionId, turn: int | None = None
+    ) -> TurnRow | None:
+        """A turn, or the newest."""
+        ...
+
+    async def calls(
+        self, principal: PrincipalId, session: SessionId, turn: int | None = None
+    ) -> tuple[CallRow, ...]:
+        """The tool calls of a turn, or of all, in order."""
+        ...
+
+    async def approvals(
+        self, principal: PrincipalId, session: SessionId, call: CallId | None = None
+    ) -> tuple[ApprovalRow, ...]:
+        """Approvals of a session's calls, oldest first."""
+        ...
+
+    async def queued(self, principal: PrincipalId, session: SessionId) -> tuple[InboxRow, ...]:
+        """What waits in the inbox for this session, in order."""
+        ...
+
+    async def branches(self, principal: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
+        """Every branch the session's tree is made of, its ancestors' included, oldest first."""
+        ...
+
+    async def segment(self, principal: PrincipalId, session: SessionId, branch: int) -> tuple[Message, ...]:
+        """The messages of one branch of the tree, oldest first: also those that were undone."""
+        ...
+
+    async def prefix(self, principal: PrincipalId, session: SessionId) -> Prefix | None:
+        """The frozen prefix, or None before the first turn."""
+        ...
+
+    async def blob(self, principal: PrincipalId, session: SessionId, sha256: str) -> Blob:
+        """An attachment of a message of this session's tree. Raises NotFound."""
+        ...
+
+    # -- many sessions ---------------------------------------------------------------------------------------
+    async def sessions(
+        self,
+        principal: PrincipalId,
+        *,
+        limit: int = 20,
+        before: tuple[int, str] | None = None,
+        archived: bool = False,
+    ) -> tuple[SessionRow, ...]:
+        """By last activity, newest first. `before` is (last_active_at, id) of the last row seen."""
+        ...
+
+    async def children(self, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
+        """Forks and side sessions opened from this one."""
+        ...
+
+    async def conversation(self, route_key: str) -> ConversationRow | None:
+        """A place; it says nothing of what is said there."""
+        ...
+
+    async def search(
+        self,
+        principal: PrincipalId,
+        typed: str,
+        *,
+        limit: int = 20,
+        order: Order = Order.RANKED,
+        session: SessionId | None = None,
+    ) -> SearchResult:
+        """Finds what is on a living path. Every string is a valid query; a committed message is found at once."""
+        ...
+
+    async def usage(self, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
+        """Sums what this principal's calls used, of one session or of all."""
+        ...
+
+    # -- forgetting ------------------------------------------------------------------------------------------
+    async def forget(
+        self, principal: PrincipalId, session: SessionId, at: int, *, with_forks: bool = False
+    ) -> Forgotten:
+        """Purges a session's words from every file. Unreadable from the first commit, resumed after a crash."""
+        ...
+
+    async def close(self) -> None:
+        """Waits for what was accepted, then releases the files. Idempotent."""
+        ...

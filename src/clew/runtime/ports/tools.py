@@ -1,0 +1,49 @@
+"""Tools as the runtime sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from clew.domain.conversation.ids import CallId, PrincipalId, SessionId
+from clew.domain.tools.spec import JsonObject, ToolResult, ToolSpec
+
+
+class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and for whom a call runs. `call` is the idempotency key: the same after every recovery."""
+
+    session: SessionId
+    principal: PrincipalId
+    call: CallId
+    cwd: Path
+    progress: Callable[[str], None]
+    """Takes output as it comes, for showing only."""
+    notify: Callable[[str, str], Awaitable[None]]
+    """Stores an event (kind, text) in the session: a background process ended."""
+
+
+class Tool(Protocol):
+    """One thing a model can ask for. `run` returns a result for whatever the arguments are; it raises only for
+    cancellation, and then leaves no process behind."""
+
+    @property
+    def spec(self) -> ToolSpec: ...
+
+    async def run(self, arguments: JsonObject, context: ToolContext) -> ToolResult: ...
+
+    def describe(self, arguments: JsonObject) -> str:
+        """One short line for people: what this call would do."""
+        ...
+
+
+class Toolbox(Protocol):
+    """The tools of one session, and what lives as long as they do (background processes, MCP servers)."""
+
+    def tools(self) -> tuple[Tool, ...]: ...
+
+    async def close(self) -> None:
+        """Ends every process the tools started. Idempotent."""
+        ...
