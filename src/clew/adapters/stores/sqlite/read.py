@@ -129,6 +129,7 @@ def ops(
     db: apsw.Connection,
     principal: PrincipalId,
     ident: SessionId,
+    *,
     below: int | None,
     limit: int,
     moving_only: bool,
