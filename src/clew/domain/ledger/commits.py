@@ -209,7 +209,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
 
     `cut` raises the epoch: a running turn is ended (`cut_reason`), its calls are settled (planned: not run,
     started: unknown), its lease is released. `claim` takes the turn lease for a process; `evicts` names the owner that
-    the caller knows to be dead. `cancel_queued` cancels what waits in the inbox for this session.
+    the caller knows to be dead. A claim raises the epoch too, and ends a turn that was left open, unless `set_turn` sets that
+    turn running again. `cancel_queued` cancels what waits in the inbox for this session.
     """
 
     session: SessionId

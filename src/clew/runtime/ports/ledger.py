@@ -90,9 +90,12 @@ class Ledger(Protocol):
         ...
 
     async def path(
-        self, principal: PrincipalId, session: SessionId, at: Head | None = None
+        self, principal: PrincipalId, session: SessionId, at: Head | None = None, *, above: int = 0
     ) -> tuple[Message, ...]:
-        """The messages from the first to the head (or to `at`), dense. Raises Corrupt when one is missing."""
+        """The messages from the first (or after position `above`) to the head (or to `at`), dense.
+
+        Raises Corrupt when one is missing.
+        """
         ...
 
     async def turn_starts(

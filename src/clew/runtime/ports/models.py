@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from clew.domain.models.answer import ModelEvent
 from clew.domain.models.request import ModelProfile, ModelRequest
@@ -35,3 +35,18 @@ class ModelClient(Protocol):
 
 class ModelUnavailable(Exception):
     """The provider cannot be asked; the sentence says why and what to do."""
+
+
+class ModelChoice(NamedTuple):
+    """A client and what is known of the model it is asked for."""
+
+    client: ModelClient
+    profile: ModelProfile
+
+
+class ModelSource(Protocol):
+    """Finds the client for a model's name."""
+
+    async def choose(self, name: str | None) -> ModelChoice:
+        """The named model, or the configured one. Raises ModelUnavailable with one sentence."""
+        ...

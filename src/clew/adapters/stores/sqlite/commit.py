@@ -31,7 +31,7 @@ from clew.domain.ledger.commits import (
     SessionPatch,
 )
 from clew.domain.ledger.errors import Busy, Fenced, HeadMoved, KeyReused, NotFound, Refused
-from clew.domain.ledger.rows import Handle, OpKind, Prefix
+from clew.domain.ledger.rows import Handle, OpKind, Prefix, TurnState
 
 _encode: Final = msgspec.json.Encoder().encode
 _MOVES: Final = frozenset({OpKind.UNDO, OpKind.REDO, OpKind.RETRY, OpKind.RESUME, OpKind.IMPORT})
@@ -133,7 +133,8 @@ def _take_over(db: apsw.Connection, work: Commit, seen: Seen) -> tuple[int, int]
             "UPDATE session SET epoch = ?, lease_owner = ?, lease_beat = 0 WHERE id = ?",
             (epoch, work.claim, work.session),
         )
-        cut_turn(db, work, epoch)
+        if not _resumes(work):
+            cut_turn(db, work, epoch)
     elif work.release:
         db.execute("UPDATE session SET lease_owner = NULL WHERE id = ?", (work.session,))
     cancelled = 0
@@ -144,6 +145,11 @@ def _take_over(db: apsw.Connection, work: Commit, seen: Seen) -> tuple[int, int]
         )
         cancelled = db.changes()
     return epoch, cancelled
+
+
+def _resumes(work: Commit) -> bool:
+    """A claim that goes on with the turn that waited, instead of ending it."""
+    return not work.cut and work.set_turn is not None and work.set_turn.state == TurnState.RUNNING
 
 
 def _store_blobs(db: apsw.Connection, work: Commit) -> None:

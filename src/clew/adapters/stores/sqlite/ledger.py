@@ -122,9 +122,9 @@ class SqliteLedger:
         return await self._readers.read(lambda db: read.resolve(db, principal, reference))
 
     async def path(
-        self, principal: PrincipalId, session: SessionId, at: Head | None = None
+        self, principal: PrincipalId, session: SessionId, at: Head | None = None, *, above: int = 0
     ) -> tuple[Message, ...]:
-        return await self._readers.read(lambda db: read.path(db, principal, session, at))
+        return await self._readers.read(lambda db: read.path(db, principal, session, at, above))
 
     async def turn_starts(
         self, principal: PrincipalId, session: SessionId, limit: int, at: Head | None = None

@@ -68,18 +68,19 @@ _RANGE: Final = f"SELECT {rows.MESSAGE_COLUMNS} FROM message m WHERE m.branch = 
 
 
 def path(
-    db: apsw.Connection, principal: PrincipalId, ident: SessionId, at: Head | None
+    db: apsw.Connection, principal: PrincipalId, ident: SessionId, at: Head | None, above: int
 ) -> tuple[Message, ...]:
     head = _head(db, principal, ident, at)
     found: list[Message] = []
     read = rows.message
-    for segment in reversed(segments(db, head)):
-        found.extend(map(read, db.execute(_RANGE, segment)))
-    for position, message in enumerate(found, 1):
+    for branch, low, high in reversed(segments(db, head)):
+        if high > above:
+            found.extend(map(read, db.execute(_RANGE, (branch, max(low, above), high))))
+    for position, message in enumerate(found, above + 1):
         if message.seq != position:
             raise Corrupt(f"Session {ident} lacks message {position} of its history; run `clew db check`.")
-    if len(found) != head.seq:
-        raise Corrupt(f"Session {ident} lacks message {len(found) + 1} of its history; run `clew db check`.")
+    if len(found) != max(head.seq - above, 0):
+        raise Corrupt(f"Session {ident} lacks message {above + len(found) + 1} of its history; run `clew db check`.")
     return tuple(found)
 
 

@@ -1,0 +1,28 @@
+"""A session's own settings, kept as JSON in its row: they override the configuration for this session only."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from clew.domain.tools.policy import ApprovalMode
+
+
+class SessionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    approval: ApprovalMode | None = None
+    allow: tuple[str, ...] = ()
+    """Tools the person allowed for the whole session."""
+
+
+_decoder: Final = msgspec.json.Decoder(SessionSettings)
+_encoder: Final = msgspec.json.Encoder(order="deterministic")
+
+
+def read_settings(stored: str) -> SessionSettings:
+    """Raises msgspec.ValidationError when the row holds something else."""
+    return _decoder.decode(stored)
+
+
+def write_settings(settings: SessionSettings) -> str:
+    return _encoder.encode(settings).decode()

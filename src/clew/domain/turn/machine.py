@@ -1,0 +1,362 @@
+"""The turn as a machine without IO: events in, effects out, and a table of which event may come when.
+
+Every event but a model's or a tool's word is the news of a commit: a step begins only after the one before is on disk.
+The runtime performs the effects and brings back what became of them; it adds no decision of its own.
+
+    open ── Opened ──▶ asking ── Answered ──▶ recording ── AnswerRecorded ──▶ calling ── all results ──▶ asking …
+                         │                        └─ no calls: the turn is over with that commit
+                         └─ Failed ──▶ closing ── Closed ──▶ over
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from clew.domain.conversation.ids import ApprovalId, CallId
+from clew.domain.conversation.messages import Status, ToolCall
+from clew.domain.ledger.rows import CallState, TurnState
+from clew.domain.models.answer import Answer, Failure
+from clew.domain.tools.spec import ToolResult
+
+
+class Phase(StrEnum):
+    OPEN = "open"
+    ASKING = "asking"
+    RECORDING = "recording"
+    CALLING = "calling"
+    STOPPING = "stopping"
+    CLOSING = "closing"
+    PARKED = "parked"
+    OVER = "over"
+
+
+# -- events ------------------------------------------------------------------------------------------------------
+class Opened(msgspec.Struct, frozen=True):
+    """The turn's row and opening message are committed."""
+
+
+class Answered(msgspec.Struct, frozen=True):
+    answer: Answer
+
+
+class Failed(msgspec.Struct, frozen=True):
+    failure: Failure
+
+
+class AnswerRecorded(msgspec.Struct, frozen=True):
+    """The model's message is committed, its calls planned."""
+
+    calls: tuple[ToolCall, ...]
+
+
+class Allowed(msgspec.Struct, frozen=True):
+    """The call may run; `approval` is spent in the commit that starts it."""
+
+    call: CallId
+    approval: ApprovalId | None = None
+
+
+class Denied(msgspec.Struct, frozen=True):
+    call: CallId
+    reason: str
+
+
+class Deferred(msgspec.Struct, frozen=True):
+    """Somebody must be asked, and nobody is here."""
+
+    call: CallId
+
+
+class CallStarted(msgspec.Struct, frozen=True):
+    """That the call starts is committed."""
+
+    call: CallId
+
+
+class Returned(msgspec.Struct, frozen=True):
+    call: CallId
+    result: ToolResult
+
+
+class ResultRecorded(msgspec.Struct, frozen=True):
+    call: CallId
+
+
+class StopRequested(msgspec.Struct, frozen=True):
+    reason: str
+
+
+class WorkCancelled(msgspec.Struct, frozen=True):
+    """Model call and tools are no longer running. `partial` is what had been shown of an answer."""
+
+    partial: str
+
+
+class Parked(msgspec.Struct, frozen=True):
+    """The turn waits in the ledger for an approval, without a lease."""
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """The turn's end is committed."""
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """Somebody else owns the session now: nothing more may be published."""
+
+
+Event = (
+    Opened | Answered | Failed | AnswerRecorded | Allowed | Denied | Deferred | CallStarted | Returned | ResultRecorded
+    | StopRequested | WorkCancelled | Parked | Closed | Lost
+)  # fmt: skip
+
+
+# -- effects -----------------------------------------------------------------------------------------------------
+class AskModel(msgspec.Struct, frozen=True):
+    step: int
+
+
+class RecordAnswer(msgspec.Struct, frozen=True):
+    """Commit the answer; with `closes` the turn ends in the same commit."""
+
+    answer: Answer
+    step: int
+    closes: bool
+
+
+class Decide(msgspec.Struct, frozen=True):
+    """Find out whether the call may run."""
+
+    call: ToolCall
+
+
+class StartCall(msgspec.Struct, frozen=True):
+    """Commit that the call starts."""
+
+    call: ToolCall
+    approval: ApprovalId | None
+
+
+class RunTool(msgspec.Struct, frozen=True):
+    call: ToolCall
+
+
+class RecordResult(msgspec.Struct, frozen=True):
+    call: ToolCall
+    result: ToolResult
+    step: int
+
+
+class Park(msgspec.Struct, frozen=True):
+    """Commit that the turn waits, and give up the lease."""
+
+
+class CancelWork(msgspec.Struct, frozen=True):
+    """Cancel the model call and the tools' processes."""
+
+
+class Close(msgspec.Struct, frozen=True):
+    """Commit the end: what was shown of an answer, what became of each open call, and the turn's state."""
+
+    state: TurnState
+    reason: str
+    step: int
+    partial: str = ""
+    error: str | None = None
+    unsettled: tuple[tuple[ToolCall, CallState], ...] = ()
+
+
+Effect = AskModel | RecordAnswer | Decide | StartCall | RunTool | RecordResult | Park | CancelWork | Close
+
+LEGAL: Final[Mapping[Phase, frozenset[type]]] = {
+    Phase.OPEN: frozenset({Opened, StopRequested, Lost}),
+    Phase.ASKING: frozenset({Answered, Failed, StopRequested, Lost}),
+    Phase.RECORDING: frozenset({AnswerRecorded, StopRequested, Lost}),
+    Phase.CALLING: frozenset({Allowed, Denied, Deferred, CallStarted, Returned, ResultRecorded, StopRequested, Parked, Lost}),
+    Phase.STOPPING: frozenset(
+        {Answered, Failed, AnswerRecorded, Allowed, Denied, Deferred, CallStarted, Returned, ResultRecorded, StopRequested,
+         WorkCancelled, Lost}
+    ),
+    Phase.CLOSING: frozenset({Closed, StopRequested, Lost, Answered, Failed}),
+    Phase.PARKED: frozenset({StopRequested, Lost}),
+    Phase.OVER: frozenset({StopRequested, WorkCancelled, Lost}),
+}  # fmt: skip
+"""Which events may come in which phase. Anything else is a bug of the runtime, and raises."""
+
+
+class IllegalMove(Exception):
+    """The runtime sent an event that cannot happen in this phase."""
+
+
+class _Open(msgspec.Struct):
+    """A call whose result is not recorded yet."""
+
+    call: ToolCall
+    state: CallState
+    deferred: bool = False
+
+
+class TurnMachine:
+    """One turn. `phase` and `step` may be read; everything else goes through `receive`."""
+
+    def __init__(self, *, max_steps: int) -> None:
+        self.phase = Phase.OPEN
+        self.step = 0
+        self._max_steps = max_steps
+        self._open: dict[CallId, _Open] = {}
+        self._stop_reason = ""
+
+    @classmethod
+    def resumed(
+        cls, *, max_steps: int, step: int, calls: Sequence[tuple[ToolCall, CallState, bool]]
+    ) -> tuple[TurnMachine, tuple[Effect, ...]]:
+        """A turn found in the ledger in the middle of a tool batch, and what to do first.
+
+        `calls` are those without a recorded result: (call, state, safe to repeat). A started call's outcome is
+        unknown; it runs again only if that is safe.
+        """
+        machine = cls(max_steps=max_steps)
+        machine.step = step
+        machine.phase = Phase.CALLING
+        effects: list[Effect] = []
+        for call, state, safe in calls:
+            machine._open[call.id] = _Open(call, state)
+            if state == CallState.PLANNED or safe:
+                effects.append(Decide(call))
+            else:
+                unknown = ToolResult(text="Clew stopped while this call ran.", status=Status.UNKNOWN)
+                effects.append(RecordResult(call, unknown, step))
+        return machine, tuple(effects) if effects else machine._next_step()
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase in (Phase.OVER, Phase.PARKED)
+
+    def receive(self, event: Event) -> tuple[Effect, ...]:
+        """What to do next. Raises IllegalMove for an event the table does not allow."""
+        kind = type(event)
+        if kind not in LEGAL[self.phase]:
+            raise IllegalMove(f"{kind.__name__} while {self.phase}")
+        return _HANDLERS[kind](self, event)
+
+    # -- handlers, one an event ----------------------------------------------------------------------------------
+    def _opened(self, _: Opened) -> tuple[Effect, ...]:
+        return self._next_step()
+
+    def _answered(self, event: Answered) -> tuple[Effect, ...]:
+        if self.phase != Phase.ASKING:
+            return ()
+        self.phase = Phase.RECORDING
+        return (RecordAnswer(event.answer, self.step, closes=not event.answer.calls),)
+
+    def _failed(self, event: Failed) -> tuple[Effect, ...]:
+        if self.phase != Phase.ASKING:
+            return ()
+        return self._close(
+            TurnState.FAILED, event.failure.kind.value, event.failure.partial, event.failure.message
+        )
+
+    def _answer_recorded(self, event: AnswerRecorded) -> tuple[Effect, ...]:
+        self._open = {call.id: _Open(call, CallState.PLANNED) for call in event.calls}
+        if not event.calls:
+            self.phase = Phase.OVER
+            return ()
+        if self.phase == Phase.STOPPING:
+            return ()
+        self.phase = Phase.CALLING
+        return tuple(Decide(call) for call in event.calls)
+
+    def _allowed(self, event: Allowed) -> tuple[Effect, ...]:
+        if self.phase == Phase.STOPPING:
+            return ()
+        return (StartCall(self._open[event.call].call, event.approval),)
+
+    def _denied(self, event: Denied) -> tuple[Effect, ...]:
+        if self.phase == Phase.STOPPING:
+            return ()
+        refusal = ToolResult(text=event.reason, status=Status.REFUSED)
+        return (RecordResult(self._open[event.call].call, refusal, self.step),)
+
+    def _deferred(self, event: Deferred) -> tuple[Effect, ...]:
+        self._open[event.call].deferred = True
+        return self._after_call()
+
+    def _call_started(self, event: CallStarted) -> tuple[Effect, ...]:
+        self._open[event.call].state = CallState.STARTED
+        return () if self.phase == Phase.STOPPING else (RunTool(self._open[event.call].call),)
+
+    def _returned(self, event: Returned) -> tuple[Effect, ...]:
+        return (RecordResult(self._open[event.call].call, event.result, self.step),)
+
+    def _result_recorded(self, event: ResultRecorded) -> tuple[Effect, ...]:
+        del self._open[event.call]
+        return self._after_call()
+
+    def _stop_requested(self, event: StopRequested) -> tuple[Effect, ...]:
+        if self.phase in (Phase.CLOSING, Phase.PARKED, Phase.OVER, Phase.STOPPING):
+            return ()
+        self.phase = Phase.STOPPING
+        self._stop_reason = event.reason
+        return (CancelWork(),)
+
+    def _work_cancelled(self, event: WorkCancelled) -> tuple[Effect, ...]:
+        if self.phase == Phase.OVER:
+            return ()
+        return self._close(TurnState.INTERRUPTED, self._stop_reason, event.partial, None)
+
+    def _parked(self, _: Parked) -> tuple[Effect, ...]:
+        self.phase = Phase.PARKED
+        return ()
+
+    def _closed(self, _: Closed) -> tuple[Effect, ...]:
+        self.phase = Phase.OVER
+        return ()
+
+    def _lost(self, _: Lost) -> tuple[Effect, ...]:
+        already = self.is_over
+        self.phase = Phase.OVER
+        return () if already else (CancelWork(),)
+
+    # -- shared steps --------------------------------------------------------------------------------------------
+    def _after_call(self) -> tuple[Effect, ...]:
+        if self.phase == Phase.STOPPING or any(not open_.deferred for open_ in self._open.values()):
+            return ()
+        return (Park(),) if self._open else self._next_step()
+
+    def _next_step(self) -> tuple[Effect, ...]:
+        if self.step >= self._max_steps:
+            sentence = f"The turn reached its limit of {self._max_steps} steps. Say “go on” to continue."
+            return self._close(TurnState.FAILED, "step_limit", "", sentence)
+        self.step += 1
+        self.phase = Phase.ASKING
+        return (AskModel(self.step),)
+
+    def _close(self, state: TurnState, reason: str, partial: str, error: str | None) -> tuple[Effect, ...]:
+        unsettled = tuple(
+            (o.call, CallState.UNKNOWN if o.state == CallState.STARTED else CallState.NOT_RUN)
+            for o in self._open.values()
+        )
+        self.phase = Phase.CLOSING
+        return (Close(state, reason, self.step, partial, error, unsettled),)
+
+
+_HANDLERS: Final[Mapping[type, Callable[..., tuple[Effect, ...]]]] = {
+    Opened: TurnMachine._opened,
+    Answered: TurnMachine._answered,
+    Failed: TurnMachine._failed,
+    AnswerRecorded: TurnMachine._answer_recorded,
+    Allowed: TurnMachine._allowed,
+    Denied: TurnMachine._denied,
+    Deferred: TurnMachine._deferred,
+    CallStarted: TurnMachine._call_started,
+    Returned: TurnMachine._returned,
+    ResultRecorded: TurnMachine._result_recorded,
+    StopRequested: TurnMachine._stop_requested,
+    WorkCancelled: TurnMachine._work_cancelled,
+    Parked: TurnMachine._parked,
+    Closed: TurnMachine._closed,
+    Lost: TurnMachine._lost,
+}

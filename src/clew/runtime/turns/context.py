@@ -1,0 +1,89 @@
+"""What the next model call is built from: read from the ledger, step by step, never carried over from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.conversation.messages import Message
+from clew.domain.ledger.rows import Handle, Prefix
+from clew.domain.models.request import ModelProfile, ModelRequest
+from clew.domain.turn.prompt import Overlay, build_request, images_named
+from clew.runtime.ports.ledger import Ledger
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """A request, and the bytes of the images it names."""
+
+    request: ModelRequest
+    blobs: Mapping[str, bytes]
+
+
+class TurnContext:
+    """The path of one running turn. Only what was appended since is read again: the holder's fence keeps the rest true."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        principal: PrincipalId,
+        session: SessionId,
+        *,
+        prefix: Prefix,
+        profile: ModelProfile,
+        overlays: Sequence[Overlay],
+    ) -> None:
+        self._ledger = ledger
+        self._principal = principal
+        self._session = session
+        self._prefix = prefix
+        self._profile = profile
+        self._overlays = overlays
+        self._path: tuple[Message, ...] = ()
+        self._texts: dict[str, str] = {}
+        self._images: dict[str, bytes] = {}
+
+    async def request(self, handle: Handle) -> Ready:
+        """The request for the path as it stands at the handle's head."""
+        self._path += await self._ledger.path(
+            self._principal, self._session, handle.head, above=len(self._path)
+        )
+        await self._read_text_files()
+        summary = None
+        if handle.summary is not None:
+            summaries = await self._ledger.summaries(self._principal, self._session)
+            summary = next(s for s in summaries if s.id == handle.summary)
+        request = build_request(
+            prefix=self._prefix,
+            path=self._path,
+            profile=self._profile,
+            summary=summary,
+            overlays=self._overlays,
+            files=self._texts,
+        )
+        return Ready(request, await self._image_bytes(request))
+
+    async def _read_text_files(self) -> None:
+        for message in self._path:
+            for attachment in message.attachments:
+                known = attachment.sha256 in self._texts or attachment.media_type.startswith("image/")
+                if known or not is_text(attachment.media_type):
+                    continue
+                blob = await self._ledger.blob(self._principal, self._session, attachment.sha256)
+                self._texts[attachment.sha256] = blob.bytes.decode("utf-8", errors="replace")
+
+    async def _image_bytes(self, request: ModelRequest) -> Mapping[str, bytes]:
+        for sha256 in images_named(request):
+            if sha256 not in self._images:
+                self._images[sha256] = (await self._ledger.blob(self._principal, self._session, sha256)).bytes
+        return self._images
+
+
+def is_text(media_type: str) -> bool:
+    """Whether a file of this type is shown to the model as text."""
+    return media_type.startswith("text/") or media_type in (
+        "application/json",
+        "application/xml",
+        "application/toml",
+    )

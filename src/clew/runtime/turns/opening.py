@@ -1,0 +1,179 @@
+"""How a turn begins: with something said, with something said before (retry), or where it waited for an approval.
+
+The opening is one commit: the lease, the message, the inbox rows it came from and the turn's row. A process that is
+certainly dead is evicted in that same commit, and its open turn is ended there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from clew.domain.conversation.ids import InboxId, OwnerId, PrincipalId, SessionId
+from clew.domain.conversation.messages import Attachment, NewMessage, Role, UserBody
+from clew.domain.conversation.text import clean
+from clew.domain.ledger.commits import (
+    Append,
+    AsObserver,
+    Commit,
+    NewBlob,
+    OpenTurn,
+    SessionPatch,
+    SetTurn,
+)
+from clew.domain.ledger.errors import Busy, HeadMoved, Refused
+from clew.domain.ledger.rows import Handle, SessionRow, TurnState
+from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.owners import Owners
+
+TRIES_MAX = 50
+TITLE_CHARACTERS_MAX = 60
+
+
+class NewFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file on its way in."""
+
+    media_type: str
+    bytes: bytes
+    name: str | None = None
+
+
+class Say(msgspec.Struct, frozen=True, kw_only=True):
+    """A person's message. `inbox` names the rows it was received as, consumed in the same commit."""
+
+    text: str | bytes
+    files: tuple[NewFile, ...] = ()
+    cwd: str | None = None
+    inbox: tuple[InboxId, ...] = ()
+    key: str | None = None
+    """Idempotency key: the same message sent again starts nothing."""
+
+
+class Again(msgspec.Struct, frozen=True, kw_only=True):
+    """The head stands on a message that starts a turn: run a turn from it without storing it again."""
+
+
+class GoOn(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest turn waited for an approval that was decided."""
+
+
+Opening = Say | Again | GoOn
+
+
+class OpenedTurn(msgspec.Struct, frozen=True, kw_only=True):
+    handle: Handle
+    turn: int
+    row: SessionRow
+
+
+async def open_turn(
+    ledger: Ledger,
+    owners: Owners,
+    *,
+    principal: PrincipalId,
+    session: SessionId,
+    opening: Opening,
+    model: str,
+    at: int,
+) -> OpenedTurn:
+    """Claims the session and commits the opening.
+
+    Raises Busy when a living process is in the middle of a turn; Refused when there is nothing to start from.
+    """
+    for _ in range(TRIES_MAX):
+        row = await ledger.session(principal, session)
+        evicts = _evictable(row, owners)
+        turn = await _turn_number(ledger, principal, row, opening)
+        work = _commit(row, opening, turn, owners.me, evicts, principal, model, at)
+        try:
+            committed = await ledger.commit(work)
+        except HeadMoved:
+            continue  # decided again from what the ledger now says
+        if committed.repeated:
+            raise Refused("This message was already taken.")
+        return OpenedTurn(handle=committed.handle, turn=turn, row=row)
+    raise Busy("This session changes too quickly to start a turn.", "")
+
+
+def _evictable(row: SessionRow, owners: Owners) -> OwnerId | None:
+    if row.lease_owner is None or row.lease_owner == owners.me:
+        return None
+    if owners.is_dead(row.lease_owner):
+        return row.lease_owner
+    raise Busy(f"Another process is in the middle of a turn of session {row.id}.", row.lease_owner)
+
+
+async def _turn_number(ledger: Ledger, principal: PrincipalId, row: SessionRow, opening: Opening) -> int:
+    newest = await ledger.turn(principal, row.id)
+    if isinstance(opening, GoOn):
+        if newest is None or newest.state != TurnState.WAITING:
+            raise Refused("No turn of this session is waiting.")
+        return newest.turn
+    last = await ledger.path(principal, row.id, above=max(row.handle.head.seq - 1, 0))
+    if isinstance(opening, Again) and not (last and last[-1].opens_turn):
+        raise Refused("There is no message to answer again.")
+    return max(newest.turn if newest else 0, last[-1].turn if last else 0) + 1
+
+
+def _commit(  # noqa: PLR0917
+    row: SessionRow,
+    opening: Opening,
+    turn: int,
+    me: OwnerId,
+    evicts: OwnerId | None,
+    principal: PrincipalId,
+    model: str,
+    at: int,
+) -> Commit:
+    fence = AsObserver(version=row.handle.version, head=row.handle.head)
+    work = Commit(session=row.id, actor=principal, at=at, fence=fence, claim=me, evicts=evicts)
+    if isinstance(opening, GoOn):
+        going_on = SetTurn(turn=turn, state=TurnState.RUNNING)
+        return msgspec.structs.replace(work, set_turn=going_on)
+    work = msgspec.structs.replace(work, open_turn=OpenTurn(turn=turn, principal=principal, model=model))
+    if isinstance(opening, Again):
+        return work
+    return _say(work, row, opening, turn)
+
+
+def _say(work: Commit, row: SessionRow, say: Say, turn: int) -> Commit:
+    cleaned = clean(say.text)
+    blobs = [_blob(file.bytes, file.media_type) for file in say.files]
+    attachments = tuple(
+        Attachment(sha256=blob.sha256, media_type=blob.media_type, size=len(blob.bytes), name=file.name)
+        for blob, file in zip(blobs, say.files, strict=True)
+    )
+    original = None
+    if cleaned.original is not None:
+        blobs.append(_blob(cleaned.original, "application/octet-stream"))
+        original = blobs[-1].sha256
+    body = UserBody(attachments=attachments, cwd=say.cwd, original=original)
+    message = NewMessage(
+        role=Role.USER,
+        text=cleaned.text,
+        step=0,
+        actor=work.actor,
+        body=body if body != UserBody() else None,
+    )
+    patch = None if row.title or row.temporary else SessionPatch(title=first_words(cleaned.text))
+    return msgspec.structs.replace(
+        work,
+        op=Append(messages=(message,), turn=turn),
+        blobs=tuple(blobs),
+        take=say.inbox,
+        patch=patch,
+        idempotency_key=say.key,
+    )
+
+
+def _blob(content: bytes, media_type: str) -> NewBlob:
+    return NewBlob(sha256=hashlib.sha256(content).hexdigest(), media_type=media_type, bytes=content)
+
+
+def first_words(text: str) -> str | None:
+    """A title for a session that has none: the start of what was said first."""
+    line = " ".join(text.replace("\0", " ").split())
+    if len(line) <= TITLE_CHARACTERS_MAX:
+        return line or None
+    return line[: TITLE_CHARACTERS_MAX - 1].rsplit(" ", 1)[0] + "…"

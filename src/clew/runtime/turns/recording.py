@@ -1,0 +1,221 @@
+"""Each effect of a turn as the one commit that records it. Every commit carries the holder's fence."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+
+import msgspec
+
+from clew.domain.conversation.ids import ApprovalId, PrincipalId, SessionId, call_id
+from clew.domain.conversation.messages import (
+    AssistantBody,
+    Attachment,
+    NewMessage,
+    Role,
+    Status,
+    ToolBody,
+    ToolCall,
+)
+from clew.domain.conversation.text import clean
+from clew.domain.ledger.commits import (
+    AddUsage,
+    Append,
+    AsHolder,
+    AskApproval,
+    Commit,
+    ConsumeApproval,
+    MoveCall,
+    NewBlob,
+    Note,
+    PlanCall,
+    SessionPatch,
+    SetTurn,
+    UsageState,
+)
+from clew.domain.ledger.rows import CallState, Handle, OpKind, TurnState
+from clew.domain.models.answer import Answer, Failure, Usage
+from clew.domain.tools.spec import ToolResult
+from clew.domain.turn.machine import Close
+from clew.runtime.ports.ledger import Ledger
+from clew.runtime.turns.calls import args_sha256
+
+_UNSETTLED_WORDS = {
+    CallState.NOT_RUN: (Status.NOT_RUN, "The turn ended before this call was run."),
+    CallState.UNKNOWN: (
+        Status.UNKNOWN,
+        "The turn ended while this call ran; whether it took effect is not known.",
+    ),
+}
+
+
+class Recorder:
+    """Writes one turn's steps. `handle` is the newest commit's."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        principal: PrincipalId,
+        handle: Handle,
+        turn: int,
+        model: str,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._ledger = ledger
+        self._principal = principal
+        self._model = model
+        self._now_ms = now_ms
+        self._in_order = asyncio.Lock()
+        self.turn = turn
+        self.handle = handle
+
+    @property
+    def session(self) -> SessionId:
+        return self.handle.session
+
+    async def answer(
+        self, answer: Answer, step: int, *, closes: bool, is_safe: Callable[[ToolCall], bool]
+    ) -> tuple[ToolCall, ...]:
+        """The model's message with its calls planned; the turn's end too when there are none."""
+        calls = tuple(
+            ToolCall(
+                id=call_id(self.session, self.turn, step, n),
+                name=clean(asked.name).text,
+                arguments=clean(asked.arguments).text,
+                provider_id=asked.provider_id,
+            )
+            for n, asked in enumerate(answer.calls)
+        )
+        body = AssistantBody(calls=calls, thinking=answer.thinking)
+        message = self._said(clean(answer.text).text, step, Status.OK, body)
+        await self._commit(
+            op=Append(messages=(message,), turn=self.turn),
+            plan=tuple(self._plan(call, step, n, is_safe(call)) for n, call in enumerate(calls)),
+            usage=(self._used(answer.usage, step, UsageState.SETTLED),),
+            set_turn=SetTurn(turn=self.turn, state=TurnState.DONE, end_reason="answered") if closes else None,
+            release=closes,
+        )
+        return calls
+
+    async def failed_step(self, failure: Failure, step: int) -> None:
+        """What a failed call used, when the provider said so."""
+        if failure.usage is not None:
+            await self._commit(usage=(self._used(failure.usage, step, UsageState.FAILED),))
+
+    async def ask(self, call: ToolCall, approval: ApprovalId, expires_at: int) -> None:
+        ask = AskApproval(
+            id=approval,
+            call=call.id,
+            args_sha256=args_sha256(call),
+            asker=self._principal,
+            expires_at=expires_at,
+        )
+        await self._commit(ask=(ask,))
+
+    async def start(self, call: ToolCall, approval: ApprovalId | None) -> None:
+        """planned → started, and the approval spent, in one commit."""
+        consume = None if approval is None else ConsumeApproval(id=approval, args_sha256=args_sha256(call))
+        await self._commit(calls=(MoveCall(id=call.id, to=CallState.STARTED),), consume=consume)
+
+    async def result(self, call: ToolCall, result: ToolResult, step: int) -> None:
+        """The result message; the call is finished, unknown or never run by the same commit."""
+        blobs = tuple(
+            NewBlob(sha256=hashlib.sha256(f.bytes).hexdigest(), media_type=f.media_type, bytes=f.bytes)
+            for f in result.files
+        )
+        attachments = tuple(
+            Attachment(sha256=blob.sha256, media_type=blob.media_type, size=len(blob.bytes), name=file.name)
+            for blob, file in zip(blobs, result.files, strict=True)
+        )
+        body = ToolBody(call=call.id, name=call.name, attachments=attachments, diff=clean(result.diff).text)
+        message = NewMessage(
+            role=Role.TOOL,
+            text=clean(result.text).text,
+            step=step,
+            actor=call.name,
+            status=result.status,
+            body=body,
+        )
+        state = _STATE_AFTER.get(result.status, CallState.FINISHED)
+        await self._commit(
+            op=Append(messages=(message,), turn=self.turn),
+            calls=(MoveCall(id=call.id, to=state),),
+            blobs=blobs,
+        )
+
+    async def patch(self, patch: SessionPatch) -> None:
+        """Changes the session's own settings, as an audited op that leaves the head alone."""
+        await self._commit(op=Note(kind=OpKind.SETTINGS), patch=patch)
+
+    async def park(self) -> None:
+        """The turn waits for an approval: no lease is held."""
+        await self._commit(set_turn=SetTurn(turn=self.turn, state=TurnState.WAITING), release=True)
+
+    async def close(self, close: Close) -> None:
+        """The end of a turn that did not end with an answer."""
+        messages: list[NewMessage] = []
+        if close.partial or (close.state == TurnState.INTERRUPTED and not close.unsettled):
+            messages.append(self._said(clean(close.partial).text, close.step, Status.INTERRUPTED, None))
+        for call, state in close.unsettled:
+            status, words = _UNSETTLED_WORDS[state]
+            body = ToolBody(call=call.id, name=call.name)
+            messages.append(
+                NewMessage(
+                    role=Role.TOOL, text=words, step=close.step, actor=call.name, status=status, body=body
+                )
+            )
+        ended = SetTurn(turn=self.turn, state=close.state, end_reason=close.reason, error=close.error)
+        await self._commit(
+            op=Append(messages=tuple(messages), turn=self.turn) if messages else None,
+            calls=tuple(MoveCall(id=call.id, to=state) for call, state in close.unsettled),
+            set_turn=ended,
+            release=True,
+        )
+
+    def _said(self, text: str, step: int, status: Status, body: AssistantBody | None) -> NewMessage:
+        kept = body if body is not None and body != AssistantBody() else None
+        return NewMessage(
+            role=Role.ASSISTANT, text=text, step=step, actor=self._model, status=status, body=kept
+        )
+
+    def _plan(self, call: ToolCall, step: int, n: int, safe: bool) -> PlanCall:
+        return PlanCall(
+            id=call.id,
+            turn=self.turn,
+            step=step,
+            n=n,
+            provider_id=call.provider_id,
+            name=call.name,
+            args_sha256=args_sha256(call),
+            safe_to_repeat=safe,
+        )
+
+    def _used(self, usage: Usage, step: int, state: UsageState) -> AddUsage:
+        return AddUsage(
+            turn=self.turn,
+            step=step,
+            attempt=1,
+            task="turn",
+            model=self._model,
+            state=UsageState.ESTIMATED if usage.estimated else state,
+            input=usage.input,
+            output=usage.output,
+            cache_read=usage.cache_read,
+            cache_write=usage.cache_write,
+        )
+
+    async def _commit(self, **rows: object) -> None:
+        """One at a time: each names the head that the one before left."""
+        async with self._in_order:
+            fence = AsHolder(epoch=self.handle.epoch, head=self.handle.head)
+            base = Commit(session=self.session, actor=self._principal, at=self._now_ms(), fence=fence)
+            self.handle = (await self._ledger.commit(msgspec.structs.replace(base, **rows))).handle
+
+
+_STATE_AFTER = {
+    Status.UNKNOWN: CallState.UNKNOWN,
+    Status.NOT_RUN: CallState.NOT_RUN,
+    Status.REFUSED: CallState.NOT_RUN,
+}
