@@ -68,6 +68,10 @@ class Ledger(Protocol):
         """Records what became of a reply: sending, sent, unknown or failed."""
         ...
 
+    async def point(self, conversation: PointConversation) -> None:
+        """Points a place at a session. Raises HeadMoved when somebody moved it meanwhile."""
+        ...
+
     async def share(self, principal: PrincipalId, session: SessionId, with_: PrincipalId, may: str) -> None:
         """Lets another principal `read` or `write` a session of one's own; `none` takes it back."""
         ...

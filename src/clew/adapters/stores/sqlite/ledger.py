@@ -100,6 +100,9 @@ class SqliteLedger:
     async def settle_reply(self, reply: OutboxId, state: str, platform_id: str | None) -> None:
         await self._writer.do(partial(settle_reply, reply=reply, state=state, platform_id=platform_id))
 
+    async def point(self, conversation: PointConversation) -> None:
+        await self._writer.do(partial(point_conversation, move=conversation))
+
     async def share(self, principal: PrincipalId, session: SessionId, with_: PrincipalId, may: str) -> None:
         await self._writer.do(partial(share, principal=principal, session=session, with_=with_, may=may))
 

@@ -1,0 +1,335 @@
+"""What people do with sessions: new, undo, redo, retry, branch, resume, title. One implementation for every surface.
+
+Each method decides from what the ledger says now, and commits against exactly that. When somebody was quicker, it looks
+again and decides again; it never carries an old decision over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import msgspec
+
+from clew.domain.conversation.ids import SESSION_ID_LENGTH, ConversationId, PrincipalId, SessionId
+from clew.domain.conversation.messages import Head, Message, ToolCall
+from clew.domain.ledger.commits import (
+    AsObserver,
+    Commit,
+    Committed,
+    MoveHead,
+    NewSession,
+    Note,
+    Op,
+    PointConversation,
+    SessionPatch,
+)
+from clew.domain.ledger.errors import Busy, HeadMoved, NotFound, Refused
+from clew.domain.ledger.navigation import redo_target
+from clew.domain.ledger.rows import OpKind, OpRow, Origin, SessionRow, TurnState
+from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.world import Chance, Clock
+
+T = TypeVar("T")
+TRIES_MAX: Final = 100
+TITLE_CHARACTERS_MAX: Final = 200
+OPS_PAGE: Final = 64
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where somebody talks: its route key and surface."""
+
+    route_key: str
+    surface: str
+
+
+class Rewound(msgspec.Struct, frozen=True, kw_only=True):
+    """What an undo took off the path, oldest first, and the calls whose effects it did not take back."""
+
+    row: SessionRow
+    openings: tuple[Message, ...]
+    calls: tuple[ToolCall, ...]
+    cancelled: int = 0
+
+
+class Restored(msgspec.Struct, frozen=True, kw_only=True):
+    row: SessionRow
+    messages: int
+
+
+class LeftBehind(msgspec.Struct, frozen=True, kw_only=True):
+    """A session was opened; `cancelled` messages that waited for the old one were not taken along."""
+
+    row: SessionRow
+    previous: SessionId | None
+    cancelled: int
+
+
+class SessionDesk:
+    """Changes sessions on behalf of a principal."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, chance: Chance) -> None:
+        self.ledger = ledger
+        self._clock = clock
+        self._chance = chance
+
+    # -- opening -------------------------------------------------------------------------------------------------
+    async def open(
+        self,
+        principal: PrincipalId,
+        place: Place,
+        *,
+        leaving: SessionId | None = None,
+        title: str | None = None,
+        cwd: str | None = None,
+        model: str | None = None,
+    ) -> LeftBehind:
+        """A new session for a place. The one left behind is cut off: a running turn of it ends with this commit."""
+        clean_title = await self._free_title(principal, title) if title else None
+
+        async def decide() -> LeftBehind:
+            new = NewSession(
+                id=self.new_id(),
+                owner=principal,
+                surface=place.surface,
+                origin=Origin.NEW if leaving is None else Origin.RESET,
+                title=clean_title,
+                cwd=cwd,
+                model=model,
+            )
+            point = await self._pointing(place, new.id)
+            if leaving is None:
+                await self.ledger.open(new, actor=principal, at=self._clock.now_ms(), conversation=point)
+                cancelled = 0
+            else:
+                row = await self.ledger.session(principal, leaving)
+                work = self._work(row, principal, Note(kind=OpKind.LEAVE), cut_reason="new")
+                work = msgspec.structs.replace(
+                    work, cut=True, cancel_queued=True, opens=new, conversation=point
+                )
+                cancelled = (await self.ledger.commit(work)).cancelled
+            opened = await self.ledger.session(principal, new.id)
+            return LeftBehind(row=opened, previous=leaving, cancelled=cancelled)
+
+        return await self._decided(decide)
+
+    async def point(self, place: Place, session: SessionId) -> ConversationId:
+        """The place's current session becomes this one."""
+
+        async def decide() -> ConversationId:
+            known = await self.ledger.conversation(place.route_key)
+            if known is None or known.session != session:
+                await self.ledger.point(await self._pointing(place, session))
+                known = await self.ledger.conversation(place.route_key)
+            if known is None:
+                raise HeadMoved("The conversation vanished meanwhile.")
+            return known.id
+
+        return await self._decided(decide)
+
+    async def current(self, principal: PrincipalId, place: Place) -> SessionRow | None:
+        """The place's session, or the principal's most recent one; None when there is none."""
+        known = await self.ledger.conversation(place.route_key)
+        if known is not None and known.session is not None:
+            try:
+                return await self.ledger.session(principal, known.session)
+            except NotFound:
+                pass  # it was deleted, or is another's: the newest own one is next
+        newest = await self.ledger.sessions(principal, limit=1)
+        return newest[0] if newest else None
+
+    # -- moving the head -----------------------------------------------------------------------------------------
+    async def undo(self, principal: PrincipalId, session: SessionId, turns: int = 1) -> Rewound:
+        """Takes back the newest turns, in one op. A running turn is ended by the same commit. Raises Refused."""
+
+        async def decide() -> Rewound:
+            row = await self.ledger.session(principal, session)
+            starts = await self.ledger.turn_starts(principal, session, turns)
+            if not starts:
+                raise Refused("There is nothing to undo.")
+            if len(starts) < turns:
+                raise Refused(f"There are only {len(starts)} turns to undo.")
+            first = starts[turns - 1]
+            target = await self.ledger.before(principal, session, first.head)
+            undone = await self.ledger.path(principal, session, row.handle.head, above=first.seq - 1)
+            committed = await self._move(row, principal, OpKind.UNDO, target)
+            after = await self.ledger.session(principal, session)
+            return Rewound(
+                row=after,
+                openings=tuple(reversed(starts)),
+                calls=tuple(call for message in undone for call in message.calls),
+                cancelled=committed.cancelled,
+            )
+
+        return await self._decided(decide)
+
+    async def redo(self, principal: PrincipalId, session: SessionId) -> Restored:
+        """Takes back the newest undo that still stands. Raises Refused when there is none."""
+
+        async def decide() -> Restored:
+            row = await self.ledger.session(principal, session)
+            target = await self._redo_target(principal, session)
+            if target is None:
+                raise Refused("There is nothing to redo.")
+            await self._move(row, principal, OpKind.REDO, target)
+            return Restored(
+                row=await self.ledger.session(principal, session), messages=target.seq - row.handle.head.seq
+            )
+
+        return await self._decided(decide)
+
+    async def rewind_for_retry(self, principal: PrincipalId, session: SessionId) -> Message:
+        """Puts the head on the newest message that started a turn, which is not copied. Raises Refused."""
+
+        async def decide() -> Message:
+            row = await self.ledger.session(principal, session)
+            starts = await self.ledger.turn_starts(principal, session, 1)
+            if not starts:
+                raise Refused("There is nothing to retry.")
+            await self._move(row, principal, OpKind.RETRY, starts[0].head)
+            return starts[0]
+
+        return await self._decided(decide)
+
+    async def resume_at(self, principal: PrincipalId, session: SessionId, tip: Head) -> SessionRow:
+        """Puts the head on another tip of the session's tree: nothing that was undone is lost."""
+
+        async def decide() -> SessionRow:
+            row = await self.ledger.session(principal, session)
+            await self._move(row, principal, OpKind.RESUME, tip)
+            return await self.ledger.session(principal, session)
+
+        return await self._decided(decide)
+
+    async def branch(
+        self, principal: PrincipalId, session: SessionId, place: Place, *, title: str | None = None
+    ) -> SessionRow:
+        """A new session that starts where the last closed turn ended. Copies nothing; the old one goes on as it was."""
+        clean_title = await self._free_title(principal, title) if title else None
+
+        async def decide() -> SessionRow:
+            row = await self.ledger.session(principal, session)
+            at = await self._last_closed(principal, row)
+            new = NewSession(
+                id=self.new_id(),
+                owner=principal,
+                surface=place.surface,
+                origin=Origin.FORK,
+                title=clean_title or (f"{row.title} (branch)" if row.title else None),
+                model=row.model,
+                cwd=row.cwd,
+                settings=row.settings,
+                parent=row.id,
+                at=at,
+                summary=row.handle.summary,
+                prefix=await self.ledger.prefix(principal, session),
+            )
+            point = await self._pointing(place, new.id)
+            await self.ledger.open(new, actor=principal, at=self._clock.now_ms(), conversation=point)
+            return await self.ledger.session(principal, new.id)
+
+        return await self._decided(decide)
+
+    # -- settings that leave the head alone ----------------------------------------------------------------------
+    async def title(self, principal: PrincipalId, session: SessionId, title: str) -> SessionRow:
+        """Raises Refused for an empty or taken title."""
+        free = await self._free_title(principal, title, session)
+        return await self.change(principal, session, SessionPatch(title=free), OpKind.TITLE)
+
+    async def change(
+        self, principal: PrincipalId, session: SessionId, patch: SessionPatch, kind: OpKind = OpKind.SETTINGS
+    ) -> SessionRow:
+        """Sets columns of the session as one audited op; a running turn goes on and uses them from its next."""
+
+        async def decide() -> SessionRow:
+            row = await self.ledger.session(principal, session)
+            work = msgspec.structs.replace(self._work(row, principal, Note(kind=kind)), patch=patch)
+            await self.ledger.commit(work)
+            return await self.ledger.session(principal, session)
+
+        return await self._decided(decide)
+
+    async def stop(self, principal: PrincipalId, session: SessionId) -> bool:
+        """Ends a running turn from outside; False when none runs."""
+
+        async def decide() -> bool:
+            row = await self.ledger.session(principal, session)
+            turn = await self.ledger.turn(principal, session)
+            if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
+                return False
+            work = self._work(row, principal, Note(kind=OpKind.STOP), cut_reason="stopped")
+            await self.ledger.commit(msgspec.structs.replace(work, cut=True))
+            return True
+
+        return await self._decided(decide)
+
+    def new_id(self) -> SessionId:
+        return SessionId(self._chance.token(SESSION_ID_LENGTH))
+
+    # -- shared steps --------------------------------------------------------------------------------------------
+    async def _decided(self, decide: Callable[[], Awaitable[T]]) -> T:
+        for _ in range(TRIES_MAX):
+            try:
+                return await decide()
+            except HeadMoved:
+                continue  # somebody was quicker: decide again from what the ledger says now
+        raise Busy("This session changes too quickly; try again.", "")
+
+    def _work(self, row: SessionRow, principal: PrincipalId, op: Op, cut_reason: str = "") -> Commit:
+        fence = AsObserver(version=row.handle.version, head=row.handle.head)
+        return Commit(
+            session=row.id,
+            actor=principal,
+            at=self._clock.now_ms(),
+            fence=fence,
+            op=op,
+            cut_reason=cut_reason,
+        )
+
+    async def _move(self, row: SessionRow, principal: PrincipalId, kind: OpKind, to: Head) -> Committed:
+        work = self._work(row, principal, MoveHead(kind=kind, to=to), cut_reason=str(kind))
+        return await self.ledger.commit(msgspec.structs.replace(work, cut=True))
+
+    async def _pointing(self, place: Place, to: SessionId) -> PointConversation:
+        known = await self.ledger.conversation(place.route_key)
+        version = 0 if known is None else known.version
+        return PointConversation(route_key=place.route_key, surface=place.surface, version=version, to=to)
+
+    async def _redo_target(self, principal: PrincipalId, session: SessionId) -> Head | None:
+        seen: list[OpRow] = []
+        below: int | None = None
+        while page := await self.ledger.ops(
+            principal, session, below=below, limit=OPS_PAGE, moving_only=True
+        ):
+            seen.extend(page)
+            target = redo_target(seen)
+            closed = any(op.kind not in (OpKind.UNDO, OpKind.REDO) for op in page)
+            if target is not None or closed:
+                return target
+            below = page[-1].version
+        return None
+
+    async def _last_closed(self, principal: PrincipalId, row: SessionRow) -> Head:
+        """The head, or the position before a turn that is still open."""
+        turn = await self.ledger.turn(principal, row.id)
+        if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
+            return row.handle.head
+        starts = await self.ledger.turn_starts(principal, row.id, 1)
+        return await self.ledger.before(principal, row.id, starts[0].head) if starts else row.handle.head
+
+    async def _free_title(self, principal: PrincipalId, title: str, own: SessionId | None = None) -> str:
+        words = " ".join(title.split())
+        if not words:
+            raise Refused("A title needs at least one letter.")
+        if len(words) > TITLE_CHARACTERS_MAX:
+            raise Refused(f"A title has at most {TITLE_CHARACTERS_MAX} characters.")
+        try:
+            taken = await self.ledger.resolve(principal, words)
+        except NotFound:
+            return words
+        if taken == own:
+            return words
+        row = await self.ledger.session(principal, taken)
+        if (row.title or "").casefold() == words.casefold():
+            raise Refused(f"The title “{words}” is already used by session {taken}.")
+        return words
