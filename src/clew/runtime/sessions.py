@@ -127,6 +127,11 @@ class SessionDesk:
 
         return await self._decided(decide)
 
+    async def conversation_of(self, place: Place, session: SessionId) -> ConversationId:
+        """The id of a place; a place that was never used is pointed at the session."""
+        known = await self.ledger.conversation(place.route_key)
+        return known.id if known is not None else await self.point(place, session)
+
     async def current(self, principal: PrincipalId, place: Place) -> SessionRow | None:
         """The place's session, or the principal's most recent one; None when there is none."""
         known = await self.ledger.conversation(place.route_key)

@@ -11,7 +11,7 @@ import hashlib
 import msgspec
 
 from clew.domain.conversation.ids import InboxId, OwnerId, PrincipalId, SessionId
-from clew.domain.conversation.messages import Attachment, NewMessage, Role, UserBody
+from clew.domain.conversation.messages import Attachment, EventBody, NewMessage, Role, UserBody
 from clew.domain.conversation.text import clean
 from clew.domain.ledger.commits import (
     Append,
@@ -46,6 +46,8 @@ class Say(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[NewFile, ...] = ()
     cwd: str | None = None
     inbox: tuple[InboxId, ...] = ()
+    events: tuple[tuple[str, str], ...] = ()
+    """(kind, text) of what happened since the last turn; stored before the message, as events."""
     key: str | None = None
     """Idempotency key: the same message sent again starts nothing."""
 
@@ -159,11 +161,20 @@ def _say(work: Commit, row: SessionRow, say: Say, turn: int) -> Commit:
     patch = None if row.title or row.temporary else SessionPatch(title=first_words(cleaned.text))
     return msgspec.structs.replace(
         work,
-        op=Append(messages=(message,), turn=turn),
+        op=Append(
+            messages=(*(event_message(kind, text, 0) for kind, text in say.events), message), turn=turn
+        ),
         blobs=tuple(blobs),
         take=say.inbox,
         patch=patch,
         idempotency_key=say.key,
+    )
+
+
+def event_message(kind: str, text: str, step: int) -> NewMessage:
+    """Something that happened outside the talk: data for the model, never the person's words."""
+    return NewMessage(
+        role=Role.EVENT, text=clean(text).text, step=step, actor="clew", body=EventBody(kind=kind)
     )
 
 

@@ -40,6 +40,7 @@ from clew.domain.tools.spec import ToolResult
 from clew.domain.turn.machine import Close
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.turns.calls import args_sha256
+from clew.runtime.turns.opening import event_message
 
 _UNSETTLED_WORDS = {
     CallState.NOT_RUN: (Status.NOT_RUN, "The turn ended before this call was run."),
@@ -148,6 +149,9 @@ class Recorder:
     async def patch(self, patch: SessionPatch) -> None:
         """Changes the session's own settings, as an audited op that leaves the head alone."""
         await self._commit(op=Note(kind=OpKind.SETTINGS), patch=patch)
+
+    async def event(self, kind: str, text: str, step: int) -> None:
+        await self._commit(op=Append(messages=(event_message(kind, text, step),), turn=self.turn))
 
     async def park(self) -> None:
         """The turn waits for an approval: no lease is held."""

@@ -8,7 +8,7 @@ somebody else meanwhile, the work is cancelled and nothing more is written or sh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 
 import msgspec
@@ -49,6 +49,7 @@ from clew.domain.turn.machine import (
     Opened,
     Park,
     Parked,
+    Phase,
     RecordAnswer,
     RecordResult,
     ResultRecorded,
@@ -107,6 +108,8 @@ class TurnJob(msgspec.Struct, frozen=True, kw_only=True):
     instructions: Sequence[Instructions] = ()
     overlays: Sequence[Overlay] = ()
     approval_mode: ApprovalMode | None = None
+    notify: Callable[[str, str], Awaitable[None]]
+    """Takes (kind, text) of what tools started and what ended after they returned."""
 
 
 class TurnRunner:
@@ -230,6 +233,16 @@ class RunningTurn:
     def stop(self, reason: str) -> None:
         """Asks the turn to end; `finish` returns when its end is on disk. Safe at any time, any number of times."""
         self._news.put_nowait(StopRequested(reason))
+
+    async def record_event(self, kind: str, text: str) -> bool:
+        """Stores something that happened outside the talk; False when the turn is over."""
+        if self._machine.is_over or self._machine.phase == Phase.CLOSING:
+            return False
+        try:
+            await self._recorder.event(kind, text, self._machine.step)
+        except (Fenced, HeadMoved, NotFound):
+            return False
+        return True
 
     async def finish(self) -> TurnOutcome:
         """Runs the turn to its end. Cancelling it stops the turn and records that first."""
@@ -504,9 +517,6 @@ class RunningTurn:
 def _desk(
     job: TurnJob, row: SessionRow, own: SessionSettings, settings: TurnSettings, watch: Watch
 ) -> CallDesk:
-    async def notify(kind: str, text: str) -> None:
-        watch(Noticed(f"{kind}: {text}"))
-
     return CallDesk(
         job.tools,
         session=row.id,
@@ -515,7 +525,7 @@ def _desk(
         mode=own.approval or job.approval_mode or settings.approval_mode,
         allowed=frozenset(own.allow),
         watch=watch,
-        notify=notify,
+        notify=job.notify,
     )
 
 

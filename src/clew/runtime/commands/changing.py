@@ -1,0 +1,125 @@
+"""Commands that change a session's settings, decide approvals, end things."""
+
+from __future__ import annotations
+
+import msgspec
+
+from clew.domain.ledger.commits import SessionPatch
+from clew.domain.ledger.rows import ApprovalRow, ApprovalState, TurnState
+from clew.domain.tools.policy import ApprovalMode
+from clew.domain.tools.session_settings import read_settings, write_settings
+from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
+from clew.runtime.turns.opening import GoOn
+
+EXPORT_FORMATS = ("md", "json", "jsonl", "html")
+
+
+async def title(context: CommandContext, arguments: str) -> CommandReply:
+    if not arguments.strip():
+        return CommandReply(text=context.current.title or "This session has no title.")
+    row = await context.desk.title(context.principal, context.current.id, arguments)
+    return CommandReply(text=f"Titled “{row.title}”.")
+
+
+async def model(context: CommandContext, arguments: str) -> CommandReply:
+    name = arguments.strip()
+    if not name:
+        choice = await context.models.choose(context.session.model if context.session else None)
+        return CommandReply(
+            text=f"The model is {choice.profile.name}. /model NAME uses another in this session."
+        )
+    choice = await context.models.choose(name)
+    await context.desk.change(context.principal, context.current.id, SessionPatch(model=name))
+    return CommandReply(text=f"From the next turn on, this session uses {choice.profile.name}.")
+
+
+async def approval_mode(context: CommandContext, arguments: str) -> CommandReply:
+    typed = arguments.strip()
+    settings = read_settings(context.current.settings)
+    if not typed:
+        return CommandReply(text=f"The approval mode is {settings.approval or context.default_mode}.")
+    if typed not in set(ApprovalMode):
+        raise CommandError(f"/mode takes {', '.join(ApprovalMode)}, not “{typed[:40]}”.")
+    changed = msgspec.structs.replace(settings, approval=ApprovalMode(typed))
+    await context.desk.change(
+        context.principal, context.current.id, SessionPatch(settings=write_settings(changed))
+    )
+    return CommandReply(text=f"The approval mode of this session is {typed}.")
+
+
+async def approve(context: CommandContext, arguments: str) -> CommandReply:
+    return await _decide(context, arguments, ApprovalState.APPROVED)
+
+
+async def deny(context: CommandContext, arguments: str) -> CommandReply:
+    return await _decide(context, arguments, ApprovalState.DENIED)
+
+
+async def _decide(context: CommandContext, arguments: str, state: ApprovalState) -> CommandReply:
+    name = "approve" if state == ApprovalState.APPROVED else "deny"
+    pending = await _pending(context)
+    typed = arguments.strip()
+    if not typed and not pending:
+        raise CommandError("No approval is waiting.")
+    if not typed and len(pending) > 1:
+        raise CommandError(
+            f"Several are waiting: /{name} " + f", /{name} ".join(row.id for row in pending) + "."
+        )
+    approval = next((row.id for row in pending if row.id == typed), None) if typed else pending[0].id
+    if approval is None:
+        raise CommandError(f"No approval {typed[:40]} is waiting in this session.")
+    await context.ledger.decide(context.principal, approval, state, context.clock.now_ms())
+    left = len(pending) - 1
+    turn = await context.ledger.turn(context.principal, context.current.id)
+    goes_on = left == 0 and turn is not None and turn.state == TurnState.WAITING
+    more = f" {left} more are waiting." if left else ""
+    word = "Approved" if state == ApprovalState.APPROVED else "Denied"
+    return CommandReply(text=f"{word} {approval}.{more}", opening=GoOn() if goes_on else None)
+
+
+async def _pending(context: CommandContext) -> list[ApprovalRow]:
+    rows = await context.ledger.approvals(context.principal, context.current.id)
+    return [row for row in rows if row.state == ApprovalState.PENDING]
+
+
+async def stop(context: CommandContext, arguments: str) -> CommandReply:
+    no_arguments("stop", arguments)
+    stopped = await context.desk.stop(context.principal, context.current.id)
+    return CommandReply(text="Stopped." if stopped else "Nothing is running.")
+
+
+async def processes(context: CommandContext, arguments: str) -> CommandReply:
+    no_arguments("ps", arguments)
+    listed = context.processes.listed() if context.processes else ()
+    lines = [f"{p.number:3} {p.state:10} {p.command}" for p in listed]
+    return CommandReply(text="\n".join(lines) or "No background process is running.")
+
+
+async def kill(context: CommandContext, arguments: str) -> CommandReply:
+    if not arguments.strip():
+        raise CommandError("/kill takes the number of a process; see /ps.")
+    number = a_number("kill", arguments, 0)
+    if context.processes is None or not await context.processes.kill(number):
+        raise CommandError(f"There is no process {number}; see /ps.")
+    return CommandReply(text=f"Process {number} was ended.")
+
+
+async def export(context: CommandContext, arguments: str) -> CommandReply:
+    wanted = arguments.strip() or "md"
+    if wanted not in EXPORT_FORMATS:
+        raise CommandError(f"/export takes {', '.join(EXPORT_FORMATS)}, not “{wanted[:40]}”.")
+    if context.export is None:
+        raise CommandError("This surface cannot write files; use `clew sessions export`.")
+    return CommandReply(text=f"Exported to {await context.export(context.current.id, wanted)}.")
+
+
+async def delete(context: CommandContext, arguments: str) -> CommandReply:
+    """Deleting cannot be taken back, so the person types the session's id."""
+    typed = arguments.strip()
+    session = context.current.id
+    if typed != session:
+        raise CommandError(f"This cannot be undone. To delete this session, type: /delete {session}")
+    gone = await context.ledger.forget(context.principal, session, context.clock.now_ms())
+    kept = f" Branches still hold some of it: {', '.join(gone.kept_for)}." if gone.kept_for else ""
+    left = await context.desk.open(context.principal, context.place, cwd=str(context.cwd))
+    return CommandReply(text=f"Deleted {session}: {gone.messages} messages.{kept}", session=left.row.id)

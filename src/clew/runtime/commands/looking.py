@@ -1,0 +1,155 @@
+"""Commands that only read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from clew.domain.conversation.messages import Message, Role, Status, ToolBody
+from clew.domain.ledger.rows import CallRow, SessionRow, TurnRow
+from clew.domain.tools.session_settings import read_settings
+from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
+
+_LISTED = 20
+_HISTORY_TURNS = 10
+_LINE_MAX = 100
+
+
+def when(at: int) -> str:
+    """A time for people, in UTC."""
+    return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+async def sessions(context: CommandContext, arguments: str) -> CommandReply:
+    wanted = arguments.strip().casefold()
+    rows = await context.ledger.sessions(context.principal, limit=_LISTED if not wanted else 1000)
+    if wanted:
+        rows = tuple(r for r in rows if wanted in (r.title or "").casefold() or r.id.startswith(wanted))[
+            :_LISTED
+        ]
+    if not rows:
+        return CommandReply(
+            text="There are no sessions." if not wanted else f"No session is called “{wanted}”."
+        )
+    current = context.session.id if context.session else None
+    lines = [_session_line(number, row, row.id == current) for number, row in enumerate(rows, 1)]
+    return CommandReply(text="\n".join(lines))
+
+
+def _session_line(number: int, row: SessionRow, is_current: bool) -> str:
+    mark = "*" if is_current else " "
+    return f"{mark}{number:3} {row.id}  {when(row.last_active_at)}  {row.title or 'untitled'}"
+
+
+async def search(context: CommandContext, arguments: str) -> CommandReply:
+    if not arguments.strip():
+        raise CommandError("/search takes words to look for.")
+    found = await context.ledger.search(context.principal, arguments.strip(), limit=_LISTED)
+    lines = [f"{hit.session}  {when(hit.created_at)}  {hit.role}: {hit.snippet}" for hit in found.hits]
+    if found.incomplete_since is not None:
+        lines.append(
+            f"The index is being rebuilt: messages after {when(found.incomplete_since)} may be missing."
+        )
+    return CommandReply(text="\n".join(lines) or "Nothing was found.")
+
+
+async def history(context: CommandContext, arguments: str) -> CommandReply:
+    turns = a_number("history", arguments, _HISTORY_TURNS)
+    starts = await context.ledger.turn_starts(context.principal, context.current.id, turns)
+    if not starts:
+        return CommandReply(text="Nothing was said yet.")
+    path = await context.ledger.path(context.principal, context.current.id, above=starts[-1].seq - 1)
+    return CommandReply(text="\n".join(_history_line(message) for message in path))
+
+
+def _history_line(message: Message) -> str:
+    text = " ".join(message.text.split())
+    if message.calls:
+        text = f"{text} [{', '.join(call.name for call in message.calls)}]".strip()
+    if len(text) > _LINE_MAX:
+        text = text[: _LINE_MAX - 1] + "…"
+    status = "" if message.status == Status.OK else f" ({message.status})"
+    return f"{message.seq:4} {message.role}{status}: {text}"
+
+
+async def status(context: CommandContext, arguments: str) -> CommandReply:
+    no_arguments("status", arguments)
+    row = context.current
+    usage = await context.ledger.usage(context.principal, row.id)
+    turn = await context.ledger.turn(context.principal, row.id)
+    choice = await context.models.choose(row.model)
+    mode = read_settings(row.settings).approval or context.default_mode
+    lines = [
+        f"session   {row.id}  {row.title or 'untitled'}",
+        f"messages  {row.handle.head.seq} on the path, version {row.handle.version}",
+        f"model     {choice.profile.name} (window {choice.profile.context_window} tokens)",
+        f"approval  {mode}",
+        f"usage     {usage.input} tokens in, {usage.output} out, {_cost(usage.cost_usd)}",
+        f"directory {row.cwd or context.cwd}",
+    ]
+    if turn is not None:
+        lines.append(f"last turn {_turn_line(turn)}")
+    return CommandReply(text="\n".join(lines))
+
+
+async def usage(context: CommandContext, arguments: str) -> CommandReply:
+    no_arguments("usage", arguments)
+    lines = []
+    if context.session is not None:
+        own = await context.ledger.usage(context.principal, context.session.id)
+        lines.append(
+            f"this session: {own.input} tokens in, {own.output} out, {own.calls} calls, {_cost(own.cost_usd)}"
+        )
+    everything = await context.ledger.usage(context.principal)
+    lines.append(
+        f"all sessions: {everything.input} tokens in, {everything.output} out, {everything.calls} calls, "
+        f"{_cost(everything.cost_usd)}"
+    )
+    return CommandReply(text="\n".join(lines))
+
+
+def _cost(usd: float | None) -> str:
+    return "cost unknown" if usd is None else f"${usd:.4f}"
+
+
+def _turn_line(turn: TurnRow) -> str:
+    ended = "" if turn.finished_at is None else f" after {(turn.finished_at - turn.started_at) / 1000:.1f} s"
+    reason = f" ({turn.end_reason})" if turn.end_reason and turn.end_reason != "answered" else ""
+    return f"{turn.turn}: {turn.state}{reason}{ended}"
+
+
+async def why(context: CommandContext, arguments: str) -> CommandReply:
+    """What happened to the last message: its turn, each call, and what still waits."""
+    no_arguments("why", arguments)
+    session = context.current.id
+    turn = await context.ledger.turn(context.principal, session)
+    if turn is None:
+        return CommandReply(text="No message of this session was taken into a turn yet.")
+    lines = [f"turn {_turn_line(turn)}, started {when(turn.started_at)} UTC, model {turn.model}"]
+    if turn.error:
+        lines.append(f"error: {turn.error}")
+    lines += [_call_line(call) for call in await context.ledger.calls(context.principal, session, turn.turn)]
+    for row in await context.ledger.approvals(context.principal, session):
+        if row.state == "pending":
+            lines.append(f"approval {row.id} is waiting for /approve or /deny")
+    for waiting in await context.ledger.queued(context.principal, session):
+        lines.append(f"message {waiting.n} is waiting in the inbox")
+    return CommandReply(text="\n".join(lines))
+
+
+def _call_line(call: CallRow) -> str:
+    took = (
+        ""
+        if call.finished_at is None or call.started_at is None
+        else f" in {call.finished_at - call.started_at} ms"
+    )
+    return f"call {call.id} {call.name}: {call.state}{took}"
+
+
+async def diff(context: CommandContext, arguments: str) -> CommandReply:
+    """What the tools changed in files, from the stored results."""
+    no_arguments("diff", arguments)
+    path = await context.ledger.path(context.principal, context.current.id)
+    diffs = [
+        m.body.diff for m in path if m.role == Role.TOOL and isinstance(m.body, ToolBody) and m.body.diff
+    ]
+    return CommandReply(text="\n".join(diffs) or "No file was changed in this session.")

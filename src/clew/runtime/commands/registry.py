@@ -1,0 +1,91 @@
+"""The list of commands: names, aliases, help. Which words are a command and which are talk."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from clew.domain.ledger.errors import LedgerError
+from clew.runtime.commands import changing, looking, moving
+from clew.runtime.commands.values import Command, CommandContext, CommandError, CommandReply
+from clew.runtime.ports.models import ModelUnavailable
+
+_SPOKEN: Final = re.compile(r"/([A-Za-z][A-Za-z-]*)(?:\s+(.*))?\Z", re.DOTALL)
+
+
+async def help_(context: CommandContext, arguments: str) -> CommandReply:
+    wanted = arguments.strip().removeprefix("/")
+    if wanted:
+        command = _BY_NAME.get(wanted)
+        if command is None:
+            raise CommandError(f"There is no command /{wanted[:40]}.")
+        return CommandReply(text=_help_line(command))
+    return CommandReply(text="\n".join(_help_line(command) for command in COMMANDS))
+
+
+def _help_line(command: Command) -> str:
+    also = f" (also {', '.join('/' + alias for alias in command.aliases)})" if command.aliases else ""
+    return f"{command.usage:32} {command.summary}{also}"
+
+
+COMMANDS: Final[tuple[Command, ...]] = (
+    Command(name="new", aliases=("reset",), usage="/new [title]", summary="start a new session", handler=moving.new,
+            needs_idle=True),
+    Command(name="undo", usage="/undo [n]", summary="take back the last turn, or the last n", handler=moving.undo,
+            needs_idle=True),
+    Command(name="redo", usage="/redo", summary="take back the last undo", handler=moving.redo, needs_idle=True),
+    Command(name="retry", usage="/retry", summary="answer the last message again", handler=moving.retry, needs_idle=True),
+    Command(name="branch", aliases=("fork",), usage="/branch [title]", summary="go on in a copy; this session stays",
+            handler=moving.branch),
+    Command(name="resume", usage="/resume ID|TITLE|NUMBER[@TIP]", summary="go on with another session",
+            handler=moving.resume, needs_idle=True),
+    Command(name="sessions", usage="/sessions [text]", summary="list sessions", handler=looking.sessions),
+    Command(name="search", usage="/search TEXT", summary="search everything that was said", handler=looking.search),
+    Command(name="title", usage="/title [text]", summary="show or set the title", handler=changing.title),
+    Command(name="history", usage="/history [turns]", summary="show what was said", handler=looking.history),
+    Command(name="stop", usage="/stop", summary="end the running turn", handler=changing.stop),
+    Command(name="ps", usage="/ps", summary="list background processes", handler=changing.processes),
+    Command(name="kill", usage="/kill N", summary="end a background process", handler=changing.kill),
+    Command(name="model", usage="/model [name]", summary="show or change the model", handler=changing.model),
+    Command(name="mode", usage="/mode [ask|accept-edits|all]", summary="show or change what needs approval",
+            handler=changing.approval_mode),
+    Command(name="status", usage="/status", summary="session, model, usage", handler=looking.status),
+    Command(name="usage", usage="/usage", summary="tokens and cost", handler=looking.usage),
+    Command(name="why", usage="/why", summary="what happened to the last message", handler=looking.why),
+    Command(name="approve", usage="/approve [id]", summary="let a waiting call run", handler=changing.approve),
+    Command(name="deny", usage="/deny [id]", summary="refuse a waiting call", handler=changing.deny),
+    Command(name="export", usage="/export [md|json|jsonl|html]", summary="write the session to a file",
+            handler=changing.export),
+    Command(name="delete", usage="/delete ID", summary="forget this session for good", handler=changing.delete,
+            needs_idle=True),
+    Command(name="diff", usage="/diff", summary="what was changed in files", handler=looking.diff),
+    Command(name="help", usage="/help [command]", summary="this list", handler=help_),
+)  # fmt: skip
+
+_BY_NAME: Final[Mapping[str, Command]] = {
+    name: command for command in COMMANDS for name in (command.name, *command.aliases)
+}
+
+
+def is_command(text: str) -> bool:
+    """Whether a line is a command. A path such as /etc/hosts is talk; so is anything after a leading space."""
+    return _SPOKEN.match(text.rstrip()) is not None
+
+
+async def run_command(context: CommandContext, text: str) -> CommandReply:
+    """Does what was typed. Raises CommandError with the one clear answer when it cannot."""
+    spoken = _SPOKEN.match(text.rstrip())
+    if spoken is None:
+        raise CommandError("That is not a command.")
+    name, arguments = spoken.group(1).lower(), spoken.group(2) or ""
+    command = _BY_NAME.get(name)
+    if command is None:
+        near = difflib.get_close_matches(name, _BY_NAME, 1)
+        hint = f" Did you mean /{near[0]}?" if near else " /help lists them."
+        raise CommandError(f"There is no command /{name}.{hint}")
+    try:
+        return await command.handler(context, arguments)
+    except (LedgerError, ModelUnavailable) as error:
+        raise CommandError(str(error)) from error

@@ -1,0 +1,102 @@
+"""What a command is given and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.ledger.rows import SessionRow
+from clew.domain.tools.policy import ApprovalMode
+from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.models import ModelSource
+from clew.runtime.ports.world import Clock
+from clew.runtime.sessions import Place, SessionDesk
+from clew.runtime.turns.opening import Opening
+
+
+class CommandError(Exception):
+    """The command could not be done; its text is the one clear answer."""
+
+
+class BackgroundProcess(msgspec.Struct, frozen=True, kw_only=True):
+    number: int
+    command: str
+    state: str
+
+
+class Processes(Protocol):
+    """Background processes of the session's tools."""
+
+    def listed(self) -> Sequence[BackgroundProcess]: ...
+
+    async def kill(self, number: int) -> bool:
+        """False when there is no such process."""
+        ...
+
+
+class CommandContext(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, where, and about which session."""
+
+    principal: PrincipalId
+    place: Place
+    session: SessionRow | None
+    desk: SessionDesk
+    ledger: Ledger
+    clock: Clock
+    models: ModelSource
+    cwd: Path
+    default_mode: ApprovalMode = ApprovalMode.ASK
+    processes: Processes | None = None
+    export: Callable[[SessionId, str], Awaitable[str]] | None = None
+    """Writes an export of a session in a format, and returns where it went."""
+
+    @property
+    def current(self) -> SessionRow:
+        if self.session is None:
+            raise CommandError("There is no session yet: say something first.")
+        return self.session
+
+
+class CommandReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What to show, and what the surface should do next."""
+
+    text: str
+    session: SessionId | None = None
+    """The session to go on with, if it is another one now."""
+    opening: Opening | None = None
+    """A turn to run now."""
+    draft: str | None = None
+    """Text to put into the input line, to be edited and sent again."""
+
+
+Handler = Callable[[CommandContext, str], Awaitable[CommandReply]]
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    usage: str
+    summary: str
+    handler: Handler
+    aliases: tuple[str, ...] = ()
+    needs_idle: bool = False
+    """Whether a running turn of the session is ended by it."""
+
+
+def no_arguments(name: str, arguments: str) -> None:
+    """Raises CommandError when something was typed behind a command that takes nothing."""
+    if arguments.strip():
+        raise CommandError(f"/{name} takes no argument; nothing was done.")
+
+
+def a_number(name: str, arguments: str, default: int) -> int:
+    """A positive number, or the default for nothing. Raises CommandError."""
+    typed = arguments.strip()
+    if not typed:
+        return default
+    if not typed.isascii() or not typed.isdigit() or int(typed[:9]) < 1:
+        raise CommandError(f"/{name} takes a number from 1 on, not “{typed[:40]}”; nothing was done.")
+    return int(typed[:9])
