@@ -1,0 +1,1 @@
+"""Clients of model providers, one package a wire. Each passes `clew.testing.contracts.models`."""

@@ -1,0 +1,1 @@
+"""The OpenAI chat-completions wire, which most servers speak: each a little differently."""

@@ -1,0 +1,140 @@
+"""What `GET /models` tells, in the shapes of those who serve it.
+
+Every server lists ids; most tell a context window too, each under its own name, and where two are told the smaller
+promise is the true one: what a server has loaded counts, not what the model was trained for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from clew.adapters.models.table import known_family
+from clew.domain.models.request import ModelProfile
+
+_WINDOWS: Final = (
+    ("loaded_context_length",),  # LM Studio, /api/v0/models: of the loaded instance
+    ("meta", "n_ctx"),  # llama.cpp: what one request may use
+    ("top_provider", "context_length"),  # OpenRouter: of the provider it will choose
+    ("context_length",),  # OpenRouter, Together, Fireworks
+    ("max_model_len",),  # vLLM, SGLang
+    ("context_window",),  # Groq
+    ("max_context_length",),  # LM Studio, Mistral: of the model
+    ("max_input_tokens",),  # litellm
+    ("meta", "n_ctx_train"),  # llama.cpp before it told n_ctx
+)
+_OUTPUTS: Final = (
+    ("top_provider", "max_completion_tokens"),
+    ("max_completion_tokens",),
+    ("max_output_tokens",),
+)
+
+
+class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as its server lists it; None where it is silent."""
+
+    name: str
+    context_window: int | None = None
+    max_output: int | None = None
+    takes_images: bool | None = None
+    takes_tools: bool | None = None
+
+
+class NotACatalogue(ValueError):
+    """The answer to GET /models is no list of models."""
+
+
+def read_catalogue(body: bytes) -> tuple[CatalogueEntry, ...]:
+    """The models in the order the server gives them.
+
+    Raises:
+        NotACatalogue: it is no JSON, or has no list where lists are.
+    """
+    try:
+        answer = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError) as wrong:
+        raise NotACatalogue(str(wrong)) from wrong
+    entries = [_entry(item) for item in _items(answer)]
+    return tuple(entry for entry in entries if entry is not None)
+
+
+def profile_of(name: str, entry: CatalogueEntry | None, *, loaded_window: int | None = None) -> ModelProfile:
+    """Puts together what the server, the table of families and the defaults know, in this order.
+
+    `loaded_window` is a bound from elsewhere: a server that loads models with a window of its own.
+    """
+    default = ModelProfile(name=name)
+    entry = entry or CatalogueEntry(name=name)
+    family = known_family(name)
+    window = loaded_window or entry.context_window or (family.context_window if family else None)
+    images = (
+        entry.takes_images if entry.takes_images is not None else (family.takes_images if family else None)
+    )
+    return ModelProfile(
+        name=name,
+        context_window=window or default.context_window,
+        max_output=entry.max_output,
+        takes_images=default.takes_images if images is None else images,
+        takes_tools=default.takes_tools if entry.takes_tools is None else entry.takes_tools,
+        needs_alternation=family.needs_alternation if family else default.needs_alternation,
+    )
+
+
+def _items(answer: Any) -> list[Any]:
+    """OpenAI and most: {"data": [...]}; Ollama's own and Google's: {"models": [...]}; Together: a bare list."""
+    match answer:
+        case {"data": list(items)} | {"models": list(items)}:
+            return items
+        case list(items):
+            return items
+        case {"data": None} | {"models": None}:  # Ollama with no model pulled
+            return []
+        case _:
+            raise NotACatalogue("no list of models in it")
+
+
+def _entry(item: Any) -> CatalogueEntry | None:
+    match item:
+        case {"id": str(name)} | {"name": str(name)} | {"model": str(name)} if name:
+            return CatalogueEntry(
+                name=name,
+                context_window=_first_count(item, _WINDOWS),
+                max_output=_first_count(item, _OUTPUTS),
+                takes_images=_takes_images(item),
+                takes_tools=_takes_tools(item),
+            )
+        case _:
+            return None
+
+
+def _first_count(item: Any, paths: tuple[tuple[str, ...], ...]) -> int | None:
+    for path in paths:
+        value = item
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            return int(value)
+    return None
+
+
+def _takes_images(item: Any) -> bool | None:
+    match item:
+        case {"architecture": {"input_modalities": list(kinds)}}:  # OpenRouter
+            return "image" in kinds
+        case {"capabilities": {"vision": bool(vision)}}:  # Mistral
+            return vision
+        case {"type": "llm" | "vlm" as kind, "max_context_length": _}:  # LM Studio
+            return bool(kind == "vlm")
+        case _:
+            return None
+
+
+def _takes_tools(item: Any) -> bool | None:
+    match item:
+        case {"supported_parameters": list(names)}:  # OpenRouter
+            return "tools" in names
+        case {"capabilities": {"function_calling": bool(calls)}}:  # Mistral
+            return calls
+        case _:
+            return None
