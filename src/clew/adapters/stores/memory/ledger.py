@@ -1,0 +1,211 @@
+"""The port's methods over the state: a write puts a changed copy in place, a read looks at what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from clew.adapters.stores.memory import reads, small_writes
+from clew.adapters.stores.memory.commit import commit
+from clew.adapters.stores.memory.opening import open_session, point_conversation
+from clew.adapters.stores.memory.purge import forget
+from clew.adapters.stores.memory.search import search
+from clew.adapters.stores.memory.state import Disk, State
+from clew.adapters.stores.memory.turns import queued
+from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, PrincipalId, SessionId
+from clew.domain.conversation.messages import Head, Message
+from clew.domain.ledger.commits import Commit, Committed, NewSession, PointConversation, Receive, Received
+from clew.domain.ledger.errors import StoreUnusable
+from clew.domain.ledger.rows import (
+    ApprovalRow,
+    ApprovalState,
+    Blob,
+    BranchRow,
+    CallRow,
+    ConversationRow,
+    Forgotten,
+    Handle,
+    InboxRow,
+    OpRow,
+    Order,
+    Prefix,
+    SearchResult,
+    SessionRow,
+    SummaryRow,
+    TurnRow,
+    UsageTotals,
+)
+from clew.runtime.ports.ledger import Ledger
+
+T = TypeVar("T")
+
+
+class MemoryLedger(Ledger):
+    """Everything the port promises but durability: a `Disk` lives as long as its process."""
+
+    def __init__(self, disk: Disk | None = None) -> None:
+        self._disk = disk if disk is not None else Disk()
+        self._closed = False
+
+    @property
+    def _state(self) -> State:
+        if self._closed:
+            raise StoreUnusable("The ledger is closed.")
+        return self._disk.state
+
+    def _write(self, work: Callable[[State], T]) -> T:
+        """All of it or nothing: nobody else runs between the copy and its taking effect."""
+        draft = self._state.copy()
+        result = work(draft)
+        self._disk.state = draft
+        return result
+
+    async def close(self) -> None:
+        self._closed = True
+
+    # -- writing ---------------------------------------------------------------------------------------------
+    async def open(
+        self,
+        session: NewSession,
+        *,
+        actor: PrincipalId,
+        at: int,
+        conversation: PointConversation | None = None,
+    ) -> Handle:
+        def work(state: State) -> Handle:
+            handle = open_session(state, session, actor, at)
+            if conversation is not None:
+                point_conversation(state, conversation)
+            return handle
+
+        return self._write(work)
+
+    async def commit(self, work: Commit) -> Committed:
+        return self._write(lambda state: commit(state, work))
+
+    async def receive(self, item: Receive) -> Received:
+        return self._write(lambda state: small_writes.receive(state, item))
+
+    async def decide(
+        self, principal: PrincipalId, approval: ApprovalId, state: ApprovalState, at: int
+    ) -> ApprovalRow:
+        return self._write(lambda draft: small_writes.decide(draft, principal, approval, state, at))
+
+    async def settle_reply(self, reply: OutboxId, state: str, platform_id: str | None) -> None:
+        self._write(lambda draft: small_writes.settle_reply(draft, reply, state, platform_id))
+
+    async def point(self, conversation: PointConversation) -> None:
+        self._write(lambda state: point_conversation(state, conversation))
+
+    async def share(self, principal: PrincipalId, session: SessionId, with_: PrincipalId, may: str) -> None:
+        self._write(lambda state: small_writes.share(state, principal, session, with_, may))
+
+    async def add_principal(self, principal: PrincipalId, name: str, role: str) -> None:
+        self._write(lambda state: small_writes.add_principal(state, principal, role))
+
+    async def beat(self, session: SessionId, owner: str, epoch: int) -> bool:
+        row = self._state.sessions.get(session)
+        return row is not None and (row.lease_owner, row.handle.epoch) == (owner, epoch)
+
+    async def forget(
+        self, principal: PrincipalId, session: SessionId, at: int, *, with_forks: bool = False
+    ) -> Forgotten:
+        return self._write(lambda state: forget(state, principal, session, at, with_forks))
+
+    # -- one session -----------------------------------------------------------------------------------------
+    async def session(self, principal: PrincipalId, session: SessionId) -> SessionRow:
+        return self._state.visible(principal, session)
+
+    async def resolve(self, principal: PrincipalId, reference: str) -> SessionId:
+        return reads.resolve(self._state, principal, reference)
+
+    async def path(
+        self, principal: PrincipalId, session: SessionId, at: Head | None = None, *, above: int = 0
+    ) -> tuple[Message, ...]:
+        return reads.path(self._state, principal, session, at, above)
+
+    async def turn_starts(
+        self, principal: PrincipalId, session: SessionId, limit: int, at: Head | None = None
+    ) -> tuple[Message, ...]:
+        return reads.turn_starts(self._state, principal, session, limit, at)
+
+    async def before(self, principal: PrincipalId, session: SessionId, head: Head) -> Head:
+        return reads.before(self._state, principal, session, head)
+
+    async def summaries(self, principal: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
+        return reads.summaries(self._state, principal, session)
+
+    async def ops(
+        self,
+        principal: PrincipalId,
+        session: SessionId,
+        *,
+        below: int | None = None,
+        limit: int = 64,
+        moving_only: bool = False,
+    ) -> tuple[OpRow, ...]:
+        return reads.ops(self._state, principal, session, below=below, limit=limit, moving_only=moving_only)
+
+    async def turn(
+        self, principal: PrincipalId, session: SessionId, turn: int | None = None
+    ) -> TurnRow | None:
+        return reads.turn(self._state, principal, session, turn)
+
+    async def calls(
+        self, principal: PrincipalId, session: SessionId, turn: int | None = None
+    ) -> tuple[CallRow, ...]:
+        return reads.calls(self._state, principal, session, turn)
+
+    async def approvals(
+        self, principal: PrincipalId, session: SessionId, call: CallId | None = None
+    ) -> tuple[ApprovalRow, ...]:
+        return reads.approvals(self._state, principal, session, call)
+
+    async def queued(self, principal: PrincipalId, session: SessionId) -> tuple[InboxRow, ...]:
+        state = self._state
+        state.visible(principal, session)
+        return tuple(state.inbox[ident] for ident in queued(state, session))
+
+    async def branches(self, principal: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
+        return reads.branches(self._state, principal, session)
+
+    async def segment(self, principal: PrincipalId, session: SessionId, branch: int) -> tuple[Message, ...]:
+        return reads.segment(self._state, principal, session, branch)
+
+    async def prefix(self, principal: PrincipalId, session: SessionId) -> Prefix | None:
+        sha256 = self._state.visible(principal, session).prefix
+        return None if sha256 is None else self._state.prefixes[sha256]
+
+    async def blob(self, principal: PrincipalId, session: SessionId, sha256: str) -> Blob:
+        return reads.blob(self._state, principal, session, sha256)
+
+    # -- many sessions ---------------------------------------------------------------------------------------
+    async def sessions(
+        self,
+        principal: PrincipalId,
+        *,
+        limit: int = 20,
+        before: tuple[int, str] | None = None,
+        archived: bool = False,
+    ) -> tuple[SessionRow, ...]:
+        return reads.sessions(self._state, principal, limit, before, archived)
+
+    async def children(self, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
+        return reads.children(self._state, principal, session)
+
+    async def conversation(self, route_key: str) -> ConversationRow | None:
+        return self._state.conversations.get(route_key)
+
+    async def search(
+        self,
+        principal: PrincipalId,
+        typed: str,
+        *,
+        limit: int = 20,
+        order: Order = Order.RANKED,
+        session: SessionId | None = None,
+    ) -> SearchResult:
+        return search(self._state, principal, typed, limit=limit, order=order, session=session)
+
+    async def usage(self, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
+        return reads.usage(self._state, principal, session)

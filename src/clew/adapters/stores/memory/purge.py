@@ -1,0 +1,104 @@
+"""Forgetting a session's words. What another living session's tree still reaches stays, and is named."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from clew.adapters.stores.memory.ops import blobs_named
+from clew.adapters.stores.memory.state import State
+from clew.adapters.stores.memory.tree import reach
+from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId
+from clew.domain.conversation.messages import Head
+from clew.domain.ledger.rows import CallState, Forgotten, InboxState, TurnState
+
+
+def forget(state: State, principal: PrincipalId, session: SessionId, at: int, with_forks: bool) -> Forgotten:
+    """Only the owner may; everybody else is told NotFound."""
+    state.owned(principal, session)
+    for doomed in (session, *(readers(state, session) if with_forks else ())):
+        state.purged[doomed] = at
+        _fence(state, doomed, at)
+        _strip(state, doomed)
+    kept_for = readers(state, session)
+    messages, blobs = _sweep(state)
+    return Forgotten(messages=messages, blobs=blobs, kept_for=kept_for)
+
+
+def readers(state: State, session: SessionId) -> tuple[SessionId, ...]:
+    """The other living sessions whose tree holds messages of this one."""
+    own = {row.id for row in state.branches.values() if row.session == session}
+    written = {at for at in state.messages if at.branch in own}
+    return tuple(
+        other
+        for other in state.sessions
+        if other != session and other not in state.purged and _holds(state, other, written)
+    )
+
+
+def _holds(state: State, session: SessionId, written: set[Head]) -> bool:
+    tree = reach(state, session)
+    return any(at.seq <= tree.get(at.branch, 0) for at in written)
+
+
+def _fence(state: State, session: SessionId, at: int) -> None:
+    """Whoever is in the middle of a turn writes nothing more."""
+    row = state.sessions[session]
+    handle = replace(row.handle, epoch=row.handle.epoch + 1, summary=None)
+    state.sessions[session] = replace(row, handle=handle, lease_owner=None, end_reason="deleted")
+    for key, turn in state.turns.items():
+        if turn.session == session:
+            was_open = turn.state in (TurnState.RUNNING, TurnState.WAITING)
+            ended = replace(turn, state=TurnState.INTERRUPTED, end_reason="deleted", finished_at=at)
+            state.turns[key] = replace(ended if was_open else turn, error=None)
+    for call in state.calls.values():
+        if call.session == session and call.state in (CallState.PLANNED, CallState.STARTED):
+            settled = CallState.NOT_RUN if call.state == CallState.PLANNED else CallState.UNKNOWN
+            state.calls[call.id] = replace(call, state=settled)
+
+
+def _strip(state: State, session: SessionId) -> None:
+    """Takes the words out of every row but the messages."""
+    row = state.sessions[session]
+    state.sessions[session] = replace(row, title=None, cwd=None, settings="{}", prefix=None)
+    used = {other.prefix for other in state.sessions.values()}
+    state.prefixes = {sha256: prefix for sha256, prefix in state.prefixes.items() if sha256 in used}
+    state.summaries = {ident: row for ident, row in state.summaries.items() if row.session != session}
+    state.outbox = {ident: row for ident, row in state.outbox.items() if row.session != session}
+    state.approvals = {
+        ident: row for ident, row in state.approvals.items() if state.calls[row.call].session != session
+    }
+    for item in state.inbox.values():
+        if item.session == session:
+            waits = item.state == InboxState.QUEUED
+            settled = InboxState.CANCELLED if waits else item.state
+            state.inbox[item.id] = replace(item, body="", state=settled)
+    for route, place in state.conversations.items():
+        if place.session == session:
+            state.conversations[route] = replace(place, session=None, version=place.version + 1)
+
+
+def _sweep(state: State) -> tuple[int, int]:
+    """Removes what nobody living reaches of all deleted sessions, and the blobs only that named."""
+    kept = _kept(state)
+    gone = [
+        message
+        for at, message in state.messages.items()
+        if state.branches[at.branch].session in state.purged and at.seq > kept.get(at.branch, 0)
+    ]
+    for message in gone:
+        del state.messages[message.head]
+    named = {sha256 for message in gone for sha256 in blobs_named(message)}
+    still = {sha256 for message in state.messages.values() for sha256 in blobs_named(message)}
+    for sha256 in named - still:
+        del state.blobs[sha256]
+    return len(gone), len(named - still)
+
+
+def _kept(state: State) -> dict[BranchId, int]:
+    """How far each branch is still in the tree of a living session."""
+    kept: dict[BranchId, int] = {}
+    for session in state.sessions:
+        if session not in state.purged:
+            for branch, tip in reach(state, session).items():
+                kept[branch] = max(kept.get(branch, 0), tip)
+    return kept

@@ -1,0 +1,178 @@
+"""What a principal may read. Each read asks first whether the session is theirs to see."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from clew.adapters.stores.memory.ops import blobs_named
+from clew.adapters.stores.memory.state import State
+from clew.adapters.stores.memory.tree import messages_to, normalised, placed, reach
+from clew.domain.conversation.ids import BranchId, CallId, PrincipalId, SessionId
+from clew.domain.conversation.messages import Head, Message
+from clew.domain.ledger.commits import UsageState
+from clew.domain.ledger.errors import Ambiguous, NotFound
+from clew.domain.ledger.rows import (
+    ApprovalRow,
+    Blob,
+    BranchRow,
+    CallRow,
+    OpRow,
+    SessionRow,
+    SummaryRow,
+    TurnRow,
+    UsageTotals,
+)
+
+ID_PREFIX_MIN = 3
+
+
+def path(
+    state: State, who: PrincipalId, session: SessionId, at: Head | None, above: int = 0
+) -> tuple[Message, ...]:
+    """Dense, from the first message or the one after `above`, to the head or to `at`."""
+    row = state.visible(who, session)
+    return messages_to(state, row.handle.head if at is None else placed(state, session, at))[above:]
+
+
+def turn_starts(
+    state: State, who: PrincipalId, session: SessionId, limit: int, at: Head | None
+) -> tuple[Message, ...]:
+    """Newest first."""
+    starts = [message for message in path(state, who, session, at) if message.opens_turn]
+    return tuple(starts[::-1][:limit])
+
+
+def before(state: State, who: PrincipalId, session: SessionId, head: Head) -> Head:
+    """The position before; before the first there is only the start itself."""
+    state.visible(who, session)
+    at = placed(state, session, head)
+    return normalised(state, Head(at.branch, at.seq - 1)) if at.seq else at
+
+
+def resolve(state: State, who: PrincipalId, reference: str) -> SessionId:
+    """An exact id, else the start of one id, else one title."""
+    typed = reference.strip()
+    seen = [row for row in state.sessions.values() if state.sees(who, row)]
+    if any(row.id == typed for row in seen):
+        return SessionId(typed)
+    by_id = [row.id for row in seen if len(typed) >= ID_PREFIX_MIN and row.id.startswith(typed.lower())]
+    by_title = [row.id for row in seen if row.title is not None and row.title.lower() == typed.lower()]
+    for found in (by_id, by_title):
+        if len(found) == 1:
+            return found[0]
+    several = by_id or by_title
+    if not typed or not several:
+        raise NotFound(f"There is no session {typed}.")
+    raise Ambiguous(f"{typed} names several sessions: {', '.join(several)}.", tuple(several))
+
+
+def summaries(state: State, who: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
+    """Oldest first."""
+    state.visible(who, session)
+    return tuple(stored.row for stored in state.summaries.values() if stored.session == session)
+
+
+def ops(
+    state: State, who: PrincipalId, session: SessionId, *, below: int | None, limit: int, moving_only: bool
+) -> tuple[OpRow, ...]:
+    """Newest first."""
+    newest = state.visible(who, session).handle.version
+    top = newest if below is None else min(newest, below - 1)
+    rows = (state.ops[session, version] for version in range(top, 0, -1))
+    wanted = [row for row in rows if not moving_only or row.from_head != row.to_head]
+    return tuple(wanted[:limit])
+
+
+def turn(state: State, who: PrincipalId, session: SessionId, number: int | None) -> TurnRow | None:
+    """A turn by its number, or the newest."""
+    state.visible(who, session)
+    rows = [row for row in state.turns.values() if row.session == session and number in (None, row.turn)]
+    return max(rows, key=lambda row: row.turn, default=None)
+
+
+def calls(state: State, who: PrincipalId, session: SessionId, number: int | None) -> tuple[CallRow, ...]:
+    """In the order they were asked for."""
+    state.visible(who, session)
+    rows = [row for row in state.calls.values() if row.session == session and number in (None, row.turn)]
+    return tuple(sorted(rows, key=lambda row: (row.turn, row.step, row.n)))
+
+
+def approvals(
+    state: State, who: PrincipalId, session: SessionId, call: CallId | None
+) -> tuple[ApprovalRow, ...]:
+    """Oldest first."""
+    state.visible(who, session)
+    return tuple(
+        row
+        for row in state.approvals.values()
+        if state.calls[row.call].session == session and call in (None, row.call)
+    )
+
+
+def branches(state: State, who: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
+    """An ancestor's branch is shown as far as this session's path goes: what came after is not its own."""
+    state.visible(who, session)
+    return tuple(replace(state.branches[ident], tip=tip) for ident, tip in reach(state, session).items())
+
+
+def segment(state: State, who: PrincipalId, session: SessionId, branch: int) -> tuple[Message, ...]:
+    """The messages one branch adds."""
+    state.visible(who, session)
+    ident = BranchId(branch)
+    tip = reach(state, session).get(ident)
+    if tip is None:
+        raise NotFound("That branch is not in this session.")
+    parent = state.branches[ident].parent
+    return messages_to(state, Head(ident, tip))[parent.seq if parent else 0 :]
+
+
+def blob(state: State, who: PrincipalId, session: SessionId, sha256: str) -> Blob:
+    """Only what a message of the session's own tree names."""
+    state.visible(who, session)
+    for ident in reach(state, session):
+        if any(sha256 in blobs_named(message) for message in segment(state, who, session, ident)):
+            return state.blobs[sha256]
+    raise NotFound("There is no such attachment in this session.")
+
+
+def sessions(
+    state: State, who: PrincipalId, limit: int, after: tuple[int, str] | None, archived: bool
+) -> tuple[SessionRow, ...]:
+    """Newest activity first; `after` is the key of the last row of the page before."""
+    rows = [
+        row
+        for row in state.sessions.values()
+        if state.sees(who, row)
+        and (row.archived_at is not None) == archived
+        and (after is None or (row.last_active_at, row.id) < after)
+    ]
+    rows.sort(key=lambda row: (row.last_active_at, row.id), reverse=True)
+    return tuple(rows[: max(0, limit)])
+
+
+def children(state: State, who: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
+    """Those the reader may see; others' forks are not hinted at."""
+    state.visible(who, session)
+    rows = [row for row in state.sessions.values() if row.parent == session and state.sees(who, row)]
+    return tuple(sorted(rows, key=lambda row: (row.created_at, row.id)))
+
+
+def usage(state: State, who: PrincipalId, session: SessionId | None) -> UsageTotals:
+    """What was reserved counts once it is settled."""
+    if session is not None:
+        state.visible(who, session)
+    rows = [
+        stored.row
+        for stored in state.usage.values()
+        if (stored.owner == who if session is None else stored.session == session)
+        and stored.row.state != UsageState.RESERVED
+    ]
+    prices = [row.cost_usd for row in rows if row.cost_usd is not None]
+    return UsageTotals(
+        input=sum(row.input for row in rows),
+        output=sum(row.output for row in rows),
+        cache_read=sum(row.cache_read for row in rows),
+        cache_write=sum(row.cache_write for row in rows),
+        cost_usd=sum(prices) if prices else None,
+        calls=len(rows),
+    )

@@ -1,0 +1,95 @@
+"""Writes that move no head: receiving, deciding, delivering, sharing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from clew.adapters.stores.memory.state import State
+from clew.domain.conversation.ids import ApprovalId, InboxId, OutboxId, PrincipalId, SessionId
+from clew.domain.ledger.commits import Receive, Received
+from clew.domain.ledger.errors import NotFound, Refused
+from clew.domain.ledger.rows import ApprovalRow, ApprovalState, InboxRow, InboxState
+
+_DELIVERY: Final = frozenset({"sending", "sent", "unknown", "failed"})
+_ROLES: Final = frozenset({"owner", "admin", "user", "group"})
+
+
+def add_principal(state: State, principal: PrincipalId, role: str) -> None:
+    """Known ones stay as they are."""
+    if role not in _ROLES:
+        raise Refused(f"There is no role {role}.")
+    state.roles.setdefault(principal, role)
+
+
+def receive(state: State, item: Receive) -> Received:
+    """The same message arriving twice is stored once, and says so. Raises NotFound when its session is gone."""
+    for row in state.inbox.values():
+        if (row.account, row.external_key) == (item.account, item.external_key):
+            return Received(id=row.id, n=row.n, duplicate=True)
+    if item.session not in state.sessions or item.session in state.purged:
+        raise NotFound(f"There is no session {item.session}.")
+    if state.conversation_by_id(item.conversation) is None:
+        raise NotFound("There is no such conversation.")
+    ident = InboxId(state.next_id())
+    n = 1 + max((row.n for row in state.inbox.values() if row.conversation == item.conversation), default=0)
+    state.inbox[ident] = InboxRow(
+        id=ident,
+        account=item.account,
+        external_key=item.external_key,
+        conversation=item.conversation,
+        n=n,
+        session=item.session,
+        principal=item.principal,
+        kind=item.kind,
+        body=item.body,
+        state=InboxState.QUEUED,
+        turn=None,
+    )
+    return Received(id=ident, n=n, duplicate=False)
+
+
+def decide(
+    state: State, principal: PrincipalId, ident: ApprovalId, verdict: ApprovalState, at: int
+) -> ApprovalRow:
+    """The asker, the session's owner or an admin decides, once and in time."""
+    row = state.approvals.get(ident)
+    if row is None or not _may_decide(state, principal, row):
+        raise NotFound(f"There is no approval {ident}.")
+    if verdict not in (ApprovalState.APPROVED, ApprovalState.DENIED):
+        raise Refused("An approval is granted or denied.")
+    if row.state != ApprovalState.PENDING:
+        raise Refused(f"Approval {ident} is already {row.state}.")
+    if row.expires_at <= at:
+        raise Refused(f"Approval {ident} has expired.")
+    state.approvals[ident] = replace(row, state=verdict, decided_by=principal)
+    return state.approvals[ident]
+
+
+def _may_decide(state: State, principal: PrincipalId, row: ApprovalRow) -> bool:
+    session = state.sessions[state.calls[row.call].session]
+    if session.id in state.purged:
+        return False
+    is_admin = state.roles.get(principal) in ("owner", "admin")
+    return is_admin or principal in (session.owner, row.asker)
+
+
+def settle_reply(state: State, ident: OutboxId, to: str, platform_id: str | None) -> None:
+    """Raises NotFound for no such reply, Refused for no such outcome."""
+    reply = state.outbox.get(ident)
+    if reply is None:
+        raise NotFound(f"There is no reply {ident}.")
+    if to not in _DELIVERY:
+        raise Refused(f"A reply cannot become {to}.")
+    state.outbox[ident] = replace(reply, state=to, platform_id=platform_id or reply.platform_id)
+
+
+def share(state: State, principal: PrincipalId, session: SessionId, other: PrincipalId, may: str) -> None:
+    """Only the owner shares; `none` takes it back."""
+    state.owned(principal, session)
+    if may not in ("read", "write", "none") or other not in state.roles:
+        raise Refused("A session is shared with somebody known, to read or to write; `none` takes it back.")
+    state.shares.pop((session, other), None)
+    if may != "none":
+        state.shares[session, other] = may

@@ -1,0 +1,250 @@
+"""The rows that go with a turn: its state, its calls, approvals, inbox, usage and replies."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from clew.adapters.stores.memory.state import State, StoredReply, StoredUsage
+from clew.domain.conversation.ids import CallId, ConversationId, InboxId, OutboxId, SessionId
+from clew.domain.ledger.commits import (
+    AddReply,
+    AskApproval,
+    Commit,
+    ConsumeApproval,
+    MoveCall,
+    OpenTurn,
+    PlanCall,
+    SetTurn,
+)
+from clew.domain.ledger.errors import Refused
+from clew.domain.ledger.rows import (
+    ApprovalRow,
+    ApprovalState,
+    Blob,
+    CallRow,
+    CallState,
+    InboxState,
+    TurnRow,
+    TurnState,
+)
+
+_OPEN: Final = frozenset({TurnState.RUNNING, TurnState.WAITING})
+_UNSPENT: Final = frozenset({ApprovalState.PENDING, ApprovalState.APPROVED})
+_CUT: Final = {CallState.PLANNED: CallState.NOT_RUN, CallState.STARTED: CallState.UNKNOWN}
+_LEGAL: Final = frozenset(
+    {
+        (CallState.PLANNED, CallState.STARTED),
+        (CallState.PLANNED, CallState.NOT_RUN),
+        (CallState.PLANNED, CallState.FINISHED),
+        (CallState.STARTED, CallState.FINISHED),
+        (CallState.STARTED, CallState.UNKNOWN),
+        (CallState.UNKNOWN, CallState.STARTED),
+        (CallState.UNKNOWN, CallState.FINISHED),
+    }
+)
+
+
+def settle_turns(state: State, work: Commit, ended: TurnState, reason: str) -> None:
+    """Ends a turn left open, and settles its calls: planned ones were not run, started ones are unknown.
+
+    A claim that sets the turn running again goes on with it.
+    """
+    epoch = _epoch(state, work)
+    for key, turn in state.turns.items():
+        if turn.session == work.session and turn.state in _OPEN and not _goes_on(work, turn):
+            state.turns[key] = replace(turn, state=ended, end_reason=reason, finished_at=work.at, epoch=epoch)
+            _settle_calls(state, work, turn.turn)
+
+
+def _goes_on(work: Commit, turn: TurnRow) -> bool:
+    change = work.set_turn
+    resumed = change is not None and (change.turn, change.state) == (turn.turn, TurnState.RUNNING)
+    return resumed and not work.cut
+
+
+def _settle_calls(state: State, work: Commit, turn: int) -> None:
+    for call in [row for row in state.calls.values() if (row.session, row.turn) == (work.session, turn)]:
+        if call.state in _CUT:
+            state.calls[call.id] = _moved(call, _CUT[call.state], work.at, _epoch(state, work))
+        for approval in state.approvals.values():
+            if approval.call == call.id and approval.state in _UNSPENT:
+                state.approvals[approval.id] = replace(approval, state=ApprovalState.EXPIRED)
+
+
+def write_turn_rows(state: State, work: Commit) -> None:
+    """Writes every row that rides along with the op, under the session's epoch as this commit leaves it."""
+    if work.open_turn is not None:
+        _open_turn(state, work, work.open_turn)
+    if work.set_turn is not None:
+        _set_turn(state, work, work.set_turn)
+    for plan in work.plan:
+        _plan(state, work, plan)
+    for ask in work.ask:
+        _ask(state, work, ask)
+    if work.consume is not None:
+        _consume(state, work, work.consume)
+    for move in work.calls:
+        _move_call(state, work, move)
+    _take(state, work)
+    for usage in work.usage:
+        owner = state.sessions[work.session].owner
+        state.usage[state.next_id()] = StoredUsage(owner=owner, session=work.session, row=usage)
+    for blob in work.blobs:
+        new = Blob(sha256=blob.sha256, media_type=blob.media_type, bytes=blob.bytes)
+        state.blobs.setdefault(blob.sha256, new)
+    for reply in work.replies:
+        _add_reply(state, work, reply)
+
+
+def cancel_queued(state: State, work: Commit) -> int:
+    """Cancels what still waits for this session. Returns how many."""
+    waiting = queued(state, work.session)
+    for ident in waiting:
+        state.inbox[ident] = replace(state.inbox[ident], state=InboxState.CANCELLED)
+    return len(waiting)
+
+
+def queued(state: State, session: SessionId) -> list[InboxId]:
+    """What waits in the inbox for a session, in order."""
+    rows = [row for row in state.inbox.values() if row.session == session and row.state == InboxState.QUEUED]
+    return [row.id for row in sorted(rows, key=lambda row: (row.conversation, row.n))]
+
+
+def _epoch(state: State, work: Commit) -> int:
+    return state.sessions[work.session].handle.epoch
+
+
+def _open_turn(state: State, work: Commit, opened: OpenTurn) -> None:
+    key = work.session, opened.turn
+    if key in state.turns:
+        raise Refused(f"Turn {opened.turn} exists already.")
+    _known_conversation(state, opened.conversation)
+    state.turns[key] = TurnRow(
+        session=work.session,
+        turn=opened.turn,
+        conversation=opened.conversation,
+        principal=opened.principal,
+        model=opened.model,
+        state=TurnState.RUNNING,
+        crashes=0,
+        epoch=_epoch(state, work),
+        started_at=work.at,
+        finished_at=None,
+        end_reason=None,
+        error=None,
+    )
+
+
+def _set_turn(state: State, work: Commit, change: SetTurn) -> None:
+    key = work.session, change.turn
+    row = state.turns.get(key)
+    if row is None:
+        raise Refused(f"This session has no turn {change.turn}.")
+    if row.state not in _OPEN and change.state != row.state:
+        raise Refused(f"Turn {change.turn} has ended.")
+    state.turns[key] = replace(
+        row,
+        state=change.state,
+        end_reason=change.end_reason,
+        error=change.error,
+        finished_at=None if change.state in _OPEN else work.at,
+        epoch=_epoch(state, work),
+    )
+
+
+def _plan(state: State, work: Commit, plan: PlanCall) -> None:
+    place = (work.session, plan.turn, plan.step, plan.n)
+    taken = {(row.session, row.turn, row.step, row.n) for row in state.calls.values()}
+    if plan.id in state.calls or place in taken:
+        raise Refused(f"Call {plan.id} exists already.")
+    if (work.session, plan.turn) not in state.turns:
+        raise Refused(f"This session has no turn {plan.turn}.")
+    state.calls[plan.id] = CallRow(
+        id=plan.id,
+        session=work.session,
+        turn=plan.turn,
+        step=plan.step,
+        n=plan.n,
+        provider_id=plan.provider_id,
+        name=plan.name,
+        args_sha256=plan.args_sha256,
+        state=CallState.PLANNED,
+        safe_to_repeat=plan.safe_to_repeat,
+        epoch=_epoch(state, work),
+        planned_at=work.at,
+        started_at=None,
+        finished_at=None,
+    )
+
+
+def _move_call(state: State, work: Commit, move: MoveCall) -> None:
+    call = _own_call(state, work, move.id)
+    if (call.state, move.to) not in _LEGAL:
+        raise Refused(f"Call {move.id} is {call.state} and cannot become {move.to}.")
+    state.calls[call.id] = _moved(call, move.to, work.at, _epoch(state, work))
+
+
+def _moved(call: CallRow, to: CallState, at: int, epoch: int) -> CallRow:
+    started = at if to == CallState.STARTED else call.started_at
+    finished = at if to in (CallState.FINISHED, CallState.NOT_RUN) else call.finished_at
+    return replace(call, state=to, started_at=started, finished_at=finished, epoch=epoch)
+
+
+def _own_call(state: State, work: Commit, ident: CallId) -> CallRow:
+    call = state.calls.get(ident)
+    if call is None or call.session != work.session:
+        raise Refused(f"This session has no call {ident}.")
+    return call
+
+
+def _ask(state: State, work: Commit, ask: AskApproval) -> None:
+    _own_call(state, work, ask.call)
+    if ask.id in state.approvals:
+        raise Refused(f"Approval {ask.id} exists already.")
+    state.approvals[ask.id] = ApprovalRow(
+        id=ask.id,
+        call=ask.call,
+        args_sha256=ask.args_sha256,
+        asker=ask.asker,
+        state=ApprovalState.PENDING,
+        decided_by=None,
+        expires_at=ask.expires_at,
+    )
+
+
+def _consume(state: State, work: Commit, consume: ConsumeApproval) -> None:
+    row = state.approvals.get(consume.id)
+    granted = (
+        row is not None
+        and state.calls[row.call].session == work.session
+        and row.state == ApprovalState.APPROVED
+        and row.args_sha256 == consume.args_sha256
+        and row.expires_at > work.at
+    )
+    if row is None or not granted:
+        raise Refused("This call is not approved, or its approval is spent.")
+    state.approvals[row.id] = replace(row, state=ApprovalState.CONSUMED)
+
+
+def _take(state: State, work: Commit) -> None:
+    turn = work.open_turn.turn if work.open_turn else None
+    for ident in work.take:
+        if ident not in queued(state, work.session):
+            raise Refused("This message was already taken or cancelled.")
+        state.inbox[ident] = replace(state.inbox[ident], state=InboxState.CONSUMED, turn=turn)
+
+
+def _add_reply(state: State, work: Commit, reply: AddReply) -> None:
+    if any(stored.row.key == reply.key for stored in state.outbox.values()):
+        raise Refused("This reply exists already.")
+    _known_conversation(state, reply.conversation)
+    told = state.sessions[work.session].handle.head if reply.body is None else None
+    stored = StoredReply(session=work.session, message=told, row=reply, state="pending")
+    state.outbox[OutboxId(state.next_id())] = stored
+
+
+def _known_conversation(state: State, ident: ConversationId | None) -> None:
+    if ident is not None and state.conversation_by_id(ident) is None:
+        raise Refused("There is no such conversation.")
