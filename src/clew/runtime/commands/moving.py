@@ -33,7 +33,7 @@ async def undo(context: CommandContext, arguments: str) -> CommandReply:
     turns = a_number("undo", arguments, 1)
     waiting = await context.ledger.queued(context.principal, context.current.id)
     rewound = await context.desk.undo(context.principal, context.current.id, turns)
-    what = "turn" if turns == 1 else f"{turns} turns"
+    what = "the last turn" if turns == 1 else f"the last {turns} turns"
     lines = [f"Undone: {what}, back to before “{shortened(rewound.openings[0])}”. /redo brings it back."]
     lines += _left_as_they_are(rewound.calls)
     if waiting:

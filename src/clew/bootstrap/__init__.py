@@ -1,0 +1,47 @@
+"""The one composition root: every object is made here and passed on; nothing is looked up anywhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import cached_property
+
+from clew.config.home import Home, find_home
+from clew.config.load import load
+from clew.config.settings import Settings
+from clew.runtime.talk import Services
+from clew.surfaces.cli.host import Keeper
+from clew.surfaces.cli.main import main as run_command_line
+
+
+class Program:
+    """`Host` for the command line. What is slow to import is imported when a command opens it, here and nowhere else."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+
+    @cached_property
+    def home(self) -> Home:
+        return find_home(self.environ)
+
+    def settings(self) -> Settings:
+        return load(self.home, self.environ).settings
+
+    @asynccontextmanager
+    async def services(self) -> AsyncIterator[Services]:
+        from clew.bootstrap.services import opened_services  # noqa: PLC0415  SQLite and HTTP: 0.1 s
+
+        async with opened_services(self.settings(), self.home, self.environ) as services:
+            yield services
+
+    def keeper(self) -> Keeper:
+        from clew.bootstrap.keeping import LedgerKeeper  # noqa: PLC0415  SQLite
+
+        return LedgerKeeper(self.home)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command `clew`. Returns the exit code."""
+    return run_command_line(Program(os.environ), sys.argv[1:] if arguments is None else arguments)

@@ -1,0 +1,69 @@
+"""Opens the ledger and puts the runtime together over it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from clew.adapters.models.http import shared_http_client
+from clew.adapters.stores.owner_locks import OwnerLocks
+from clew.adapters.stores.sqlite import open_ledger
+from clew.adapters.system import SystemChance, SystemClock
+from clew.adapters.system.instructions import read_instructions
+from clew.bootstrap.exporting import exporter
+from clew.bootstrap.models import open_models
+from clew.bootstrap.tools import SettingsToolmaker
+from clew.config.home import Home, ensure_home
+from clew.config.settings import Settings
+from clew.domain.tools.policy import ApprovalMode
+from clew.domain.turn.prefix import Instructions
+from clew.runtime.sessions import SessionDesk
+from clew.runtime.talk import Services
+from clew.runtime.turns import TurnRunner, TurnSettings
+
+
+@asynccontextmanager
+async def opened_services(
+    settings: Settings, home: Home, environ: Mapping[str, str]
+) -> AsyncIterator[Services]:
+    """Everything a surface needs, closed in the right order at the end. Raises StoreUnusable, ConfigError."""
+    ensure_home(home)
+    clock, chance = SystemClock(), SystemChance()
+    async with AsyncExitStack() as stack:
+        owners = OwnerLocks(home.run, chance.token(8))
+        stack.callback(owners.close)
+        ledger = await open_ledger(home.root, clock)
+        stack.push_async_callback(ledger.close)
+        http = shared_http_client()
+        stack.push_async_callback(http.aclose)
+        models = open_models(settings, home, environ, http)
+        stack.push_async_callback(models.close)
+
+        def instructions(cwd: Path) -> Sequence[Instructions]:
+            return read_instructions(cwd, settings.instructions.files)
+
+        yield Services(
+            ledger=ledger,
+            desk=SessionDesk(ledger, clock, chance),
+            runner=TurnRunner(
+                ledger=ledger, owners=owners, clock=clock, chance=chance, settings=turn_settings(settings)
+            ),
+            models=models,
+            clock=clock,
+            chance=chance,
+            toolmaker=SettingsToolmaker(settings, environ, home, ledger),
+            instructions=instructions,
+            export=exporter(ledger),
+        )
+
+
+def turn_settings(settings: Settings) -> TurnSettings:
+    """The runtime's view of the configuration."""
+    return TurnSettings(
+        max_steps=settings.turn.max_steps,
+        max_seconds=settings.turn.max_seconds,
+        lease_seconds=settings.turn.lease_seconds,
+        approval_mode=ApprovalMode(settings.approval.mode),
+        approval_expires_seconds=settings.approval.expires_seconds,
+    )

@@ -1,0 +1,76 @@
+"""Which client answers for a model's name: found once, then kept for the life of the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import msgspec
+
+from clew.config.settings import ModelSettings
+from clew.runtime.detection import Detected, Probe, detect
+from clew.runtime.ports.models import ModelChoice, ModelClient, ModelUnavailable
+
+NOTHING_FOUND = (
+    "No model is configured: run `clew setup`, or set CLEW_BASE_URL, CLEW_MODEL and CLEW_API_KEY, "
+    "or pull the tiny demo model with `clew model pull smollm2`."
+)
+
+
+class DetectedModels:
+    """`ModelSource` by detection. `connect` makes the client for what was detected."""
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        *,
+        environ: Mapping[str, str],
+        secret_names: Collection[str],
+        probe: Probe,
+        embedded: Callable[[], bool],
+        connect: Callable[[Detected], ModelClient],
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._secret_names = secret_names
+        self._probe = probe
+        self._embedded = embedded
+        self._connect = connect
+        self._chosen: dict[str, ModelChoice] = {}
+        self._clients: dict[tuple[str, str, str], ModelClient] = {}
+
+    async def detect(self, name: str | None = None) -> Detected | None:
+        """What would be used, without connecting. Raises ModelUnavailable."""
+        settings = self._settings if name is None else msgspec.structs.replace(self._settings, name=name)
+        return await detect(
+            settings,
+            environ=self._environ,
+            secret_names=self._secret_names,
+            probe=self._probe,
+            embedded=self._embedded(),
+        )
+
+    async def choose(self, name: str | None) -> ModelChoice:
+        known = self._chosen.get(name or "")
+        if known is None:
+            detected = await self.detect(name or None)
+            if detected is None:
+                raise ModelUnavailable(NOTHING_FOUND)
+            known = self._chosen[name or ""] = await self._choice(detected)
+        return known
+
+    async def close(self) -> None:
+        """Closes every client. Idempotent."""
+        for client in self._clients.values():
+            await client.close()
+        self._clients.clear()
+        self._chosen.clear()
+
+    async def _choice(self, detected: Detected) -> ModelChoice:
+        key = (detected.provider, detected.base_url, detected.key_name)
+        if key not in self._clients:
+            self._clients[key] = self._connect(detected)
+        client = self._clients[key]
+        profile = await client.profile(detected.name)
+        if self._settings.context_window:
+            profile = msgspec.structs.replace(profile, context_window=self._settings.context_window)
+        return ModelChoice(client, profile)

@@ -1,0 +1,72 @@
+"""Exit codes, a promise to scripts (DESIGN §13), and which error means which."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from clew.config.errors import ConfigError
+from clew.domain.ledger.errors import Busy, LedgerError, NotFound, Outdated, Refused
+from clew.runtime.commands import CommandError
+from clew.runtime.ports.models import ModelUnavailable
+from clew.runtime.turns import TurnStatus
+
+
+class Exit(IntEnum):
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+    RESTART = 75
+    INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """The command line itself was wrong; the text says how."""
+
+
+EXPECTED = (LedgerError, ConfigError, CommandError, ModelUnavailable, UsageError, OSError)
+"""Errors whose text is a sentence for the person. Anything else is a bug of ours."""
+
+
+def code_of(error: BaseException) -> Exit:
+    """The exit code for an error."""
+    match error:
+        case UsageError() | NotFound() | CommandError():
+            return Exit.USAGE
+        case ConfigError():
+            return Exit.USAGE
+        case Outdated():
+            return Exit.RESTART
+        case Refused() | Busy():
+            return Exit.REFUSED
+        case _:
+            return Exit.FAILED
+
+
+def name_of(error: BaseException) -> str:
+    """A short, stable word for `error.code` in JSON."""
+    match error:
+        case NotFound():
+            return "not_found"
+        case Busy():
+            return "busy"
+        case Outdated():
+            return "outdated"
+        case Refused():
+            return "refused"
+        case ModelUnavailable():
+            return "no_model"
+        case UsageError() | CommandError() | ConfigError():
+            return "usage"
+        case LedgerError():
+            return "store"
+        case _:
+            return "failed"
+
+
+EXIT_OF_STATUS = {
+    TurnStatus.DONE: Exit.DONE,
+    TurnStatus.FAILED: Exit.FAILED,
+    TurnStatus.REFUSED: Exit.REFUSED,
+    TurnStatus.INTERRUPTED: Exit.INTERRUPTED,
+}

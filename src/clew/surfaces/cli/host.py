@@ -1,0 +1,61 @@
+"""What the command line needs of the program around it; the composition root provides it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from clew.config.home import Home
+from clew.config.settings import Settings
+from clew.runtime.talk import Services
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is not as it should be."""
+
+    place: str
+    sentence: str
+
+
+class Keeper(Protocol):
+    """Administration of the ledger's files. Raises StoreUnusable in a sentence."""
+
+    def check(self) -> Sequence[Finding]: ...
+
+    def backup(self, target: Path) -> int:
+        """Returns the bytes written; never overwrites."""
+        ...
+
+    def restore(self, source: Path) -> Path | None:
+        """Returns where the replaced ledger was put aside."""
+        ...
+
+    async def rebuild_search(self) -> int:
+        """Returns how many messages were indexed."""
+        ...
+
+    def stats(self) -> Mapping[str, int]: ...
+
+
+class Host(Protocol):
+    """The program: its home and settings, and what it can open."""
+
+    @property
+    def home(self) -> Home: ...
+
+    @property
+    def environ(self) -> Mapping[str, str]: ...
+
+    def settings(self) -> Settings:
+        """Raises ConfigError with every problem."""
+        ...
+
+    def services(self) -> AbstractAsyncContextManager[Services]:
+        """Opens the ledger and everything over it. Raises StoreUnusable, ConfigError."""
+        ...
+
+    def keeper(self) -> Keeper: ...

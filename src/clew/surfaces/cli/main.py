@@ -1,0 +1,83 @@
+"""`clew`: the command line. Each subcommand is a module of its own, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from typing import Final
+
+import click
+
+from clew.surfaces.cli.codes import EXPECTED, Exit, code_of
+from clew.surfaces.cli.host import Host
+
+_COMMANDS: Final = {
+    "run": ("clew.surfaces.cli.run", "run"),
+    "sessions": ("clew.surfaces.cli.sessions", "sessions"),
+    "db": ("clew.surfaces.cli.db", "db"),
+    "model": ("clew.surfaces.cli.model", "model"),
+    "setup": ("clew.surfaces.cli.setup", "setup"),
+    "config": ("clew.surfaces.cli.config", "config"),
+    "doctor": ("clew.surfaces.cli.doctor", "doctor"),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows every subcommand by name, and imports only the one that runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(
+    cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.option("--session", "session", metavar="ID", help="Chat: go on with this session.")
+@click.option("--continue", "-c", "go_on", is_flag=True, help="Chat: go on with the last session.")
+@click.version_option(package_name="clew", message="clew %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool, session: str | None, go_on: bool) -> None:
+    """An assistant that never loses the thread. Without a command: chat."""
+    if ctx.invoked_subcommand is None:
+        from clew.surfaces.cli.chat import chat  # noqa: PLC0415  prompt_toolkit and rich: 0.2 s
+
+        ctx.exit(chat(ctx.obj, session, go_on))
+
+
+def main(host: Host, arguments: list[str]) -> int:
+    """Runs the command line. Every expected error is one sentence on standard error and an exit code."""
+    debug = "--debug" in arguments
+    try:
+        result = cli.main(args=arguments, prog_name="clew", standalone_mode=False, obj=host)
+        return int(result) if isinstance(result, int) else Exit.DONE
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.exceptions.Abort:
+        return Exit.INTERRUPTED
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return Exit.USAGE
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output is gone: nothing more can be said
+        return Exit.FAILED
+    except EXPECTED as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"clew: {error}", err=True)
+        return code_of(error)
+    except Exception as error:  # noqa: BLE001 - the last supervisor: a person sees one sentence, --debug shows all
+        if debug:
+            traceback.print_exc()
+        click.echo(f"clew: an error inside Clew: {error!r}. Run again with --debug to see where.", err=True)
+        return Exit.FAILED

@@ -1,0 +1,138 @@
+"""What `clew run` prints: words for people, or the JSON that scripts rely on (DESIGN §13)."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from clew.domain.conversation.ids import SessionId
+from clew.domain.models.answer import Usage
+from clew.runtime.ports.people import (
+    AttemptVoid,
+    CallAnnounced,
+    CallEnded,
+    CallOutput,
+    CallRunning,
+    Noticed,
+    StepRecorded,
+    TextShown,
+    ThinkingShown,
+    TurnNews,
+)
+from clew.runtime.turns import TurnOutcome
+
+_EVENT_NAMES: dict[type, str] = {
+    TextShown: "text",
+    ThinkingShown: "thinking",
+    AttemptVoid: "attempt_void",
+    StepRecorded: "step",
+    CallAnnounced: "call",
+    CallRunning: "call_running",
+    CallOutput: "call_output",
+    CallEnded: "call_ended",
+    Noticed: "notice",
+}
+
+
+def json_line(value: object) -> str:
+    """Compact JSON on one line."""
+    return msgspec.json.encode(value).decode()
+
+
+def run_object(
+    *,
+    session: SessionId | None = None,
+    outcome: TurnOutcome | None = None,
+    status: str = "failed",
+    text: str = "",
+    error: tuple[str, str] | None = None,
+) -> dict[str, Any]:
+    """The object of `clew run --json`. Its names are extended, never changed."""
+    usage = outcome.usage if outcome is not None else Usage()
+    failed = outcome.error if outcome is not None else error
+    calls = outcome.calls if outcome is not None else ()
+    return {
+        "session": outcome.handle.session if outcome is not None else session,
+        "turn": outcome.turn if outcome is not None else None,
+        "status": outcome.status if outcome is not None else status,
+        "text": outcome.text if outcome is not None else text,
+        "tool_calls": [{"id": call.id, "name": call.name, "state": call.state} for call in calls],
+        "usage": {
+            "model": outcome.model if outcome is not None else None,
+            "input": usage.input,
+            "output": usage.output,
+            "cost_usd": None,
+        },
+        "error": None if failed is None else {"code": failed[0], "message": failed[1]},
+    }
+
+
+class Printer:
+    """The answer on standard output, everything else on standard error."""
+
+    def __init__(self, *, as_json: bool, as_stream: bool) -> None:
+        self._as_json = as_json
+        self._as_stream = as_stream
+        self._open_line = False
+
+    def watch(self, news: TurnNews) -> None:
+        if self._as_stream:
+            self.result(json_line({"event": _EVENT_NAMES[type(news)], **msgspec.structs.asdict(news)}))
+        elif not self._as_json:
+            self._show(news)
+
+    def _show(self, news: TurnNews) -> None:
+        match news:
+            case TextShown(text):
+                self._write(text)
+            case AttemptVoid():
+                self.note(
+                    f"{news.reason} Trying again in {news.after_seconds:.0f} s; disregard what was shown."
+                )
+            case CallAnnounced():
+                self.note(f"• {news.line}")
+            case CallEnded() if news.status != "ok":
+                self.note(f"  {news.status}: {news.text[:200]}")
+            case Noticed(text):
+                self.note(text)
+            case _:
+                pass  # of no interest on a plain terminal
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        self._open_line = not text.endswith("\n")
+
+    def _end_line(self) -> None:
+        if self._open_line:
+            self._write("\n")
+
+    def note(self, text: str) -> None:
+        """Something beside the answer."""
+        if self._as_json or self._as_stream:
+            return
+        self._end_line()
+        click.echo(text, err=True)
+
+    def result(self, text: str) -> None:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def command(self, session: SessionId | None, text: str) -> None:
+        """What a command answered."""
+        if self._as_json or self._as_stream:
+            self.result(json_line(run_object(session=session, status="command", text=text)))
+        else:
+            self.result(text)
+
+    def outcome(self, outcome: TurnOutcome) -> None:
+        """The end of a turn."""
+        if self._as_json or self._as_stream:
+            self.result(json_line(run_object(outcome=outcome)))
+            return
+        self._end_line()
+        if outcome.error is not None and not outcome.waiting_for:
+            click.echo(f"clew: {outcome.error[1]}", err=True)

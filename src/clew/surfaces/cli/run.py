@@ -1,0 +1,190 @@
+"""`clew run`: one message or command, one answer. What scripts rely on: the JSON object and the exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+
+from clew.domain.conversation.ids import LOCAL, SessionId
+from clew.domain.ledger.errors import NotFound
+from clew.runtime.commands import CommandReply, is_command
+from clew.runtime.ports.people import NobodyToAsk
+from clew.runtime.sessions import Place
+from clew.runtime.talk import Services, Talk
+from clew.runtime.turns import NewFile, TurnOutcome
+from clew.runtime.turns.runner import RunningTurn
+from clew.surfaces.cli.codes import EXIT_OF_STATUS, EXPECTED, Exit, UsageError, code_of, name_of
+from clew.surfaces.cli.host import Host
+from clew.surfaces.cli.output import Printer, json_line, run_object
+
+TERMINAL: Final = Place(route_key="terminal:local", surface="terminal")
+STDIN_BYTES_MAX: Final = 64 * 1024 * 1024
+FILE_BYTES_MAX: Final = 32 * 1024 * 1024
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.argument("text", nargs=-1)
+@click.option(
+    "--session", "-s", "session", metavar="ID", help="Go on with this session (id, its start, or title)."
+)
+@click.option("--continue", "-c", "go_on", is_flag=True, help="Go on with the last session.")
+@click.option(
+    "--file", "-f", "files", multiple=True, type=click.Path(path_type=Path), help="Attach a file or image."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@click.option("--stream-json", "as_stream", is_flag=True, help="Print events as JSON, one a line.")
+@click.pass_obj
+def run(  # noqa: PLR0917
+    host: Host,
+    text: tuple[str, ...],
+    session: str | None,
+    go_on: bool,
+    files: tuple[Path, ...],
+    as_json: bool,
+    as_stream: bool,
+) -> int:
+    """Say TEXT (or what standard input holds, with `-` or nothing) and print the answer. Takes /commands too."""
+    printer = Printer(as_json=as_json, as_stream=as_stream)
+    try:
+        said = _said(text)
+        attached = tuple(_attached(path) for path in files)
+        if session is not None and go_on:
+            raise UsageError("Use either --session or --continue.")
+        return asyncio.run(_run(host, said, session, go_on, attached, printer))
+    except EXPECTED as error:
+        if not (as_json or as_stream):
+            raise
+        printer.result(json_line(run_object(error=(name_of(error), str(error)))))
+        return code_of(error)
+
+
+def _said(text: tuple[str, ...]) -> str | bytes:
+    """The words of the command line, or the bytes of standard input."""
+    if text and text != ("-",):
+        return os.fsencode(" ".join(text))
+    if not text and sys.stdin.isatty():
+        raise UsageError("Say something: clew run TEXT, or pipe it in. `clew` alone opens the chat.")
+    said = sys.stdin.buffer.read(STDIN_BYTES_MAX + 1)
+    if len(said) > STDIN_BYTES_MAX:
+        raise UsageError(f"Standard input holds more than {STDIN_BYTES_MAX} bytes; nothing was sent.")
+    stripped = said.removesuffix(b"\n").removesuffix(b"\r")
+    if not stripped.strip():
+        raise UsageError("There is nothing to say: the message is empty.")
+    return stripped
+
+
+def _attached(path: Path) -> NewFile:
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file.")
+    if path.stat().st_size > FILE_BYTES_MAX:
+        raise UsageError(f"{path} is larger than {FILE_BYTES_MAX} bytes.")
+    kind = mimetypes.guess_type(path.name)[0]
+    content = path.read_bytes()
+    if kind is None:
+        kind = "text/plain" if b"\0" not in content[:8192] else "application/octet-stream"
+    return NewFile(media_type=kind, bytes=content, name=path.name)
+
+
+async def _run(  # noqa: PLR0917
+    host: Host,
+    said: str | bytes,
+    session: str | None,
+    go_on: bool,
+    files: tuple[NewFile, ...],
+    printer: Printer,
+) -> int:
+    async with host.services() as services:
+        talk = Talk(services, LOCAL, TERMINAL, Path.cwd(), await _chosen(services, session, go_on))
+        try:
+            line = said.decode("utf-8", errors="replace") if isinstance(said, bytes) else said
+            if not files and is_command(line):
+                return await _command(talk, line, printer)
+            async with _interruptible() as interrupt:
+                turn = await talk.say(said, printer.watch, NobodyToAsk(), files)
+                await _note_replacement(said, printer)
+                return _finished(await interrupt.finish(turn), talk, printer)
+        finally:
+            await talk.close()
+
+
+async def _chosen(services: Services, session: str | None, go_on: bool) -> SessionId | None:
+    if session is not None:
+        reference = session.partition("@")[0]
+        return await services.ledger.resolve(LOCAL, reference)
+    if not go_on:
+        return None
+    row = await services.desk.current(LOCAL, TERMINAL)
+    if row is None:
+        raise NotFound("There is no session to continue.")
+    return row.id
+
+
+async def _note_replacement(said: str | bytes, printer: Printer) -> None:
+    if isinstance(said, bytes):
+        try:
+            said.decode("utf-8")
+        except UnicodeDecodeError:
+            printer.note("Some bytes were not valid UTF-8: they are shown as \ufffd, and kept as they came.")
+
+
+async def _command(talk: Talk, line: str, printer: Printer) -> int:
+    reply: CommandReply = await talk.command(line)
+    if reply.opening is None:
+        printer.command(talk.session, reply.text)
+        return Exit.DONE
+    printer.note(reply.text)
+    async with _interruptible() as interrupt:
+        turn = await talk.begin(reply.opening, printer.watch, NobodyToAsk())
+        return _finished(await interrupt.finish(turn), talk, printer)
+
+
+def _finished(outcome: TurnOutcome, talk: Talk, printer: Printer) -> int:
+    printer.outcome(outcome)
+    for approval in outcome.waiting_for:
+        printer.note(
+            f"Waiting for approval {approval}. To allow it: clew run --session {talk.session} '/approve {approval}'"
+        )
+    return EXIT_OF_STATUS[outcome.status]
+
+
+class _Interrupt:
+    """Ctrl-C stops the turn and lets it record its end; a second one leaves at once."""
+
+    def __init__(self) -> None:
+        self._turn: RunningTurn | None = None
+        self._asked = False
+
+    def hit(self) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        if self._turn is not None:
+            self._turn.stop("interrupted")
+
+    async def finish(self, turn: RunningTurn) -> TurnOutcome:
+        self._turn = turn
+        if self._asked:
+            turn.stop("interrupted")
+        return await turn.finish()
+
+
+@asynccontextmanager
+async def _interruptible() -> AsyncIterator[_Interrupt]:
+    interrupt = _Interrupt()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt.hit)
+    try:
+        yield interrupt
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

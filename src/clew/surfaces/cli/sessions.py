@@ -1,0 +1,198 @@
+"""`clew sessions`: list, show, search, tree, export, import, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import click
+
+from clew.domain.conversation.ids import LOCAL, SessionId
+from clew.domain.ledger.rows import Order, SessionRow
+from clew.runtime.commands.looking import when
+from clew.runtime.talk import Services
+from clew.surfaces.cli.codes import Exit, UsageError
+from clew.surfaces.cli.host import Host
+from clew.surfaces.cli.output import json_line
+from clew.surfaces.cli.tree import draw
+
+T = TypeVar("T")
+
+
+def with_services(host: Host, work: Callable[[Services], Awaitable[T]]) -> T:
+    """Runs one piece of work on opened services."""
+
+    async def opened() -> T:
+        async with host.services() as services:
+            return await work(services)
+
+    return asyncio.run(opened())
+
+
+@click.group()
+def sessions() -> None:
+    """Look at, search, export and delete sessions."""
+
+
+def public(row: SessionRow) -> dict[str, object]:
+    """The columns of v_session, which other programs rely on."""
+    return {
+        "id": row.id,
+        "parent_id": row.parent,
+        "origin": row.origin,
+        "live": row.ended_at is None and row.archived_at is None,
+        "end_reason": row.end_reason,
+        "title": row.title,
+        "surface": row.surface,
+        "owner": row.owner,
+        "model": row.model,
+        "created_at": row.created_at,
+        "last_active_at": row.last_active_at,
+    }
+
+
+@sessions.command("list")
+@click.option("--limit", "-n", default=20, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--archived", is_flag=True, help="The archived ones instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.pass_obj
+def list_(host: Host, limit: int, archived: bool, as_json: bool) -> None:
+    """The newest sessions first."""
+    rows = with_services(host, lambda s: s.ledger.sessions(LOCAL, limit=limit, archived=archived))
+    if as_json:
+        click.echo(json_line([public(row) for row in rows]))
+        return
+    for row in rows:
+        click.echo(f"{row.id}  {when(row.last_active_at)}  {row.surface:10} {row.title or 'untitled'}")
+    if not rows:
+        click.echo("There are no sessions yet.", err=True)
+
+
+@sessions.command()
+@click.argument("session")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
+def show(host: Host, session: str, as_json: bool) -> None:
+    """What was said in SESSION, and what happened to each call."""
+
+    async def read(services: Services) -> None:
+        ledger = services.ledger
+        ident = await ledger.resolve(LOCAL, session)
+        row, path = await ledger.session(LOCAL, ident), await ledger.path(LOCAL, ident)
+        calls = {call.id: call for call in await ledger.calls(LOCAL, ident)}
+        if as_json:
+            messages = [
+                {"position": m.seq, "turn": m.turn, "role": m.role, "status": m.status, "text": m.text,
+                 "created_at": m.created_at, "calls": [{"id": c.id, "name": c.name, "arguments": c.arguments,
+                 "state": calls[c.id].state if c.id in calls else None} for c in m.calls]}
+                for m in path
+            ]  # fmt: skip
+            click.echo(json_line({**public(row), "messages": messages}))
+            return
+        click.echo(f"{row.id}  {row.title or 'untitled'}  {len(path)} messages, version {row.handle.version}")
+        for message in path:
+            status = "" if message.status == "ok" else f" ({message.status})"
+            click.echo(
+                f"\n[{message.seq}] {message.role}{status}  {when(message.created_at)}\n{message.text}"
+            )
+            for call in message.calls:
+                known = calls.get(call.id)
+                click.echo(f"  → {call.name} {call.arguments}  [{known.state if known else 'imported'}]")
+
+    with_services(host, read)
+
+
+@sessions.command()
+@click.argument("words", nargs=-1, required=True)
+@click.option("--limit", "-n", default=20, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--newest", is_flag=True, help="Newest first instead of best first.")
+@click.option("--session", "within", metavar="ID", help="Only in this session.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.pass_obj
+def search(  # noqa: PLR0917
+    host: Host, words: tuple[str, ...], limit: int, newest: bool, within: str | None, as_json: bool
+) -> None:
+    """Find WORDS in everything that was said. "A phrase", -without, pre*."""
+
+    async def read(services: Services) -> None:
+        ledger = services.ledger
+        only = await ledger.resolve(LOCAL, within) if within else None
+        order = Order.NEWEST if newest else Order.RANKED
+        found = await ledger.search(LOCAL, " ".join(words), limit=limit, order=order, session=only)
+        if as_json:
+            rows = [
+                {
+                    **public(await ledger.session(LOCAL, hit.session)),
+                    "snippet": hit.snippet,
+                    "position": hit.position,
+                }
+                for hit in found.hits
+            ]
+            click.echo(json_line(rows))
+            return
+        for hit in found.hits:
+            click.echo(f"{hit.session} [{hit.position}] {when(hit.created_at)} {hit.role}: {hit.snippet}")
+        if found.incomplete_since is not None:
+            click.echo(
+                f"Incomplete: messages after {when(found.incomplete_since)} are still being indexed.",
+                err=True,
+            )
+        elif not found.hits:
+            click.echo("Nothing was found.", err=True)
+
+    with_services(host, read)
+
+
+@sessions.command()
+@click.argument("session", required=False)
+@click.pass_obj
+def tree(host: Host, session: str | None) -> None:
+    """Draw branches and undone tips of SESSION (default: the last one)."""
+
+    async def read(services: Services) -> None:
+        ident = await _named_or_last(services, session)
+        for line in await draw(services.ledger, LOCAL, ident):
+            click.echo(line)
+
+    with_services(host, read)
+
+
+async def _named_or_last(services: Services, session: str | None) -> SessionId:
+    if session is not None:
+        return await services.ledger.resolve(LOCAL, session)
+    rows = await services.ledger.sessions(LOCAL, limit=1)
+    if not rows:
+        raise UsageError("There are no sessions yet.")
+    return rows[0].id
+
+
+@sessions.command()
+@click.argument("session")
+@click.option("--with-forks", is_flag=True, help="Delete the sessions branched from it too.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def delete(host: Host, session: str, with_forks: bool, yes: bool) -> int:
+    """Forget SESSION for good: its words leave every file."""
+
+    async def forget(services: Services) -> int:
+        ident = await services.ledger.resolve(LOCAL, session)
+        row = await services.ledger.session(LOCAL, ident)
+        if not yes and not _confirmed(row):
+            return Exit.REFUSED
+        gone = await services.ledger.forget(LOCAL, ident, services.clock.now_ms(), with_forks=with_forks)
+        click.echo(f"Deleted {ident}: {gone.messages} messages, {gone.blobs} attachments.")
+        if gone.kept_for:
+            click.echo(
+                f"What these branches still hold stays: {', '.join(gone.kept_for)} (see --with-forks)."
+            )
+        return Exit.DONE
+
+    return with_services(host, forget)
+
+
+def _confirmed(row: SessionRow) -> bool:
+    if not sys.stdin.isatty():
+        raise UsageError("This cannot be undone: say --yes.")
+    return click.confirm(f"Delete {row.id} “{row.title or 'untitled'}” for good?", err=True)
