@@ -1,0 +1,259 @@
+"""The turn machine: what follows what, and what never may."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clew.domain.conversation.ids import CallId
+from clew.domain.conversation.messages import Status, ToolCall
+from clew.domain.ledger.rows import CallState, TurnState
+from clew.domain.models.answer import Answer, AskedCall, Failure, FailureKind
+from clew.domain.tools.spec import ToolResult
+from clew.domain.turn.machine import (
+    LEGAL,
+    Allowed,
+    Answered,
+    AnswerRecorded,
+    AskModel,
+    CallStarted,
+    CancelWork,
+    Close,
+    Closed,
+    Decide,
+    Deferred,
+    Denied,
+    Effect,
+    Event,
+    Failed,
+    IllegalMove,
+    Lost,
+    Opened,
+    Park,
+    Parked,
+    Phase,
+    RecordAnswer,
+    RecordResult,
+    ResultRecorded,
+    Returned,
+    RunTool,
+    StartCall,
+    StopRequested,
+    TurnMachine,
+    WorkCancelled,
+)
+
+
+def a_call(n: int) -> ToolCall:
+    return ToolCall(id=CallId(f"s-1-1-{n}"), name="read", arguments="{}")
+
+
+def asking() -> TurnMachine:
+    machine = TurnMachine(max_steps=5)
+    assert machine.receive(Opened()) == (AskModel(1),)
+    return machine
+
+
+def calling(*calls: ToolCall) -> TurnMachine:
+    machine = asking()
+    asked = tuple(AskedCall(provider_id="", name=c.name, arguments=c.arguments) for c in calls)
+    machine.receive(Answered(Answer(text="", calls=asked)))
+    assert machine.receive(AnswerRecorded(calls)) == tuple(Decide(c) for c in calls)
+    return machine
+
+
+def test_an_answer_without_calls_ends_the_turn_with_its_own_commit() -> None:
+    """There is no moment at which the reply is on disk and the turn still open."""
+    machine = asking()
+    assert machine.receive(Answered(Answer(text="hello"))) == (
+        RecordAnswer(Answer(text="hello"), 1, closes=True),
+    )
+    assert machine.receive(AnswerRecorded(())) == ()
+    assert machine.is_over
+
+
+def test_a_call_is_started_on_disk_before_it_runs_and_recorded_after() -> None:
+    """planned → started → run → recorded → the next step."""
+    call = a_call(0)
+    machine = calling(call)
+    assert machine.receive(Allowed(call.id)) == (StartCall(call, None),)
+    assert machine.receive(CallStarted(call.id)) == (RunTool(call),)
+    result = ToolResult(text="ok")
+    assert machine.receive(Returned(call.id, result)) == (RecordResult(call, result, 1),)
+    assert machine.receive(ResultRecorded(call.id)) == (AskModel(2),)
+
+
+def test_the_next_step_waits_for_every_result() -> None:
+    """A request never holds a call without its result."""
+    first, second = a_call(0), a_call(1)
+    machine = calling(first, second)
+    machine.receive(Denied(first.id, "no"))
+    assert machine.receive(ResultRecorded(first.id)) == ()
+    machine.receive(Denied(second.id, "no"))
+    assert machine.receive(ResultRecorded(second.id)) == (AskModel(2),)
+
+
+def test_a_refused_call_is_a_result_the_model_sees() -> None:
+    """Nothing is started for it."""
+    call = a_call(0)
+    refusal = ToolResult(text="no", status=Status.REFUSED)
+    assert calling(call).receive(Denied(call.id, "no")) == (RecordResult(call, refusal, 1),)
+
+
+def test_a_turn_parks_only_when_nothing_else_is_open() -> None:
+    """Calls that need nobody's yes are done first."""
+    waits, runs = a_call(0), a_call(1)
+    machine = calling(waits, runs)
+    assert machine.receive(Deferred(waits.id)) == ()
+    machine.receive(Allowed(runs.id))
+    machine.receive(CallStarted(runs.id))
+    machine.receive(Returned(runs.id, ToolResult(text="")))
+    assert machine.receive(ResultRecorded(runs.id)) == (Park(),)
+    machine.receive(Parked())
+    assert machine.phase == Phase.PARKED
+
+
+def test_stopping_cancels_first_and_settles_what_was_open() -> None:
+    """Started calls are unknown, planned ones were not run, and what was shown is kept."""
+    started, planned = a_call(0), a_call(1)
+    machine = calling(started, planned)
+    machine.receive(Allowed(started.id))
+    machine.receive(CallStarted(started.id))
+    assert machine.receive(StopRequested("stopped")) == (CancelWork(),)
+    (close,) = machine.receive(WorkCancelled(""))
+    assert isinstance(close, Close)
+    assert close.state == TurnState.INTERRUPTED
+    assert close.unsettled == ((started, CallState.UNKNOWN), (planned, CallState.NOT_RUN))
+    assert machine.receive(StopRequested("again")) == ()
+    machine.receive(Closed())
+    assert machine.is_over
+
+
+def test_stopping_while_the_last_answer_is_being_recorded_loses_to_it() -> None:
+    """The reply is on disk: there is nothing left to interrupt."""
+    machine = asking()
+    machine.receive(Answered(Answer(text="done")))
+    assert machine.receive(StopRequested("stopped")) == (CancelWork(),)
+    assert machine.receive(AnswerRecorded(())) == ()
+    assert machine.receive(WorkCancelled("")) == ()
+    assert machine.is_over
+
+
+def test_the_step_limit_is_said() -> None:
+    """The turn ends with a sentence, not with silence."""
+    machine = TurnMachine(max_steps=1)
+    machine.receive(Opened())
+    call = a_call(0)
+    machine.receive(
+        Answered(Answer(text="", calls=(AskedCall(provider_id="", name="read", arguments="{}"),)))
+    )
+    machine.receive(AnswerRecorded((call,)))
+    machine.receive(Denied(call.id, "no"))
+    (close,) = machine.receive(ResultRecorded(call.id))
+    assert isinstance(close, Close)
+    assert close.reason == "step_limit"
+    assert close.error is not None
+
+
+def test_a_failure_keeps_what_was_shown() -> None:
+    """The partial text of the last attempt goes with the end of the turn."""
+    failure = Failure(kind=FailureKind.CUT, message="cut", partial="half")
+    (close,) = asking().receive(Failed(failure))
+    assert isinstance(close, Close)
+    assert (close.state, close.partial, close.error) == (TurnState.FAILED, "half", "cut")
+
+
+def test_whoever_lost_the_session_only_cancels() -> None:
+    """Nothing is recorded under a foreign epoch."""
+    machine = calling(a_call(0))
+    assert machine.receive(Lost()) == (CancelWork(),)
+    assert machine.is_over
+
+
+def test_a_started_call_found_after_a_crash_is_unknown_unless_it_may_be_repeated() -> None:
+    """Rule 7: a side effect happens at most once."""
+    unsafe, safe = a_call(0), a_call(1)
+    _, effects = TurnMachine.resumed(
+        max_steps=5, step=1, calls=[(unsafe, CallState.STARTED, False), (safe, CallState.STARTED, True)]
+    )
+    assert isinstance(effects[0], RecordResult)
+    assert effects[0].result.status == Status.UNKNOWN
+    assert effects[1] == Decide(safe)
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_every_phase_says_what_may_come(phase: Phase) -> None:
+    """The table covers all phases, and losing the session is possible in each."""
+    assert Lost in LEGAL[phase]
+
+
+def test_an_event_out_of_place_is_a_bug_that_raises() -> None:
+    """A result before the turn was opened cannot happen."""
+    with pytest.raises(IllegalMove):
+        TurnMachine(max_steps=1).receive(ResultRecorded(CallId("x")))
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_any_course_of_events_ends_and_never_runs_an_unstarted_call(data: st.DataObject) -> None:
+    """A runtime that answers effects in any order, and stops or loses the turn at any moment, reaches the end."""
+    machine = TurnMachine(max_steps=4)
+    pending: list[Event] = [Opened()]
+    started: set[CallId] = set()
+    recorded: set[CallId] = set()
+    for _ in range(400):
+        if not pending:
+            break
+        event = pending.pop(data.draw(st.integers(0, len(pending) - 1)))
+        if not machine.is_over and data.draw(st.integers(0, 40)) == 0:
+            pending.append(data.draw(st.sampled_from([StopRequested("stop"), Lost()])))
+        for effect in machine.receive(event) if type(event) in LEGAL[machine.phase] else ():
+            if isinstance(effect, RunTool):
+                assert effect.call.id in started
+            if isinstance(effect, StartCall):
+                assert effect.call.id not in started
+                started.add(effect.call.id)
+            if isinstance(effect, RecordResult):
+                assert effect.call.id not in recorded
+                recorded.add(effect.call.id)
+            pending.extend(_answer_to(effect, data))
+    assert machine.is_over
+    assert not pending or machine.is_over
+
+
+def _answer_to(effect: Effect, data: st.DataObject) -> list[Event]:
+    match effect:
+        case AskModel(step):
+            calls = data.draw(st.integers(0, 3))
+            asked = tuple(AskedCall(provider_id=f"{step}{n}", name="t", arguments="{}") for n in range(calls))
+            failure = Failure(kind=FailureKind.SERVER, message="down")
+            return [
+                Failed(failure)
+                if data.draw(st.integers(0, 9)) == 0
+                else Answered(Answer(text="", calls=asked))
+            ]
+        case RecordAnswer(answer, step, _):
+            return [
+                AnswerRecorded(
+                    tuple(
+                        ToolCall(id=CallId(f"{step}-{n}"), name="t", arguments="{}")
+                        for n in range(len(answer.calls))
+                    )
+                )
+            ]
+        case Decide(call):
+            verdicts: list[Event] = [Allowed(call.id), Denied(call.id, "no"), Deferred(call.id)]
+            return [data.draw(st.sampled_from(verdicts))]
+        case StartCall(call, _):
+            return [CallStarted(call.id)]
+        case RunTool(call):
+            return [Returned(call.id, ToolResult(text=""))]
+        case RecordResult(call, _, _):
+            return [ResultRecorded(call.id)]
+        case Park():
+            return [Parked()]
+        case CancelWork():
+            return [WorkCancelled("")]
+        case Close():
+            return [Closed()]
