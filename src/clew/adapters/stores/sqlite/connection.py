@@ -1,6 +1,10 @@
 """One SQLite file, opened the way the ledger needs it, or refused in a sentence.
 
 Settings that carry durability are read back: a pragma that SQLite ignored is an error here, not a surprise later.
+
+A database file is opened by SQLite alone, never by `open`: closing any descriptor of a file drops all POSIX locks that
+the process holds on it (sqlite.org/howtocorrupt.html 2.2). A peek at the header did that; another program that read the
+file then thought itself the last one, removed the write-ahead log, and what was acknowledged next was lost.
 """
 
 from __future__ import annotations
@@ -10,10 +14,19 @@ import random
 import time
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import apsw
 
-from clew.domain.ledger.errors import LedgerError, Outdated, Refused, StoreUnusable
+from clew.domain.ledger.errors import (
+    Corrupt,
+    Fenced,
+    HeadMoved,
+    LedgerError,
+    Outdated,
+    Refused,
+    StoreUnusable,
+)
 
 WAIT_SECONDS_MAX: Final = 5.0
 _NETWORK_FILESYSTEMS: Final = frozenset(
@@ -62,37 +75,77 @@ def journal_mode_for(path: Path) -> str:
     return "delete" if filesystem_of(path.resolve()) in _NETWORK_FILESYSTEMS else "wal"
 
 
-def connect(path: Path, *, synchronous: str = "FULL", read_only: bool = False) -> apsw.Connection:
-    """Opens an existing or new file. Raises StoreUnusable with a sentence for a person."""
+def connect(
+    path: Path, *, synchronous: str = "FULL", read_only: bool = False, vfs: str = ""
+) -> apsw.Connection:
+    """Opens an existing or new file. Raises StoreUnusable with a sentence for a person.
+
+    `vfs` names another file layer (tests of failing disks).
+    """
     _refuse_unusable(path, read_only)
+    if not read_only:
+        _make_private(path)
     flags = apsw.SQLITE_OPEN_READWRITE | (0 if read_only else apsw.SQLITE_OPEN_CREATE)
     try:
-        db = apsw.Connection(str(path), flags=flags, statementcachesize=200)
-        db.set_busy_handler(_wait_for_lock)
-        _configure(db, path, synchronous, read_only)
+        db = apsw.Connection(str(path), flags=flags, vfs=vfs or None, statementcachesize=200)
     except apsw.Error as error:
         raise in_words(error, path) from error
+    try:
+        db.set_busy_handler(_wait_for_lock)
+        _configure(db, path, synchronous, read_only)
+    except BaseException as error:
+        db.close()
+        if isinstance(error, apsw.Error):
+            raise in_words(error, path) from error
+        raise
     return db
 
 
+def _make_private(path: Path) -> None:
+    """A new file can be read by its owner only, from its first byte; its log and shared memory follow it in that."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StoreUnusable(f"{path} cannot be made ({error.strerror}); nothing was written.") from error
+
+
+def look_into(path: Path, question: str) -> list[tuple[Any, ...]]:
+    """The answer to a question about an existing file, asked without changing a byte in its folder.
+
+    Raises Corrupt when it is no database, StoreUnusable when it cannot be read.
+    """
+    log = Path(f"{path}-wal")
+    # Without a log the file is all there is, and SQLite need not make the files that readers of a log share.
+    still = "" if log.exists() and log.stat().st_size else "&immutable=1"
+    name = f"file:{quote(str(path.absolute()))}?mode=ro{still}"
+    try:
+        db = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        try:
+            db.set_busy_handler(_wait_for_lock)
+            return fetch(db, question)
+        finally:
+            db.close()
+    except apsw.Error as error:
+        raise in_words(error, path) from error
+
+
 def _refuse_unusable(path: Path, read_only: bool) -> None:
-    """Says what is wrong with a file before SQLite touches it, so that nothing is written to a foreign one."""
+    """Says what is wrong with a file before SQLite touches it."""
     if path.is_dir():
         raise StoreUnusable(f"{path} is a directory, not a database.")
     if not path.exists():
         if read_only:
             raise StoreUnusable(f"{path} does not exist.")
         return
-    if not read_only and not os.access(path, os.W_OK):
-        raise StoreUnusable(
-            f"{path} is read-only; nothing was written. Make it writable or set CLEW_HOME elsewhere."
-        )
-    with path.open("rb") as file:
-        start = file.read(16)
-    if start and start != b"SQLite format 3\0":
-        raise StoreUnusable(
-            f"{path} is not a Clew database. Move it away, or restore a backup with `clew db restore`."
-        )
+    if read_only:
+        return
+    for place in (path, path.parent):
+        if not os.access(place, os.W_OK):
+            raise StoreUnusable(
+                f"{place} is read-only; nothing was written. Make it writable or set CLEW_HOME elsewhere."
+            )
 
 
 def _configure(db: apsw.Connection, path: Path, synchronous: str, read_only: bool) -> None:
@@ -121,43 +174,74 @@ def in_words(error: apsw.Error, path: Path | str) -> LedgerError:
     """The sentence for an SQLite error. Guards speak for themselves; the rest names file and remedy."""
     text = str(error)
     if "clew: " in text:
-        return Refused(text.split("clew: ", 1)[1])
-    for kind, sentence in _SENTENCES:
+        sentence = text.split("clew: ", 1)[1]
+        return _GUARDS.get(sentence, Refused)(sentence)
+    if isinstance(error, apsw.ConstraintError):
+        return Refused(f"The ledger cannot take this ({text}); nothing was written.")
+    for kind, said, sentence in _SENTENCES:
         if isinstance(error, kind):
-            return StoreUnusable(sentence.format(path=path, error=text))
-    return StoreUnusable(f"{path} could not be used: {text}.")
+            return said(sentence.format(path=path, error=text))
+    return StoreUnusable(f"{path} could not be used ({text}); nothing was written.")
 
 
-_SENTENCES: Final[tuple[tuple[type[apsw.Error], str], ...]] = (
+_GUARDS: Final[dict[str, type[LedgerError]]] = {"stale": HeadMoved, "fenced": Fenced}
+"""What the guards say of somebody who came too late; everything else they say is about the request itself."""
+_SENTENCES: Final[tuple[tuple[type[apsw.Error], type[LedgerError], str], ...]] = (
     (
         apsw.FullError,
+        StoreUnusable,
         "The disk that holds {path} is full; nothing was written. Free some space and try again.",
     ),
     (
         apsw.ReadOnlyError,
+        StoreUnusable,
         "{path} is read-only; nothing was written. Make it writable or set CLEW_HOME elsewhere.",
     ),
-    (apsw.CantOpenError, "{path} cannot be opened: check that its folder exists and may be written."),
-    (apsw.PermissionsError, "{path} cannot be opened: permission denied."),
+    (
+        apsw.CantOpenError,
+        StoreUnusable,
+        "{path} cannot be opened; nothing was written. Check that its folder exists and may be written.",
+    ),
+    (
+        apsw.PermissionsError,
+        StoreUnusable,
+        "{path} cannot be opened: permission denied; nothing was written.",
+    ),
     (
         apsw.NotADBError,
-        "{path} is not a Clew database. Move it away, or restore a backup with `clew db restore`.",
+        Corrupt,
+        "{path} is not a Clew database; nothing was written. Move it away, or restore a backup with `clew db restore`.",
     ),
     (
         apsw.CorruptError,
-        "{path} is damaged ({error}). Restore a backup with `clew db restore`; nothing was written.",
+        Corrupt,
+        "{path} is damaged ({error}); nothing was written. Restore a backup with `clew db restore`.",
     ),
-    (apsw.BusyError, "{path} was locked by another program for {error}; try again."),
-    (apsw.IOError, "{path} could not be read or written ({error}); nothing was written. Check the disk."),
+    (apsw.BusyError, StoreUnusable, "{path} is locked by another program; nothing was written. Try again."),
+    (
+        apsw.LockedError,
+        StoreUnusable,
+        "{path} is locked by another program; nothing was written. Try again.",
+    ),
+    (
+        apsw.IOError,
+        StoreUnusable,
+        "{path} could not be read or written ({error}); nothing was written. Check the disk.",
+    ),
 )
 
 
 def check_version(db: apsw.Connection, known: int, path: Path | str) -> None:
     """Raises Outdated when another program has migrated the file beyond what this one knows."""
-    found = fetch(db, "PRAGMA user_version")[0][0]
+    refuse_newer(fetch(db, "PRAGMA user_version")[0][0], known, path)
+
+
+def refuse_newer(found: int, known: int, path: Path | str) -> None:
+    """Raises Outdated for a schema that this program does not know."""
     if found > known:
         raise Outdated(
-            f"{path} was written by a newer Clew (schema {found}, this one knows {known}): update and restart."
+            f"{path} was written by a newer Clew (schema {found}, this one knows {known}); nothing was written."
+            " Update Clew and restart."
         )
 
 

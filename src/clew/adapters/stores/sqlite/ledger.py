@@ -10,17 +10,18 @@ import apsw
 
 from clew.adapters.stores.sqlite import read
 from clew.adapters.stores.sqlite.commit import commit
-from clew.adapters.stores.sqlite.connection import connect
-from clew.adapters.stores.sqlite.migrate import migrate
+from clew.adapters.stores.sqlite.in_use import InUse
+from clew.adapters.stores.sqlite.migrate import open_file
 from clew.adapters.stores.sqlite.open_session import open_session, point_conversation
 from clew.adapters.stores.sqlite.purge import Purger
 from clew.adapters.stores.sqlite.readers import Readers
 from clew.adapters.stores.sqlite.search import SearchIndex
 from clew.adapters.stores.sqlite.small_writes import add_principal, beat, decide, receive, settle_reply, share
 from clew.adapters.stores.sqlite.writer import Writer
-from clew.domain.conversation.ids import LOCAL, ApprovalId, CallId, OutboxId, PrincipalId, SessionId
+from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.commits import Commit, Committed, NewSession, PointConversation, Receive, Received
+from clew.domain.ledger.errors import StoreUnusable
 from clew.domain.ledger.rows import (
     ApprovalRow,
     ApprovalState,
@@ -49,7 +50,10 @@ SEARCH_FILE = "clew-search.db"
 class SqliteLedger:
     """`Ledger` over `clew.db`, with its derived search file beside it. Safe to open in several processes at once."""
 
-    def __init__(self, home: Path, writer: Writer, readers: Readers, index: SearchIndex) -> None:
+    def __init__(
+        self, home: Path, writer: Writer, readers: Readers, index: SearchIndex, in_use: InUse
+    ) -> None:
+        self._in_use = in_use
         self._writer = writer
         self._readers = readers
         self._index = index
@@ -66,6 +70,7 @@ class SqliteLedger:
         self._writer.close()
         self._readers.close()
         self._index.close()
+        self._in_use.release()
 
     # -- writing -------------------------------------------------------------------------------------------------
     async def open(
@@ -220,20 +225,26 @@ async def open_ledger(home: Path, clock: Clock) -> SqliteLedger:
     Raises StoreUnusable in a sentence; then nothing was written.
     """
     path = home / LEDGER_FILE
-    db = await asyncio.to_thread(_prepare, path, clock.now_ms())
+    in_use, db = await asyncio.to_thread(_prepare, home, clock.now_ms())
     index = SearchIndex(home / SEARCH_FILE, path)
-    ledger = SqliteLedger(home, Writer(db, path, index.nudge), Readers(path), index)
-    await ledger.resume_purges()
+    ledger = SqliteLedger(home, Writer(db, path, index.nudge), Readers(path), index, in_use)
+    try:
+        await ledger.resume_purges()
+    except BaseException:
+        await ledger.close()
+        raise
     return ledger
 
 
-def _prepare(path: Path, at: int) -> apsw.Connection:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    db = connect(path)
+def _prepare(home: Path, at: int) -> tuple[InUse, apsw.Connection]:
     try:
-        migrate(db, path, at)
-        add_principal(db, LOCAL, "local", "owner")
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnusable(f"{home} cannot be made ({error.strerror}): set CLEW_HOME elsewhere.") from error
+    in_use = InUse(home)
+    try:
+        db = open_file(home / LEDGER_FILE, at)
     except BaseException:
-        db.close()
+        in_use.release()
         raise
-    return db
+    return in_use, db

@@ -80,7 +80,9 @@ def path(
         if message.seq != position:
             raise Corrupt(f"Session {ident} lacks message {position} of its history; run `clew db check`.")
     if len(found) != max(head.seq - above, 0):
-        raise Corrupt(f"Session {ident} lacks message {above + len(found) + 1} of its history; run `clew db check`.")
+        raise Corrupt(
+            f"Session {ident} lacks message {above + len(found) + 1} of its history; run `clew db check`."
+        )
     return tuple(found)
 
 

@@ -6,6 +6,7 @@ CREATE TABLE principal(
   id TEXT PRIMARY KEY, name TEXT NOT NULL,
   role TEXT NOT NULL CHECK(role IN ('owner','admin','user','group'))
 ) STRICT, WITHOUT ROWID;
+INSERT INTO principal(id, name, role) VALUES('local', 'local', 'owner');
 
 CREATE TABLE identity(
   platform TEXT NOT NULL, account TEXT NOT NULL, external_id TEXT NOT NULL,
