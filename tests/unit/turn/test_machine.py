@@ -207,7 +207,8 @@ def test_any_course_of_events_ends_and_never_runs_an_unstarted_call(data: st.Dat
             break
         event = pending.pop(data.draw(st.integers(0, len(pending) - 1)))
         if not machine.is_over and data.draw(st.integers(0, 40)) == 0:
-            pending.append(data.draw(st.sampled_from([StopRequested("stop"), Lost()])))
+            interruptions: list[Event] = [StopRequested("stop"), Lost()]
+            pending.append(data.draw(st.sampled_from(interruptions)))
         for effect in machine.receive(event) if type(event) in LEGAL[machine.phase] else ():
             if isinstance(effect, RunTool):
                 assert effect.call.id in started
