@@ -10,9 +10,10 @@ from functools import cached_property
 
 from clew.config.home import Home, find_home
 from clew.config.load import load
-from clew.config.settings import Settings
+from clew.config.settings import ModelSettings, Settings
+from clew.runtime.model_choice import DetectedModels
 from clew.runtime.talk import Services
-from clew.surfaces.cli.host import Keeper
+from clew.surfaces.cli.host import Keeper, Weights
 from clew.surfaces.cli.main import main as run_command_line
 
 
@@ -40,6 +41,19 @@ class Program:
         from clew.bootstrap.keeping import LedgerKeeper  # noqa: PLC0415  SQLite
 
         return LedgerKeeper(self.home)
+
+    def weights(self) -> Weights:
+        from clew.bootstrap.models import EmbeddedWeights  # noqa: PLC0415  HTTP client
+
+        return EmbeddedWeights(self.home.models)
+
+    @asynccontextmanager
+    async def models(self, settings: ModelSettings | None = None) -> AsyncIterator[DetectedModels]:
+        from clew.bootstrap.models import opened_models  # noqa: PLC0415  HTTP client
+
+        chosen = settings if settings is not None else self.settings().model
+        async with opened_models(chosen, self.home, self.environ) as models:
+            yield models
 
 
 def main(arguments: list[str] | None = None) -> int:

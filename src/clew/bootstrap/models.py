@@ -2,26 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 
-EmbeddedClient = None
-from clew.adapters.models.embedded.engine import EmbeddedEngine
-from clew.adapters.models.embedded.weights import is_pulled, weights_path
+from clew.adapters.models.embedded.errors import EmbeddedModelError
+from clew.adapters.models.embedded.weights import catalogue, is_pulled, pull, weights_path
+from clew.adapters.models.http import shared_http_client
 from clew.adapters.models.openai_chat.client import OpenAIChatClient
 from clew.config.home import Home
 from clew.config.secrets import Secrets, load_secrets
-from clew.config.settings import Settings
+from clew.config.settings import ModelSettings
 from clew.runtime.detection import EMBEDDED, OPENAI_WIRE, Detected
 from clew.runtime.model_choice import DetectedModels
 from clew.runtime.ports.models import ModelClient, ModelUnavailable
+from clew.surfaces.cli.host import PullRefused
 
 EMBEDDED_WEIGHTS = "smollm2"
 
 
+class EmbeddedWeights:
+    """`Weights` over the catalogue of embedded models."""
+
+    def __init__(self, models_dir: Path) -> None:
+        self._dir = models_dir
+
+    def names(self) -> Sequence[str]:
+        return [weights.name for weights in catalogue()]
+
+    def is_pulled(self, name: str) -> bool:
+        return is_pulled(self._dir, name)
+
+    def pull(self, name: str, progress: Callable[[str, int, int | None], None]) -> Path:
+        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            return pull(self._dir, name, progress=lambda p: progress(p.phase, p.done_bytes, p.total_bytes))
+        except EmbeddedModelError as error:
+            raise PullRefused(str(error)) from error
+
+
+@asynccontextmanager
+async def opened_models(
+    settings: ModelSettings, home: Home, environ: Mapping[str, str]
+) -> AsyncIterator[DetectedModels]:
+    """Models without a ledger, closed at the end."""
+    async with shared_http_client() as http:
+        models = open_models(settings, home, environ, http)
+        try:
+            yield models
+        finally:
+            await models.close()
+
+
 def open_models(
-    settings: Settings, home: Home, environ: Mapping[str, str], http: httpx.AsyncClient
+    settings: ModelSettings, home: Home, environ: Mapping[str, str], http: httpx.AsyncClient
 ) -> DetectedModels:
     """The source of models for these settings. Raises SecretsError when the secrets may not be read."""
     secrets = load_secrets(home, environ)
@@ -33,7 +69,7 @@ def open_models(
             return None
 
     return DetectedModels(
-        settings.model,
+        settings,
         environ=environ,
         secret_names=secrets.names(),
         probe=probe,
@@ -44,6 +80,9 @@ def open_models(
 
 def _connect(detected: Detected, secrets: Secrets, home: Home, http: httpx.AsyncClient) -> ModelClient:
     if detected.provider == EMBEDDED:
+        from clew.adapters.models.embedded.client import EmbeddedClient  # noqa: PLC0415  llama.cpp
+        from clew.adapters.models.embedded.engine import EmbeddedEngine  # noqa: PLC0415  llama.cpp
+
         return EmbeddedClient(EmbeddedEngine(weights_path(home.models, EMBEDDED_WEIGHTS)))
     secret = secrets.get(detected.key_name) if detected.key_name else None
     key = secret.reveal() if secret is not None else None

@@ -37,7 +37,7 @@ async def opened_services(
         stack.push_async_callback(ledger.close)
         http = shared_http_client()
         stack.push_async_callback(http.aclose)
-        models = open_models(settings, home, environ, http)
+        models = open_models(settings.model, home, environ, http)
         stack.push_async_callback(models.close)
 
         def instructions(cwd: Path) -> Sequence[Instructions]:

@@ -9,6 +9,7 @@ from clew.domain.ledger.errors import Busy, LedgerError, NotFound, Outdated, Ref
 from clew.runtime.commands import CommandError
 from clew.runtime.ports.models import ModelUnavailable
 from clew.runtime.turns import TurnStatus
+from clew.surfaces.cli.host import PullRefused
 
 
 class Exit(IntEnum):
@@ -24,7 +25,7 @@ class UsageError(Exception):
     """The command line itself was wrong; the text says how."""
 
 
-EXPECTED = (LedgerError, ConfigError, CommandError, ModelUnavailable, UsageError, OSError)
+EXPECTED = (LedgerError, ConfigError, CommandError, ModelUnavailable, PullRefused, UsageError, OSError)
 """Errors whose text is a sentence for the person. Anything else is a bug of ours."""
 
 

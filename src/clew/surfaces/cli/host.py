@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +10,8 @@ from typing import Protocol
 import msgspec
 
 from clew.config.home import Home
-from clew.config.settings import Settings
+from clew.config.settings import ModelSettings, Settings
+from clew.runtime.model_choice import DetectedModels
 from clew.runtime.talk import Services
 
 
@@ -41,6 +42,22 @@ class Keeper(Protocol):
     def stats(self) -> Mapping[str, int]: ...
 
 
+class Weights(Protocol):
+    """The embedded models that can be pulled. Raises PullRefused with one sentence."""
+
+    def names(self) -> Sequence[str]: ...
+
+    def is_pulled(self, name: str) -> bool: ...
+
+    def pull(self, name: str, progress: Callable[[str, int, int | None], None]) -> Path:
+        """Blocks. `progress` is given a phase, and how many bytes of how many (None: not known) are done."""
+        ...
+
+
+class PullRefused(Exception):
+    """The weights are not there; the sentence says why."""
+
+
 class Host(Protocol):
     """The program: its home and settings, and what it can open."""
 
@@ -59,3 +76,9 @@ class Host(Protocol):
         ...
 
     def keeper(self) -> Keeper: ...
+
+    def weights(self) -> Weights: ...
+
+    def models(self, settings: ModelSettings | None = None) -> AbstractAsyncContextManager[DetectedModels]:
+        """Models without a ledger: as configured, or for settings that are being tried out."""
+        ...

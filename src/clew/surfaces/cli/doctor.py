@@ -1,0 +1,53 @@
+"""`clew doctor`: what works, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import click
+
+from clew.runtime.ports.models import ModelUnavailable
+from clew.surfaces.cli.codes import EXPECTED, Exit
+from clew.surfaces.cli.host import Host
+
+
+@click.command()
+@click.pass_obj
+def doctor(host: Host) -> int:
+    """Check home, settings, ledger and model."""
+    healthy = True
+    for name, problem in _examined(host):
+        click.echo(f"{'ok ' if problem is None else 'NOT'} {name}{'' if problem is None else ': ' + problem}")
+        healthy = healthy and problem is None
+    return Exit.DONE if healthy else Exit.FAILED
+
+
+def _examined(host: Host) -> Iterator[tuple[str, str | None]]:
+    yield f"home {host.home.root}", None
+    try:
+        host.settings()
+    except EXPECTED as error:
+        yield "settings", str(error)
+        return
+    yield "settings", None
+    try:
+        findings = host.keeper().check() if host.home.ledger.exists() else ()
+        yield "ledger", findings[0].sentence if findings else None
+    except EXPECTED as error:
+        yield "ledger", str(error)
+    yield asyncio.run(_model(host))
+
+
+async def _model(host: Host) -> tuple[str, str | None]:
+    async with host.models() as models:
+        try:
+            detected = await models.detect()
+            if detected is None:
+                return "model", "none is configured or found: run `clew setup`"
+            choice = await models.choose(None)
+            names = await choice.client.models()
+        except ModelUnavailable as error:
+            return "model", str(error)
+    known = "" if detected.name in names else " (not in the provider's list)"
+    return f"model {detected.name}{known}: {detected.reason}", None
