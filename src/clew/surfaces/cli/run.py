@@ -70,7 +70,10 @@ def run(  # noqa: PLR0917
 def _said(text: tuple[str, ...]) -> str | bytes:
     """The words of the command line, or the bytes of standard input."""
     if text and text != ("-",):
-        return os.fsencode(" ".join(text))
+        words = " ".join(text)
+        if not words.strip():
+            raise UsageError("There is nothing to say: the message is empty.")
+        return os.fsencode(words)
     if not text and sys.stdin.isatty():
         raise UsageError("Say something: clew run TEXT, or pipe it in. `clew` alone opens the chat.")
     said = sys.stdin.buffer.read(STDIN_BYTES_MAX + 1)
