@@ -1,0 +1,368 @@
+"""Every setting, its default and its range. The names are promises: they are extended, never changed.
+
+The line under a field is its documentation (docs/settings.md is made of them), and its type is what may be
+written: a section is a `Section`, a `Mapping` has names of the user's choosing, everything else is a value.
+What concerns several settings at once stands in `rules`.
+
+Annotations are evaluated here, not postponed: evaluating them at every start would cost 2 ms.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+SECRET_NAME: Final = {"secret": "name"}
+"""Marks a text that names a secret: people paste the secret itself there, so a wrong one is not repeated."""
+SECRET_VALUE: Final = {"secret": "value"}
+"""Marks a text that may hold a secret: it is never shown."""
+
+Count = Annotated[int, Meta(ge=0)]
+Some = Annotated[int, Meta(ge=1)]
+Duration = Annotated[int, Meta(ge=1, le=31_536_000)]
+"""At least one, and at most the seconds of a year: beyond that a timer overflows."""
+Pause = Annotated[int, Meta(ge=0, le=31_536_000)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Cap = Annotated[float, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Url = Annotated[
+    str, Meta(pattern=r"^(https?://\S+)?$", description="an http:// or https:// address, or empty")
+]
+ClockTime = Annotated[
+    str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description='a time of day such as "04:00"')
+]
+SecretName = Annotated[
+    str,
+    Meta(
+        pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$",
+        description="the name of a variable or secret",
+        extra=SECRET_NAME,
+    ),
+]
+SecretText = Annotated[str, Meta(extra=SECRET_VALUE)]
+ProviderName = Annotated[
+    str,
+    Meta(
+        pattern=r"^([a-z0-9][a-z0-9_-]*)?$",
+        description='a provider in lower case, such as "anthropic", or empty',
+    ),
+]
+ResetMode = Literal["none", "idle", "daily", "both"]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of the configuration."""
+
+
+class ModelSettings(Section, frozen=True, kw_only=True):
+    """The model that answers. Without one, a key in the environment or a server on this machine is used."""
+
+    name: str = ""
+    """The model's name, or `provider:name`; with a `base_url` the name is taken as it stands."""
+    provider: ProviderName = ""
+    """Who runs it; empty for the `provider:` in the name, or any server that speaks the OpenAI protocol."""
+    base_url: Url = ""
+    """Address of an OpenAI-compatible server, with its `/v1`."""
+    api_key_env: SecretName = ""
+    """Name of the environment variable, or of the entry in secrets.toml, that holds the key."""
+    context_window: Count = 0
+    """Tokens the model takes; 0 for what is known of the model."""
+    summary_model: str = ""
+    """The model that writes summaries and titles; empty for the same one."""
+
+
+class TurnSettings(Section, frozen=True, kw_only=True):
+    """One turn: from a message to its final reply."""
+
+    busy: Literal["queue", "steer", "interrupt"] = "queue"
+    """What a message does that arrives during a turn: wait, join after the running tool, or cut the turn."""
+    lease_seconds: Duration = 30
+    """A turn whose process showed no sign of life for so long may be taken over."""
+    max_steps: Some = 50
+    """Model calls in one turn."""
+    max_seconds: Duration = 1800
+    """Time one turn may take, waiting for approvals not counted."""
+
+
+class ApprovalSettings(Section, frozen=True, kw_only=True):
+    """Which actions need a person's yes."""
+
+    mode: Literal["ask", "accept-edits", "all"] = "ask"
+    """Ask before every action that changes something, accept edits of files unasked, or accept all."""
+    expires_seconds: Duration = 86400
+    """An unanswered question is refused after so long."""
+
+
+class RecoverySettings(Section, frozen=True, kw_only=True):
+    """Turns that a crash interrupted."""
+
+    freshness_seconds: Pause = 3600
+    """A turn interrupted longer ago is announced, and not continued."""
+    max_crashes: Some = 3
+    """After so many crashes in a row a turn is set aside."""
+
+
+class CompactionSettings(Section, frozen=True, kw_only=True):
+    """Summaries that stand for the older part of a conversation. The messages themselves stay."""
+
+    enabled: bool = True
+    """Summarise when the context window fills."""
+    trigger: Share = 0.75
+    """Summarise when a request would fill more than this share of the context window."""
+    target: Share = 0.25
+    """Share of the context window to come down to; below `trigger`."""
+    lease_seconds: Duration = 120
+    """Another process may summarise again after so long without a sign of life."""
+    cooldown_seconds: Pause = 60
+    """Pause after a failed attempt; it grows with each."""
+
+
+class LimitSettings(Section, frozen=True, kw_only=True):
+    """What may be spent. With a cap set, a model without a known price is refused."""
+
+    usd_per_session: Cap | None = None
+    """Dollars in one session."""
+    usd_per_user_day: Cap | None = None
+    """Dollars of one person in a day."""
+    usd_per_day: Cap | None = None
+    """Dollars of everybody in a day."""
+    tool_output_bytes: Some = 50_000
+    """Output of one tool call the model is shown; the rest is cut, and said."""
+
+
+class MemorySettings(Section, frozen=True, kw_only=True):
+    """What is remembered from one session to the next."""
+
+    enabled: bool = True
+    """Remember facts, and recall them."""
+
+
+class RetentionSettings(Section, frozen=True, kw_only=True):
+    """What becomes of old sessions. Live, shared and forked-from sessions are never touched."""
+
+    archive_days: Count = 0
+    """Archive after so many days without activity; 0 for never."""
+    delete_days: Count = 0
+    """Delete after so many days without activity; 0 for never."""
+    max_mb: Count = 0
+    """Delete the oldest sessions when the ledger grows beyond this; 0 for no limit."""
+
+
+class ResetOverride(Section, frozen=True, kw_only=True):
+    """Differs from the level above where it says so."""
+
+    mode: ResetMode | None = None
+    """When a new session begins here."""
+    at: ClockTime | None = None
+    """Time of the daily reset here."""
+    idle_minutes: Some | None = None
+    """Idle time before a reset here."""
+    timezone: str | None = None
+    """Time zone of `at` here."""
+
+
+class PlatformReset(ResetOverride, frozen=True, kw_only=True):
+    """Differs from `[reset]` on one platform."""
+
+    dm: ResetOverride = ResetOverride()
+    group: ResetOverride = ResetOverride()
+    channel: ResetOverride = ResetOverride()
+    thread: ResetOverride = ResetOverride()
+
+
+class ResetSettings(Section, frozen=True, kw_only=True):
+    """When a conversation begins a new session by itself. It is announced, and can be taken back."""
+
+    mode: ResetMode = "none"
+    """Never, after idle time, every day, or both."""
+    at: ClockTime = "04:00"
+    """Time of the daily reset."""
+    idle_minutes: Some = 1440
+    """Idle time before a reset."""
+    timezone: str = "UTC"
+    """Time zone of `at`, such as `Europe/Athens`."""
+    telegram: PlatformReset = PlatformReset()
+    discord: PlatformReset = PlatformReset()
+    slack: PlatformReset = PlatformReset()
+    matrix: PlatformReset = PlatformReset()
+    email: PlatformReset = PlatformReset()
+
+
+class PlatformSettings(Section, frozen=True, kw_only=True):
+    """A chat platform. It is used when its token is there."""
+
+    base_url: Url = ""
+    """Address of the platform's interface, where it is not the public one."""
+    allow: tuple[str, ...] = ()
+    """Ids of the people who may talk to Clew without being paired."""
+
+
+class TelegramSettings(PlatformSettings, frozen=True, kw_only=True):
+    """Telegram. It is used when its token is there."""
+
+    token_env: SecretName = "TELEGRAM_BOT_TOKEN"
+    """Name of the variable or secret that holds the bot's token."""
+    base_file_url: Url = ""
+    """Address files are fetched from, where it is not the public one."""
+    webhook_url: Url = ""
+    """Public address Telegram sends updates to; empty to poll."""
+
+
+class DiscordSettings(PlatformSettings, frozen=True, kw_only=True):
+    """Discord. It is used when its token is there."""
+
+    token_env: SecretName = "DISCORD_BOT_TOKEN"
+    """Name of the variable or secret that holds the bot's token."""
+
+
+class SlackSettings(PlatformSettings, frozen=True, kw_only=True):
+    """Slack, in socket mode. It is used when its tokens are there."""
+
+    token_env: SecretName = "SLACK_BOT_TOKEN"
+    """Name of the variable or secret that holds the bot token (`xoxb-`)."""
+    app_token_env: SecretName = "SLACK_APP_TOKEN"
+    """Name of the variable or secret that holds the app-level token (`xapp-`)."""
+
+
+class MatrixSettings(PlatformSettings, frozen=True, kw_only=True):
+    """Matrix. It is used when its token and the address of a homeserver are there."""
+
+    token_env: SecretName = "MATRIX_ACCESS_TOKEN"
+    """Name of the variable or secret that holds the access token."""
+
+
+class EmailSettings(Section, frozen=True, kw_only=True):
+    """E-mail. It is used when an address and its password are there."""
+
+    address: str = ""
+    """The address Clew reads and writes as."""
+    password_env: SecretName = "EMAIL_PASSWORD"
+    """Name of the variable or secret that holds the mailbox's password."""
+    imap_host: str = ""
+    """Server that mail is read from."""
+    imap_port: Port = 993
+    """Its port."""
+    smtp_host: str = ""
+    """Server that mail is sent through."""
+    smtp_port: Port = 465
+    """Its port."""
+    allow: tuple[str, ...] = ()
+    """Addresses of the people who may write to Clew without being paired."""
+
+
+class GatewaySettings(Section, frozen=True, kw_only=True):
+    """Chat platforms (`clew serve`)."""
+
+    group_sessions_per_user: bool = True
+    """In a group each person has a session of their own."""
+    thread_sessions_per_user: bool = False
+    """In a thread each person has a session of their own."""
+    drain_seconds: Pause = 30
+    """Time running turns have to end when the gateway stops."""
+    edits: Literal["retry", "ignore"] = "retry"
+    """What an edit of the last answered message does: take the answer back and answer anew, or nothing."""
+    telegram: TelegramSettings = TelegramSettings()
+    discord: DiscordSettings = DiscordSettings()
+    slack: SlackSettings = SlackSettings()
+    matrix: MatrixSettings = MatrixSettings()
+    email: EmailSettings = EmailSettings()
+
+
+class HttpSettings(Section, frozen=True, kw_only=True):
+    """The OpenAI-compatible server."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Port = 8787
+    """Port to listen on; 0 for any free one."""
+    api_key_env: SecretName = ""
+    """Name of the variable or secret that holds the key callers must show."""
+
+
+class PoolSettings(Section, frozen=True, kw_only=True):
+    """Other agents as models: processes that are kept running."""
+
+    enabled: bool = False
+    """Keep agent processes running between turns."""
+    prewarm: bool = True
+    """Start them before the first turn."""
+    recycle_sessions: Some = 200
+    """Replace a process after it served so many sessions."""
+
+
+class McpSettings(Section, frozen=True, kw_only=True):
+    """An MCP server: `command`, `args` and `env` to start one, or `url` and `headers` for a running one."""
+
+    command: str = ""
+    """Program to start."""
+    args: tuple[str, ...] = ()
+    """Its arguments."""
+    env: Mapping[str, SecretText] = {}
+    """Variables of its environment."""
+    url: Url = ""
+    """Address of a running server."""
+    headers: Mapping[str, SecretText] = {}
+    """Headers sent with every request."""
+
+    def __repr__(self) -> str:
+        """Without `env` and `headers`, where people put secrets."""
+        return f"McpSettings(command={self.command!r}, url={self.url!r}, …)"
+
+
+class ToolSettings(Section, frozen=True, kw_only=True):
+    """What tools may reach."""
+
+    allow_private_addresses: bool = False
+    """Let web tools reach this machine and the local network."""
+    web_search_provider: str = ""
+    """Who searches the web; empty for no web search."""
+    web_search_base_url: Url = ""
+    """Address of the search service, where it is not the public one."""
+    web_search_api_key_env: SecretName = ""
+    """Name of the variable or secret that holds its key."""
+
+
+class InstructionSettings(Section, frozen=True, kw_only=True):
+    """Instructions a project gives."""
+
+    files: tuple[str, ...] = ("AGENTS.md", "CLAUDE.md")
+    """Names of the files looked for in the working directory."""
+
+
+class TerminalSettings(Section, frozen=True, kw_only=True):
+    """How the terminal chat looks."""
+
+    show_thinking: bool = False
+    """Show what the model thinks before it answers."""
+    tool_output_lines: Count = 10
+    """Lines of a tool's output that are shown; the model sees more."""
+
+
+class DatabaseSettings(Section, frozen=True, kw_only=True):
+    """Where the ledger is kept."""
+
+    url_env: SecretName = ""
+    """Name of the variable or secret that holds a Postgres address; empty for `clew.db`."""
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """Every setting of one Clew."""
+
+    model: ModelSettings = ModelSettings()
+    turn: TurnSettings = TurnSettings()
+    approval: ApprovalSettings = ApprovalSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    compaction: CompactionSettings = CompactionSettings()
+    limits: LimitSettings = LimitSettings()
+    memory: MemorySettings = MemorySettings()
+    retention: RetentionSettings = RetentionSettings()
+    reset: ResetSettings = ResetSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    http: HttpSettings = HttpSettings()
+    pool: PoolSettings = PoolSettings()
+    mcp: Mapping[str, McpSettings] = {}
+    tools: ToolSettings = ToolSettings()
+    instructions: InstructionSettings = InstructionSettings()
+    terminal: TerminalSettings = TerminalSettings()
+    database: DatabaseSettings = DatabaseSettings()
