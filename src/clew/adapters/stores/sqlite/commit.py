@@ -84,6 +84,11 @@ def commit(db: apsw.Connection, work: Commit) -> Committed:
     return Committed(handle=handle, opened=opened, cancelled=cancelled)
 
 
+def committed_before(db: apsw.Connection, work: Commit) -> Committed | None:
+    """The outcome of this very commit, if the file has it: by its key, the only thing that tells it from another."""
+    return _known(db, work, _payload_hash(work))
+
+
 def check_fence(fence: Fence, seen: Seen) -> None:
     """Raises Fenced for a holder whose epoch is over, HeadMoved for anybody whose picture is old."""
     if isinstance(fence, AsHolder):

@@ -29,6 +29,8 @@ from clew.domain.ledger.errors import (
 )
 
 WAIT_SECONDS_MAX: Final = 5.0
+_CHECKPOINT_WAIT_MS: Final = 50
+"""Emptying the log keeps other writers out while it waits for readers, so it waits briefly and is tried again."""
 _NETWORK_FILESYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "fuse.sshfs", "afs", "ceph", "vboxsf"}
 )
@@ -243,6 +245,18 @@ def refuse_newer(found: int, known: int, path: Path | str) -> None:
             f"{path} was written by a newer Clew (schema {found}, this one knows {known}); nothing was written."
             " Update Clew and restart."
         )
+
+
+def empty_log(db: apsw.Connection) -> bool:
+    """Moves the write-ahead log into the file and empties it. False when somebody reads from it just now."""
+    db.set_busy_timeout(_CHECKPOINT_WAIT_MS)
+    try:
+        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except apsw.BusyError:
+        return False
+    finally:
+        db.set_busy_handler(_wait_for_lock)
+    return True
 
 
 def wal_size(path: Path) -> int:

@@ -9,14 +9,22 @@ from pathlib import Path
 import apsw
 
 from clew.adapters.stores.sqlite import read
-from clew.adapters.stores.sqlite.commit import commit
+from clew.adapters.stores.sqlite.commit import commit, committed_before
 from clew.adapters.stores.sqlite.in_use import InUse
 from clew.adapters.stores.sqlite.migrate import open_file
-from clew.adapters.stores.sqlite.open_session import open_session, point_conversation
+from clew.adapters.stores.sqlite.open_session import open_session, opened_before, point_conversation
 from clew.adapters.stores.sqlite.purge import Purger
 from clew.adapters.stores.sqlite.readers import Readers
 from clew.adapters.stores.sqlite.search import SearchIndex
-from clew.adapters.stores.sqlite.small_writes import add_principal, beat, decide, receive, settle_reply, share
+from clew.adapters.stores.sqlite.small_writes import (
+    add_principal,
+    beat,
+    decide,
+    receive,
+    received_before,
+    settle_reply,
+    share,
+)
 from clew.adapters.stores.sqlite.writer import Writer
 from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
@@ -87,13 +95,14 @@ class SqliteLedger:
                 point_conversation(db, conversation)
             return handle
 
-        return await self._writer.do(work)
+        return await self._writer.do(work, partial(opened_before, new=session, at=at))
 
     async def commit(self, work: Commit) -> Committed:
-        return await self._writer.do(partial(commit, work=work))
+        read_back = partial(committed_before, work=work) if work.idempotency_key is not None else None
+        return await self._writer.do(partial(commit, work=work), read_back)
 
     async def receive(self, item: Receive) -> Received:
-        return await self._writer.do(partial(receive, item=item))
+        return await self._writer.do(partial(receive, item=item), partial(received_before, item=item))
 
     async def decide(
         self, principal: PrincipalId, approval: ApprovalId, state: ApprovalState, at: int

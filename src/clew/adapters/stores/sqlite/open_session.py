@@ -37,6 +37,19 @@ def open_session(db: apsw.Connection, new: NewSession, actor: PrincipalId, at: i
     return _copy_path(db, handle, at_head, actor, at) if at_head is not None and at_head.seq else handle
 
 
+def opened_before(db: apsw.Connection, new: NewSession, at: int) -> Handle | None:
+    """The handle of this session, if it was opened by this very request."""
+    rows = fetch(
+        db,
+        "SELECT head_branch, head_seq, version, summary_id FROM session WHERE id = ? AND owner = ? AND created_at = ?",
+        (new.id, new.owner, at),
+    )
+    if not rows:
+        return None
+    branch, seq, version, summary = rows[0]
+    return Handle(session=new.id, head=Head(branch, seq), version=version, epoch=1, summary=summary)
+
+
 def _parent_owner(db: apsw.Connection, parent: SessionId | None, actor: PrincipalId) -> PrincipalId | None:
     if parent is None:
         return None

@@ -18,13 +18,9 @@ def add_principal(db: apsw.Connection, principal: PrincipalId, name: str, role: 
 
 def receive(db: apsw.Connection, item: Receive) -> Received:
     """The same message arriving twice is stored once, and says so."""
-    known = fetch(
-        db,
-        "SELECT id, n FROM inbox WHERE account = ? AND external_key = ?",
-        (item.account, item.external_key),
-    )
-    if known:
-        return Received(id=known[0][0], n=known[0][1], duplicate=True)
+    known = received_before(db, item)
+    if known is not None:
+        return Received(id=known.id, n=known.n, duplicate=True)
     n = fetch(db, "SELECT coalesce(max(n), 0) + 1 FROM inbox WHERE conversation = ?", (item.conversation,))[
         0
     ][0]
@@ -44,6 +40,16 @@ def receive(db: apsw.Connection, item: Receive) -> Received:
         ),
     )
     return Received(id=InboxId(db.last_insert_rowid()), n=n, duplicate=False)
+
+
+def received_before(db: apsw.Connection, item: Receive) -> Received | None:
+    """The stored message of this key."""
+    rows = fetch(
+        db,
+        "SELECT id, n FROM inbox WHERE account = ? AND external_key = ?",
+        (item.account, item.external_key),
+    )
+    return Received(id=rows[0][0], n=rows[0][1], duplicate=False) if rows else None
 
 
 _APPROVAL = f"""
