@@ -1,7 +1,8 @@
 """Messages: immutable entries of a session, exactly as they are stored.
 
 A message is flat because ten thousand of them are read at once; what only some roles have is in `body`,
-which is absent when it would be empty. `text` is the only copy of what was said.
+which is absent when it would be empty. `text` is the only copy of what was said. They hold no cycles, so the
+collector need not look at them (`gc=False`): walking through a long history would stop everything else.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Head(msgspec.Struct, frozen=True, order=True):
     seq: int
 
 
-class Attachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Attachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A reference to a blob: the bytes are stored once, under their hash."""
 
     sha256: str
@@ -47,7 +48,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str | None = None
 
 
-class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A call the model asked for. `arguments` is the model's own JSON text, valid or not."""
 
     id: CallId
@@ -56,7 +57,7 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     provider_id: str = ""
 
 
-class Thinking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Thinking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A model's reasoning; a signature is only ever shown to the model that made it."""
 
     text: str
@@ -64,7 +65,9 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str = ""
 
 
-class UserBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="user", tag_field="t"):
+class UserBody(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="user", tag_field="t", gc=False
+):
     attachments: tuple[Attachment, ...] = ()
     cwd: str | None = None
     original: str | None = None
@@ -72,14 +75,16 @@ class UserBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
 
 
 class AssistantBody(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="assistant", tag_field="t"
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="assistant", tag_field="t", gc=False
 ):
     calls: tuple[ToolCall, ...] = ()
     thinking: tuple[Thinking, ...] = ()
     model: str = ""
 
 
-class ToolBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="tool", tag_field="t"):
+class ToolBody(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="tool", tag_field="t", gc=False
+):
     call: CallId
     name: str
     attachments: tuple[Attachment, ...] = ()
@@ -87,7 +92,9 @@ class ToolBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     """What an edit changed, for people; the model sees `text`."""
 
 
-class EventBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="event", tag_field="t"):
+class EventBody(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="event", tag_field="t", gc=False
+):
     kind: str
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import apsw
@@ -30,9 +31,16 @@ SELECT branch, low, high FROM path
 """
 
 
+def walk(db: apsw.Connection, head: Head) -> Iterator[Segment]:
+    """The path of a head, newest branch first, read as far as it is asked for. Empty stretches are left out."""
+    for branch, low, high in db.execute(_SEGMENTS, (head.branch, head.seq)):
+        if high > low:
+            yield Segment(branch, low, high)
+
+
 def segments(db: apsw.Connection, head: Head) -> list[Segment]:
-    """The path of a head, newest branch first. Empty stretches are left out."""
-    return [Segment(*row) for row in db.execute(_SEGMENTS, (head.branch, head.seq)) if row[2] > row[1]]
+    """The whole path of a head, newest branch first."""
+    return list(walk(db, head))
 
 
 def normalised(db: apsw.Connection, head: Head) -> Head:
@@ -49,7 +57,7 @@ def on_path(db: apsw.Connection, head: Head, position: Head) -> bool:
     """Whether a normalised position is on the path of a head (the start of everything always is)."""
     if position.seq == 0:
         return True
-    return any(s.branch == position.branch and s.low < position.seq <= s.high for s in segments(db, head))
+    return any(s.branch == position.branch and s.low < position.seq <= s.high for s in walk(db, head))
 
 
 def in_tree(db: apsw.Connection, session: SessionId, position: Head) -> bool:

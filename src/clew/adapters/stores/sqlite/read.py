@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 import apsw
+import msgspec
 
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
-from clew.adapters.stores.sqlite.paths import in_tree, normalised, segments
+from clew.adapters.stores.sqlite.paths import Segment, in_tree, normalised, segments, walk
 from clew.domain.conversation.ids import SESSION_ID_LENGTH, BranchId, CallId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.errors import Ambiguous, Corrupt, NotFound, Refused
@@ -28,6 +29,7 @@ from clew.domain.ledger.rows import (
 )
 
 PREFIX_LENGTH_MIN: Final = 3
+_encode: Final = msgspec.json.Encoder().encode
 _SESSION: Final = f"SELECT {rows.SESSION_COLUMNS} FROM session s WHERE s.id = ?2 AND {rows.VISIBLE}"
 
 
@@ -64,26 +66,29 @@ def _only(found: list[SessionId], typed: str) -> SessionId:
     return found[0]
 
 
-_RANGE: Final = f"SELECT {rows.MESSAGE_COLUMNS} FROM message m WHERE m.branch = ? AND m.seq > ? AND m.seq <= ? ORDER BY m.seq"
+_PATH: Final = f"""
+-- the messages of stretches (branch, low, high], in the order of the stretches: one range of an index for each
+SELECT {rows.MESSAGE_COLUMNS} FROM json_each(?) stretch
+CROSS JOIN message m ON m.branch = stretch.value ->> 0 AND m.seq > stretch.value ->> 1 AND m.seq <= stretch.value ->> 2
+"""
 
 
 def path(
     db: apsw.Connection, principal: PrincipalId, ident: SessionId, at: Head | None, above: int
 ) -> tuple[Message, ...]:
     head = _head(db, principal, ident, at)
-    found: list[Message] = []
-    read = rows.message
-    for branch, low, high in reversed(segments(db, head)):
-        if high > above:
-            found.extend(map(read, db.execute(_RANGE, (branch, max(low, above), high))))
-    for position, message in enumerate(found, above + 1):
-        if message.seq != position:
-            raise Corrupt(f"Session {ident} lacks message {position} of its history; run `clew db check`.")
-    if len(found) != max(head.seq - above, 0):
-        raise Corrupt(
-            f"Session {ident} lacks message {above + len(found) + 1} of its history; run `clew db check`."
-        )
+    found = _messages(db, [s for s in reversed(segments(db, head)) if s.high > above], above)
+    positions = range(above + 1, head.seq + 1)
+    if [message.seq for message in found] != list(positions):
+        missing = min(set(positions) - {message.seq for message in found}, default=head.seq)
+        raise Corrupt(f"Session {ident} lacks message {missing} of its history; run `clew db check`.")
     return tuple(found)
+
+
+def _messages(db: apsw.Connection, stretches: list[Segment], above: int = 0) -> list[Message]:
+    """The messages of stretches of a path that stand above a position."""
+    wanted = _encode([(s.branch, max(s.low, above), s.high) for s in stretches]).decode()
+    return rows.messages(db.execute(_PATH, (wanted,)))
 
 
 def _head(db: apsw.Connection, principal: PrincipalId, ident: SessionId, at: Head | None) -> Head:
@@ -110,8 +115,8 @@ def turn_starts(
 ) -> tuple[Message, ...]:
     head = _head(db, principal, ident, at)
     found: list[Message] = []
-    for segment in segments(db, head):
-        found.extend(map(rows.message, db.execute(_STARTS, (*segment, limit - len(found)))))
+    for stretch in walk(db, head):
+        found += rows.messages(db.execute(_STARTS, (*stretch, limit - len(found))))
         if len(found) >= limit:
             break
     return tuple(found)
@@ -213,7 +218,7 @@ def segment(
 ) -> tuple[Message, ...]:
     for row in branches(db, principal, ident):
         if row.id == branch:
-            return tuple(map(rows.message, db.execute(_RANGE, (branch, 0, row.tip))))
+            return tuple(_messages(db, [Segment(row.id, 0, row.tip)]))
     raise NotFound("That branch is not in this session.")
 
 
