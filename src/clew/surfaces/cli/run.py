@@ -18,15 +18,14 @@ from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.ledger.errors import NotFound
 from clew.runtime.commands import CommandReply, is_command
 from clew.runtime.ports.people import NobodyToAsk
-from clew.runtime.sessions import Place
 from clew.runtime.talk import Services, Talk
 from clew.runtime.turns import NewFile, TurnOutcome
 from clew.runtime.turns.runner import RunningTurn
 from clew.surfaces.cli.codes import EXIT_OF_STATUS, EXPECTED, Exit, UsageError, code_of, name_of
 from clew.surfaces.cli.host import Host
 from clew.surfaces.cli.output import Printer, json_line, run_object
+from clew.surfaces.cli.places import TERMINAL
 
-TERMINAL: Final = Place(route_key="terminal:local", surface="terminal")
 STDIN_BYTES_MAX: Final = 64 * 1024 * 1024
 FILE_BYTES_MAX: Final = 32 * 1024 * 1024
 
