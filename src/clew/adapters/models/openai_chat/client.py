@@ -32,8 +32,8 @@ from clew.adapters.models.openai_chat.catalogue import (
 )
 from clew.adapters.models.openai_chat.codec import OutputLimitField, encode_request, estimate_input
 from clew.adapters.models.openai_chat.exchange import AttemptFailed, Exchange, Patience
-from clew.adapters.models.openai_chat.retries import RetryPolicy, asked_seconds
 from clew.adapters.models.redaction import Redactor
+from clew.adapters.models.retries import RetryPolicy, asked_seconds
 from clew.domain.models.answer import Failure, FailureKind, ModelEvent, Retrying
 from clew.domain.models.request import ModelProfile, ModelRequest
 from clew.runtime.ports.models import ModelUnavailable

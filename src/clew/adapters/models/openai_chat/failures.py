@@ -37,7 +37,7 @@ _UNKNOWN_MODEL: Final = re.compile(
 )
 _NO_CREDIT: Final = re.compile(r"insufficient[_ ](quota|credit|balance|funds)", re.IGNORECASE)
 _RATE_WORDS: Final = re.compile(r"rate[_ ]limit|too many requests|quota", re.IGNORECASE)
-_BAD_REQUEST_WORDS: Final = re.compile(r"invalid_request|bad_?request|validation", re.IGNORECASE)
+_INVALID: Final = re.compile(r"invalid_request", re.IGNORECASE)
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,16 +173,20 @@ def _one_line(text: str) -> str:
 
 
 def _kind_of_error(error: WireError, detail: str) -> FailureKind:
-    words = f"{error.type or ''} {error.code if isinstance(error.code, str) else ''} {detail}"
-    if isinstance(error.code, str) and error.code.isdigit():
-        return kind_of_status(int(error.code), words)
-    if isinstance(error.code, int | float) and 400 <= error.code < 600:
-        return kind_of_status(int(error.code), words)
-    if _OVERFLOW.search(words):
-        return FailureKind.OVERFLOW
-    if _RATE_WORDS.search(words):
-        return FailureKind.RATE_LIMITED
-    return FailureKind.BAD_REQUEST if _BAD_REQUEST_WORDS.search(words) else FailureKind.SERVER
+    """A server that had begun to answer found the request good: what it then calls a bad request is its own fault
+    (vLLM before 0.12 gave every such error the code 400), unless it says overflow or names the request invalid."""
+    code = str(int(error.code) if isinstance(error.code, float) else error.code or "")
+    words = f"{error.type or ''} {code} {detail}"
+    status = int(code) if code.isdigit() else 0
+    if 400 <= status < 600:
+        kind = kind_of_status(status, words)
+    elif _OVERFLOW.search(words):
+        kind = FailureKind.OVERFLOW
+    else:
+        kind = FailureKind.RATE_LIMITED if _RATE_WORDS.search(words) else FailureKind.BAD_REQUEST
+    if kind is FailureKind.BAD_REQUEST and not _INVALID.search(words):
+        return FailureKind.SERVER
+    return kind
 
 
 def _sentence(server: Server, kind: FailureKind, how: str, detail: str) -> str:
