@@ -47,21 +47,37 @@ class Ledger(Protocol):
         at: int,
         conversation: PointConversation | None = None,
     ) -> Handle:
-        """Opens a session. Raises NotFound for a foreign parent, HeadMoved for a stale conversation."""
+        """Opens a session. Raises NotFound for a foreign parent, HeadMoved for a stale conversation, Refused otherwise.
+
+        A fork by its parent's owner stands on the parent's own messages; one by somebody else gets copies, by a
+        second op. The summary it names comes along, with those before it, as the fork's own, if it stands on its path.
+        """
         ...
 
     async def commit(self, work: Commit) -> Committed:
-        """Does all of it or none. Raises HeadMoved, Fenced, Busy, NotFound, Refused, KeyReused."""
+        """Does all of it or none. Raises HeadMoved, Fenced, Busy, NotFound, Refused, KeyReused.
+
+        Looked at in this order: may the actor write here, is the key known, does the fence hold. A key stands for
+        what is said (op, turn, calls, patch, session opened), not for when or against what; its repetition is
+        answered with the first handle alone. A summary whose range is not on the path, or reaches less far than
+        the one in force, is HeadMoved; a redo restores the summary that the undo it takes back had found.
+        """
         ...
 
     async def receive(self, item: Receive) -> Received:
-        """Stores a message before it is acknowledged; the same (account, external key) is stored once."""
+        """Stores a message before it is acknowledged; the same (account, external key) is stored once.
+
+        Raises NotFound when the session or the place is gone: whoever routes looks again.
+        """
         ...
 
     async def decide(
         self, principal: PrincipalId, approval: ApprovalId, state: ApprovalState, at: int
     ) -> ApprovalRow:
-        """Settles a pending approval. Raises NotFound for a foreign one, Refused for a settled one."""
+        """Settles a pending approval. Raises NotFound for a foreign one, Refused for a settled or expired one.
+
+        The asker, the session's owner and admins decide; whom it is shared with does not.
+        """
         ...
 
     async def settle_reply(self, reply: OutboxId, state: str, platform_id: str | None) -> None:
@@ -69,7 +85,10 @@ class Ledger(Protocol):
         ...
 
     async def point(self, conversation: PointConversation) -> None:
-        """Points a place at a session. Raises HeadMoved when somebody moved it meanwhile."""
+        """Points a place at a session. Raises HeadMoved when somebody moved it meanwhile, NotFound without the session.
+
+        It asks nobody's permission: whoever calls has resolved the session for a principal.
+        """
         ...
 
     async def share(self, principal: PrincipalId, session: SessionId, with_: PrincipalId, may: str) -> None:
@@ -98,7 +117,7 @@ class Ledger(Protocol):
     ) -> tuple[Message, ...]:
         """The messages from the first (or after position `above`) to the head (or to `at`), dense.
 
-        Raises Corrupt when one is missing.
+        Raises Corrupt when one is missing, Refused when `at` is not in the session's tree.
         """
         ...
 
@@ -109,7 +128,7 @@ class Ledger(Protocol):
         ...
 
     async def before(self, principal: PrincipalId, session: SessionId, head: Head) -> Head:
-        """The position just before a message, normalised to the branch that owns it."""
+        """The position just before a message, by the branch that owns it; before the start there is only the start."""
         ...
 
     async def summaries(self, principal: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
@@ -175,7 +194,8 @@ class Ledger(Protocol):
         before: tuple[int, str] | None = None,
         archived: bool = False,
     ) -> tuple[SessionRow, ...]:
-        """By last activity, newest first. `before` is (last_active_at, id) of the last row seen."""
+        """By last activity, newest first: those not archived, or only those. `before` is (last_active_at, id) of the
+        last row seen."""
         ...
 
     async def children(self, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
@@ -195,11 +215,15 @@ class Ledger(Protocol):
         order: Order = Order.RANKED,
         session: SessionId | None = None,
     ) -> SearchResult:
-        """Finds what is on a living path. Every string is a valid query; a committed message is found at once."""
+        """Finds what is on a living path. Every string is a valid query; a committed message is found at once.
+
+        Each message once: in its own session if it lives there, else in a fork that still holds it. Raises NotFound
+        for a foreign `session`.
+        """
         ...
 
     async def usage(self, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
-        """Sums what this principal's calls used, of one session or of all."""
+        """Sums what was used, without reservations: in one session, or in all this principal owns or has deleted."""
         ...
 
     # -- forgetting ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -47,15 +48,16 @@ class MemoryLedger(Ledger):
         self._disk = disk if disk is not None else Disk()
         self._closed = False
 
-    @property
-    def _state(self) -> State:
+    async def _now(self) -> State:
+        """The state, after letting others run: a store that never waited would hide every race."""
+        await asyncio.sleep(0)
         if self._closed:
             raise StoreUnusable("The ledger is closed.")
         return self._disk.state
 
-    def _write(self, work: Callable[[State], T]) -> T:
+    async def _write(self, work: Callable[[State], T]) -> T:
         """All of it or nothing: nobody else runs between the copy and its taking effect."""
-        draft = self._state.copy()
+        draft = (await self._now()).copy()
         result = work(draft)
         self._disk.state = draft
         return result
@@ -78,62 +80,62 @@ class MemoryLedger(Ledger):
                 point_conversation(state, conversation)
             return handle
 
-        return self._write(work)
+        return await self._write(work)
 
     async def commit(self, work: Commit) -> Committed:
-        return self._write(lambda state: commit(state, work))
+        return await self._write(lambda state: commit(state, work))
 
     async def receive(self, item: Receive) -> Received:
-        return self._write(lambda state: small_writes.receive(state, item))
+        return await self._write(lambda state: small_writes.receive(state, item))
 
     async def decide(
         self, principal: PrincipalId, approval: ApprovalId, state: ApprovalState, at: int
     ) -> ApprovalRow:
-        return self._write(lambda draft: small_writes.decide(draft, principal, approval, state, at))
+        return await self._write(lambda draft: small_writes.decide(draft, principal, approval, state, at))
 
     async def settle_reply(self, reply: OutboxId, state: str, platform_id: str | None) -> None:
-        self._write(lambda draft: small_writes.settle_reply(draft, reply, state, platform_id))
+        await self._write(lambda draft: small_writes.settle_reply(draft, reply, state, platform_id))
 
     async def point(self, conversation: PointConversation) -> None:
-        self._write(lambda state: point_conversation(state, conversation))
+        await self._write(lambda state: point_conversation(state, conversation))
 
     async def share(self, principal: PrincipalId, session: SessionId, with_: PrincipalId, may: str) -> None:
-        self._write(lambda state: small_writes.share(state, principal, session, with_, may))
+        await self._write(lambda state: small_writes.share(state, principal, session, with_, may))
 
     async def add_principal(self, principal: PrincipalId, name: str, role: str) -> None:
-        self._write(lambda state: small_writes.add_principal(state, principal, role))
+        await self._write(lambda state: small_writes.add_principal(state, principal, role))
 
     async def beat(self, session: SessionId, owner: str, epoch: int) -> bool:
-        row = self._state.sessions.get(session)
+        row = (await self._now()).sessions.get(session)
         return row is not None and (row.lease_owner, row.handle.epoch) == (owner, epoch)
 
     async def forget(
         self, principal: PrincipalId, session: SessionId, at: int, *, with_forks: bool = False
     ) -> Forgotten:
-        return self._write(lambda state: forget(state, principal, session, at, with_forks))
+        return await self._write(lambda state: forget(state, principal, session, at, with_forks))
 
     # -- one session -----------------------------------------------------------------------------------------
     async def session(self, principal: PrincipalId, session: SessionId) -> SessionRow:
-        return self._state.visible(principal, session)
+        return (await self._now()).visible(principal, session)
 
     async def resolve(self, principal: PrincipalId, reference: str) -> SessionId:
-        return reads.resolve(self._state, principal, reference)
+        return reads.resolve(await self._now(), principal, reference)
 
     async def path(
         self, principal: PrincipalId, session: SessionId, at: Head | None = None, *, above: int = 0
     ) -> tuple[Message, ...]:
-        return reads.path(self._state, principal, session, at, above)
+        return reads.path(await self._now(), principal, session, at, above)
 
     async def turn_starts(
         self, principal: PrincipalId, session: SessionId, limit: int, at: Head | None = None
     ) -> tuple[Message, ...]:
-        return reads.turn_starts(self._state, principal, session, limit, at)
+        return reads.turn_starts(await self._now(), principal, session, limit, at)
 
     async def before(self, principal: PrincipalId, session: SessionId, head: Head) -> Head:
-        return reads.before(self._state, principal, session, head)
+        return reads.before(await self._now(), principal, session, head)
 
     async def summaries(self, principal: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
-        return reads.summaries(self._state, principal, session)
+        return reads.summaries(await self._now(), principal, session)
 
     async def ops(
         self,
@@ -144,40 +146,43 @@ class MemoryLedger(Ledger):
         limit: int = 64,
         moving_only: bool = False,
     ) -> tuple[OpRow, ...]:
-        return reads.ops(self._state, principal, session, below=below, limit=limit, moving_only=moving_only)
+        return reads.ops(
+            await self._now(), principal, session, below=below, limit=limit, moving_only=moving_only
+        )
 
     async def turn(
         self, principal: PrincipalId, session: SessionId, turn: int | None = None
     ) -> TurnRow | None:
-        return reads.turn(self._state, principal, session, turn)
+        return reads.turn(await self._now(), principal, session, turn)
 
     async def calls(
         self, principal: PrincipalId, session: SessionId, turn: int | None = None
     ) -> tuple[CallRow, ...]:
-        return reads.calls(self._state, principal, session, turn)
+        return reads.calls(await self._now(), principal, session, turn)
 
     async def approvals(
         self, principal: PrincipalId, session: SessionId, call: CallId | None = None
     ) -> tuple[ApprovalRow, ...]:
-        return reads.approvals(self._state, principal, session, call)
+        return reads.approvals(await self._now(), principal, session, call)
 
     async def queued(self, principal: PrincipalId, session: SessionId) -> tuple[InboxRow, ...]:
-        state = self._state
+        state = await self._now()
         state.visible(principal, session)
         return tuple(state.inbox[ident] for ident in queued(state, session))
 
     async def branches(self, principal: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
-        return reads.branches(self._state, principal, session)
+        return reads.branches(await self._now(), principal, session)
 
     async def segment(self, principal: PrincipalId, session: SessionId, branch: int) -> tuple[Message, ...]:
-        return reads.segment(self._state, principal, session, branch)
+        return reads.segment(await self._now(), principal, session, branch)
 
     async def prefix(self, principal: PrincipalId, session: SessionId) -> Prefix | None:
-        sha256 = self._state.visible(principal, session).prefix
-        return None if sha256 is None else self._state.prefixes[sha256]
+        state = await self._now()
+        sha256 = state.visible(principal, session).prefix
+        return None if sha256 is None else state.prefixes[sha256]
 
     async def blob(self, principal: PrincipalId, session: SessionId, sha256: str) -> Blob:
-        return reads.blob(self._state, principal, session, sha256)
+        return reads.blob(await self._now(), principal, session, sha256)
 
     # -- many sessions ---------------------------------------------------------------------------------------
     async def sessions(
@@ -188,13 +193,13 @@ class MemoryLedger(Ledger):
         before: tuple[int, str] | None = None,
         archived: bool = False,
     ) -> tuple[SessionRow, ...]:
-        return reads.sessions(self._state, principal, limit, before, archived)
+        return reads.sessions(await self._now(), principal, limit, before, archived)
 
     async def children(self, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
-        return reads.children(self._state, principal, session)
+        return reads.children(await self._now(), principal, session)
 
     async def conversation(self, route_key: str) -> ConversationRow | None:
-        return self._state.conversations.get(route_key)
+        return (await self._now()).conversations.get(route_key)
 
     async def search(
         self,
@@ -205,7 +210,7 @@ class MemoryLedger(Ledger):
         order: Order = Order.RANKED,
         session: SessionId | None = None,
     ) -> SearchResult:
-        return search(self._state, principal, typed, limit=limit, order=order, session=session)
+        return search(await self._now(), principal, typed, limit=limit, order=order, session=session)
 
     async def usage(self, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
-        return reads.usage(self._state, principal, session)
+        return reads.usage(await self._now(), principal, session)
