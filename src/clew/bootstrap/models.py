@@ -12,6 +12,7 @@ from clew.adapters.models.embedded.errors import EmbeddedModelError
 from clew.adapters.models.embedded.weights import catalogue, is_pulled, pull, weights_path
 from clew.adapters.models.http import shared_http_client
 from clew.adapters.models.openai_chat.client import OpenAIChatClient
+from clew.adapters.models.prices import ProviderPrices
 from clew.config.home import Home
 from clew.config.secrets import Secrets, load_secrets
 from clew.config.settings import ModelSettings
@@ -75,6 +76,7 @@ def open_models(
         probe=probe,
         embedded=lambda: is_pulled(home.models, EMBEDDED_WEIGHTS),
         connect=lambda detected: _connect(detected, secrets, home, http),
+        price=lambda found: ProviderPrices(found.name, found.provider, found.base_url),
     )
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 import msgspec
 
 from clew.config.settings import ModelSettings
+from clew.domain.models.answer import Usage
 from clew.runtime.detection import Detected, Probe, detect
-from clew.runtime.ports.models import ModelChoice, ModelClient, ModelUnavailable
+from clew.runtime.ports.models import Cost, ModelChoice, ModelClient, ModelUnavailable
 
+Price = Callable[[Usage], Cost | None]
 NOTHING_FOUND = (
     "No model is configured: run `clew setup`, or set CLEW_BASE_URL, CLEW_MODEL and CLEW_API_KEY, "
     "or pull the tiny demo model with `clew model pull smollm2`."
@@ -17,7 +19,7 @@ NOTHING_FOUND = (
 
 
 class DetectedModels:
-    """`ModelSource` by detection. `connect` makes the client for what was detected."""
+    """`ModelSource` by detection. `connect` makes the client for what was detected, `price` says what it charges."""
 
     def __init__(
         self,
@@ -28,6 +30,7 @@ class DetectedModels:
         probe: Probe,
         embedded: Callable[[], bool],
         connect: Callable[[Detected], ModelClient],
+        price: Callable[[Detected], Price],
     ) -> None:
         self._settings = settings
         self._environ = environ
@@ -35,6 +38,7 @@ class DetectedModels:
         self._probe = probe
         self._embedded = embedded
         self._connect = connect
+        self._price = price
         self._chosen: dict[str, ModelChoice] = {}
         self._clients: dict[tuple[str, str, str], ModelClient] = {}
 
@@ -73,4 +77,4 @@ class DetectedModels:
         profile = await client.profile(detected.name)
         if self._settings.context_window:
             profile = msgspec.structs.replace(profile, context_window=self._settings.context_window)
-        return ModelChoice(client, profile)
+        return ModelChoice(client, profile, self._price(detected))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import NamedTuple, Protocol
 
-from clew.domain.models.answer import ModelEvent
+from clew.domain.models.answer import ModelEvent, Usage
 from clew.domain.models.request import ModelProfile, ModelRequest
 
 
@@ -37,11 +37,24 @@ class ModelUnavailable(Exception):
     """The provider cannot be asked; the sentence says why and what to do."""
 
 
+class Cost(NamedTuple):
+    """Dollars, and where the price stands."""
+
+    usd: float
+    source: str
+
+
+def no_price(_: Usage) -> Cost | None:
+    """The price of a model that has none."""
+    return None
+
+
 class ModelChoice(NamedTuple):
-    """A client and what is known of the model it is asked for."""
+    """A client, what is known of the model it is asked for, and what its calls cost."""
 
     client: ModelClient
     profile: ModelProfile
+    price: Callable[[Usage], Cost | None] = no_price
 
 
 class ModelSource(Protocol):

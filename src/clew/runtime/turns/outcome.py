@@ -34,6 +34,8 @@ class TurnOutcome(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     model: str
     usage: Usage
+    cost_usd: float | None = None
+    """None where no price is known."""
     calls: tuple[CallOutcome, ...] = ()
     error: tuple[str, str] | None = None
     waiting_for: tuple[ApprovalId, ...] = ()

@@ -39,6 +39,7 @@ from clew.domain.models.answer import Answer, Failure, Usage
 from clew.domain.tools.spec import ToolResult
 from clew.domain.turn.machine import Close
 from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.models import Cost
 from clew.runtime.turns.calls import args_sha256
 from clew.runtime.turns.opening import event_message
 
@@ -62,12 +63,15 @@ class Recorder:
         handle: Handle,
         turn: int,
         model: str,
+        price: Callable[[Usage], Cost | None],
         now_ms: Callable[[], int],
     ) -> None:
         self._ledger = ledger
         self._principal = principal
         self._model = model
+        self._price = price
         self._now_ms = now_ms
+        self.cost_usd: float | None = None
         self._in_order = asyncio.Lock()
         self.turn = turn
         self.handle = handle
@@ -197,6 +201,8 @@ class Recorder:
         )
 
     def _used(self, usage: Usage, step: int, state: UsageState) -> AddUsage:
+        cost = self._price(usage)
+        self.cost_usd = self.cost_usd if cost is None else (self.cost_usd or 0.0) + cost.usd
         return AddUsage(
             turn=self.turn,
             step=step,
@@ -208,6 +214,8 @@ class Recorder:
             output=usage.output,
             cache_read=usage.cache_read,
             cache_write=usage.cache_write,
+            cost_usd=None if cost is None else cost.usd,
+            price_source=None if cost is None else cost.source,
         )
 
     async def _commit(self, **rows: object) -> None:

@@ -210,6 +210,7 @@ class RunningTurn:
             handle=opened.handle,
             turn=opened.turn,
             model=profile.name,
+            price=job.model.price,
             now_ms=runner.clock.now_ms,
         )
         self._context = TurnContext(
@@ -487,6 +488,7 @@ class RunningTurn:
             text=self._ended.partial if self._ended is not None else self._text,
             model=self._job.model.profile.name,
             usage=self._usage,
+            cost_usd=self._recorder.cost_usd,
             calls=tuple(self._calls.values()),
             error=self._error(),
             waiting_for=tuple(self._waiting),

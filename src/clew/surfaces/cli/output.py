@@ -64,7 +64,7 @@ def run_object(
             "model": outcome.model if outcome is not None else None,
             "input": usage.input,
             "output": usage.output,
-            "cost_usd": None,
+            "cost_usd": outcome.cost_usd if outcome is not None else None,
         },
         "error": None if failed is None else {"code": failed[0], "message": failed[1]},
     }
