@@ -133,10 +133,10 @@ class SqliteLedger:
 
     # -- reading -------------------------------------------------------------------------------------------------
     async def session(self, principal: PrincipalId, session: SessionId) -> SessionRow:
-        return await self._readers.read(lambda db: read.session(db, principal, session))
+        return await self._readers.glance(lambda db: read.session(db, principal, session))
 
     async def resolve(self, principal: PrincipalId, reference: str) -> SessionId:
-        return await self._readers.read(lambda db: read.resolve(db, principal, reference))
+        return await self._readers.glance(lambda db: read.resolve(db, principal, reference))
 
     async def path(
         self, principal: PrincipalId, session: SessionId, at: Head | None = None, *, above: int = 0
@@ -146,13 +146,13 @@ class SqliteLedger:
     async def turn_starts(
         self, principal: PrincipalId, session: SessionId, limit: int, at: Head | None = None
     ) -> tuple[Message, ...]:
-        return await self._readers.read(lambda db: read.turn_starts(db, principal, session, limit, at))
+        return await self._readers.glance(lambda db: read.turn_starts(db, principal, session, limit, at))
 
     async def before(self, principal: PrincipalId, session: SessionId, head: Head) -> Head:
-        return await self._readers.read(lambda db: read.before(db, principal, session, head))
+        return await self._readers.glance(lambda db: read.before(db, principal, session, head))
 
     async def summaries(self, principal: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
-        return await self._readers.read(lambda db: read.summaries(db, principal, session))
+        return await self._readers.glance(lambda db: read.summaries(db, principal, session))
 
     async def ops(
         self,
@@ -163,27 +163,27 @@ class SqliteLedger:
         limit: int = 64,
         moving_only: bool = False,
     ) -> tuple[OpRow, ...]:
-        return await self._readers.read(
+        return await self._readers.glance(
             lambda db: read.ops(db, principal, session, below=below, limit=limit, moving_only=moving_only)
         )
 
     async def turn(
         self, principal: PrincipalId, session: SessionId, turn: int | None = None
     ) -> TurnRow | None:
-        return await self._readers.read(lambda db: read.turn(db, principal, session, turn))
+        return await self._readers.glance(lambda db: read.turn(db, principal, session, turn))
 
     async def calls(
         self, principal: PrincipalId, session: SessionId, turn: int | None = None
     ) -> tuple[CallRow, ...]:
-        return await self._readers.read(lambda db: read.calls(db, principal, session, turn))
+        return await self._readers.glance(lambda db: read.calls(db, principal, session, turn))
 
     async def approvals(
         self, principal: PrincipalId, session: SessionId, call: CallId | None = None
     ) -> tuple[ApprovalRow, ...]:
-        return await self._readers.read(lambda db: read.approvals(db, principal, session, call))
+        return await self._readers.glance(lambda db: read.approvals(db, principal, session, call))
 
     async def queued(self, principal: PrincipalId, session: SessionId) -> tuple[InboxRow, ...]:
-        return await self._readers.read(lambda db: read.queued(db, principal, session))
+        return await self._readers.glance(lambda db: read.queued(db, principal, session))
 
     async def branches(self, principal: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
         return await self._readers.read(lambda db: read.branches(db, principal, session))
@@ -192,7 +192,7 @@ class SqliteLedger:
         return await self._readers.read(lambda db: read.segment(db, principal, session, branch))
 
     async def prefix(self, principal: PrincipalId, session: SessionId) -> Prefix | None:
-        return await self._readers.read(lambda db: read.prefix(db, principal, session))
+        return await self._readers.glance(lambda db: read.prefix(db, principal, session))
 
     async def blob(self, principal: PrincipalId, session: SessionId, sha256: str) -> Blob:
         return await self._readers.read(lambda db: read.blob(db, principal, session, sha256))
@@ -205,13 +205,13 @@ class SqliteLedger:
         before: tuple[int, str] | None = None,
         archived: bool = False,
     ) -> tuple[SessionRow, ...]:
-        return await self._readers.read(lambda db: read.sessions(db, principal, limit, before, archived))
+        return await self._readers.glance(lambda db: read.sessions(db, principal, limit, before, archived))
 
     async def children(self, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
-        return await self._readers.read(lambda db: read.children(db, principal, session))
+        return await self._readers.glance(lambda db: read.children(db, principal, session))
 
     async def conversation(self, route_key: str) -> ConversationRow | None:
-        return await self._readers.read(lambda db: read.conversation(db, route_key))
+        return await self._readers.glance(lambda db: read.conversation(db, route_key))
 
     async def usage(self, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
         return await self._readers.read(lambda db: read.usage(db, principal, session))

@@ -1,0 +1,80 @@
+"""Where reads run: a glance on the spot, everything longer on a thread, always the same answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from clew.adapters.stores.sqlite.connection import connect, fetch
+from clew.adapters.stores.sqlite.readers import Readers
+from clew.domain.ledger.errors import StoreUnusable
+
+pytestmark = pytest.mark.anyio
+
+_ENDLESS = (
+    "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3000000) SELECT count(*) FROM n"
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def readers(tmp_path: Path) -> AsyncIterator[Readers]:
+    path = tmp_path / "clew.db"
+    connect(path).close()
+    readers = Readers(path)
+    yield readers
+    readers.close()
+
+
+async def test_a_glance_is_done_on_the_spot(readers: Readers) -> None:
+    """What looks at a few rows does not wait for a thread."""
+
+    def work(db: apsw.Connection) -> tuple[int, threading.Thread]:
+        return fetch(db, "SELECT 7")[0][0], threading.current_thread()
+
+    assert await readers.glance(work) == (7, threading.current_thread())
+
+
+async def test_a_glance_that_takes_long_goes_to_a_thread(readers: Readers) -> None:
+    """The event loop is kept for a moment, then the read starts anew elsewhere and has its time."""
+    threads: list[threading.Thread] = []
+
+    def work(db: apsw.Connection) -> int:
+        threads.append(threading.current_thread())
+        return int(fetch(db, _ENDLESS)[0][0])
+
+    assert await readers.glance(work) == 3000000
+    assert threads[0] is threading.current_thread()
+    assert threads[1] is not threading.current_thread()
+    assert len(threads) == 2
+
+
+async def test_what_a_glance_raises_is_heard_once(readers: Readers) -> None:
+    """An error of the work is the caller's; it is not tried again on a thread."""
+    tries = 0
+
+    def work(_: apsw.Connection) -> None:
+        nonlocal tries
+        tries += 1
+        raise LookupError("nothing there")
+
+    with pytest.raises(LookupError, match="nothing there"):
+        await readers.glance(work)
+    assert tries == 1
+
+
+async def test_a_closed_store_says_so(readers: Readers) -> None:
+    """Both ways of reading refuse in words."""
+    readers.close()
+    with pytest.raises(StoreUnusable, match="closed"):
+        await readers.glance(lambda db: fetch(db, "SELECT 1"))
+    with pytest.raises(StoreUnusable, match="closed"):
+        await readers.read(lambda db: fetch(db, "SELECT 1"))
