@@ -1,33 +1,99 @@
-"""The tools of a session."""
+"""The tools of a session: the local ones, and those of its MCP servers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
+from clew.adapters.tools.declared import ToolFailed
+from clew.adapters.tools.processes import BackgroundProcesses
+from clew.adapters.tools.toolbox import OUR_KEYS, LocalToolbox, ToolboxOptions
+from clew.adapters.tools.web_search import Provider, WebSearch
+from clew.config.errors import Problem, SettingsError
 from clew.config.home import Home
+from clew.config.secrets import load_secrets
 from clew.config.settings import Settings
 from clew.domain.conversation.ids import PrincipalId, SessionId
-from clew.runtime.commands.values import Processes
+from clew.runtime.commands.values import BackgroundProcess
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.tools import Tool
 from clew.runtime.talk import Notify
 
 
-class NoTools:
-    processes: Processes | None = None
-    problems: Sequence[str] = ()
+class ListedProcesses:
+    """`Processes` for /ps and /kill over the toolbox's own."""
+
+    def __init__(self, processes: BackgroundProcesses) -> None:
+        self._processes = processes
+
+    def listed(self) -> Sequence[BackgroundProcess]:
+        return [
+            BackgroundProcess(
+                number=row.n, command=row.command, state=row.ended or f"running {row.seconds:.0f} s"
+            )
+            for row in self._processes.rows()
+        ]
+
+    async def kill(self, number: int) -> bool:
+        try:
+            await self._processes.kill(number)
+        except ToolFailed:
+            return False
+        return True
+
+
+class OpenedTools:
+    """`SessionTools`: what one session can use, until it is closed."""
+
+    def __init__(self, toolbox: LocalToolbox) -> None:
+        self._toolbox = toolbox
+        self.processes = ListedProcesses(toolbox.processes)
+        self.problems: Sequence[str] = ()
 
     def tools(self) -> Sequence[Tool]:
-        return ()
+        return self._toolbox.tools()
 
     async def close(self) -> None:
-        return None
+        await self._toolbox.close()
 
 
 class SettingsToolmaker:
-    def __init__(self, settings: Settings, environ: Mapping[str, str], home: Home, ledger: Ledger) -> None:
-        pass
+    """`Toolmaker` for the configuration: every session gets its own processes and servers."""
 
-    async def open(self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify) -> NoTools:
-        return NoTools()
+    def __init__(self, settings: Settings, environ: Mapping[str, str], home: Home, ledger: Ledger) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._home = home
+        self._ledger = ledger
+
+    async def open(
+        self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify
+    ) -> OpenedTools:
+        options = ToolboxOptions(
+            cwd=cwd,
+            tool_output_bytes=self._settings.limits.tool_output_bytes,
+            allow_private_addresses=self._settings.tools.allow_private_addresses,
+            web_search=self._web_search(),
+            ledger=self._ledger,
+            hidden_variables=self._hidden(),
+        )
+        return OpenedTools(LocalToolbox(options))
+
+    def _web_search(self) -> WebSearch | None:
+        wanted = self._settings.tools.web_search_provider
+        if not wanted:
+            return None
+        known: tuple[Provider, ...] = get_args(Provider)
+        provider = next((name for name in known if name == wanted), None)
+        if provider is None:
+            sentence = f"there is no web search {wanted}; there is {', '.join(known)}"
+            raise SettingsError(Problem(path=("tools", "web_search_provider"), sentence=sentence))
+        key = load_secrets(self._home, self._environ).get(self._settings.tools.web_search_api_key_env)
+        base_url = self._settings.tools.web_search_base_url
+        return WebSearch(provider=provider, base_url=base_url, api_key=key.reveal() if key else "")
+
+    def _hidden(self) -> frozenset[str]:
+        """Variables that hold keys: commands of the model do not get to see them."""
+        own = {self._settings.model.api_key_env, self._settings.tools.web_search_api_key_env}
+        return OUR_KEYS | {name for name in own if name}
