@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any, Final
 
 import apsw
@@ -33,18 +34,34 @@ def _phrase(term: Term) -> str:
     return f'"{" ".join(term.words)}"' + ("*" if term.prefix else "")
 
 
-def _score(api: Any, *_: object) -> float:
-    """Term frequency saturated by length, as BM25 without the part that must count every hit (apsw.FTS5ExtensionApi)."""
-    length = 0.25 + 0.75 * api.column_size(0) / 170
-    total = 0.0
-    for phrase in range(api.phrase_count):
-        frequency = len(api.phrase_column_offsets(phrase, 0))
-        total += frequency * 2.2 / (frequency + 1.2 * length)
-    return -total
+def _scorer(terms: int) -> Callable[..., float]:
+    """Term frequency saturated by length: BM25 without the part that must count every hit.
+
+    Called once for each of RANKED_MAX hits, it is most of what ranking costs. The terms are the expression's first
+    phrases; what is excluded and the scope come after them and say nothing about how well a text fits.
+    """
+    phrases = range(terms)
+
+    def score(api: Any, *_: object) -> float:  # apsw.FTS5ExtensionApi
+        length = 0.3 + api.column_size(0) * _LENGTH_WEIGHT
+        total = 0.0
+        for phrase in phrases:
+            frequency = len(api.phrase_column_offsets(phrase, 0))
+            total += frequency / (frequency + length)
+        return total
+
+    return score
 
 
-_MESSAGE: Final = """
-SELECT m.branch, m.seq, m.role, m.text, m.created_at, b.session_id FROM message m JOIN branch b ON b.id = m.branch WHERE m.id = ?
+_LENGTH_WEIGHT: Final = 1.2 * 0.75 / 170
+"""BM25's k1 = 1.2 and b = 0.75, for texts of 170 words in the mean; k1 * (1 - b) is the 0.3 beside it."""
+
+_HIT: Final = """
+-- a message, and whether it stands where everything newer was written: on the last branch of its own session's path
+SELECT m.branch, m.seq, m.role, m.text, m.created_at, s.id, s.title,
+  s.head_branch = m.branch AND m.seq <= s.head_seq AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = s.id)
+  AND (s.owner = ?1 OR EXISTS (SELECT 1 FROM share WHERE session_id = s.id AND principal = ?1))
+FROM message m JOIN branch b ON b.id = m.branch JOIN session s ON s.id = b.session_id WHERE m.id = ?2
 """
 _VISIBLE_HEAD: Final = """
 SELECT s.title, s.head_branch, s.head_seq FROM session s WHERE s.id = ?2
@@ -77,7 +94,6 @@ class Seeker:
         self._places: dict[SessionId, Place | None] = {}
         self._heirs: dict[SessionId, list[SessionId]] = {}
         self._cut: int | None = None
-        index.register_fts5_function("clew_score", _score)
 
     def find(self, typed: str, limit: int, order: Order, session: SessionId | None) -> SearchResult:
         """What lives, best or newest first. The ledger is read at one moment."""
@@ -88,7 +104,7 @@ class Seeker:
         try:
             match = expression(query, self._scope(session))
             newest = order == Order.NEWEST
-            candidates = self._newest(match) if newest else iter(self._ranked(match))
+            candidates = self._newest(match) if newest else self._ranked(match, len(query.terms))
             hits = tuple(self._living(candidates, query, limit, session))
             return SearchResult(hits=hits, ranked_newest=None if newest else self._cut)
         finally:
@@ -110,15 +126,16 @@ class Seeker:
         ):
             yield ident
 
-    def _ranked(self, match: str) -> list[MessageId]:
+    def _ranked(self, match: str, terms: int) -> Iterator[MessageId]:
+        self._index.register_fts5_function("clew_score", _scorer(terms))
         scored = fetch(
             self._index,
             "SELECT rowid, clew_score(fts) FROM fts WHERE fts MATCH ? ORDER BY rowid DESC LIMIT ?",
             (match, RANKED_MAX),
         )
         self._cut = RANKED_MAX if len(scored) == RANKED_MAX else None
-        scored.sort(key=lambda row: (row[1], -row[0]))
-        return [ident for ident, _ in scored]
+        scored.sort(key=itemgetter(1), reverse=True)  # stable: of equals, the newer one first
+        return (ident for ident, _ in scored)
 
     def _living(
         self, candidates: Iterator[MessageId], query: Query, limit: int, session: SessionId | None
@@ -133,16 +150,18 @@ class Seeker:
                     return
 
     def _hit(self, ident: MessageId, query: Query, only: SessionId | None) -> Hit | None:
-        rows = fetch(self._ledger, _MESSAGE, (ident,))
+        rows = fetch(self._ledger, _HIT, (self._principal, ident))
         if not rows:
             return None
-        branch, seq, role, text, created_at, owner = rows[0]
-        place = self._place_holding(branch, seq, owner, only)
-        if place is None:
-            return None
+        branch, seq, role, text, created_at, session, title, stands = rows[0]
+        if not stands or (only is not None and only != session):
+            place = self._place_holding(branch, seq, session, only)
+            if place is None:
+                return None
+            session, title = place.session, place.title
         return Hit(
-            session=place.session,
-            title=place.title,
+            session=session,
+            title=title,
             message=ident,
             position=seq,
             role=Role(role),
