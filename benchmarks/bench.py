@@ -13,9 +13,9 @@ from pathlib import Path
 from benchmarks.corpus import Corpus, write_corpus
 from benchmarks.measure import Disk
 from benchmarks.peer import Peer
-from benchmarks.talk import SystemClock
 from benchmarks.workload import PER_SESSION, Workload
 from clew.adapters.stores.sqlite.ledger import SqliteLedger, open_ledger
+from clew.adapters.system import SystemClock
 
 
 @dataclass(kw_only=True)

@@ -14,9 +14,10 @@ from typing import Final
 
 from benchmarks.floor import Floor
 from benchmarks.measure import Disk, Samples, now
-from benchmarks.talk import SystemClock, Talk, session_id, start
+from benchmarks.talk import Talk, session_id, start
 from benchmarks.workload import PER_SESSION, Message, Workload
 from clew.adapters.stores.sqlite.ledger import SqliteLedger, open_ledger
+from clew.adapters.system import SystemClock
 from clew.domain.conversation.ids import PrincipalId, SessionId
 
 HALF: Final = PrincipalId("half")

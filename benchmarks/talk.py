@@ -41,16 +41,6 @@ MODEL = "bench-model"
 ACCOUNT = "telegram:bench"
 
 
-class SystemClock:
-    """The machine's clock."""
-
-    def now_ms(self) -> int:
-        return time.time_ns() // 1_000_000
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-
 def session_id(number: int) -> SessionId:
     return SessionId(f"{number:012d}")
 

@@ -14,9 +14,10 @@ from benchmarks.floor import Floor
 from benchmarks.measure import Samples, now
 from benchmarks.registry import benchmark
 from benchmarks.rows import Row, at_least, at_most, worst_at_most
-from benchmarks.talk import SystemClock, Talk, start
+from benchmarks.talk import Talk, start
 from benchmarks.workload import Message
 from clew.adapters.stores.sqlite.ledger import open_ledger
+from clew.adapters.system import SystemClock
 from clew.domain.conversation.ids import LOCAL
 
 WAITERS = 16
