@@ -1,0 +1,84 @@
+"""The tools of one session on this machine, and everything they started."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from clew.adapters.tools.commands import Origin
+from clew.adapters.tools.declared import DeclaredTool
+from clew.adapters.tools.files import edit_tool, write_tool
+from clew.adapters.tools.finding import SECONDS_DEFAULT, glob_tool, grep_tool
+from clew.adapters.tools.process_tree import end_tree
+from clew.adapters.tools.processes import BackgroundProcesses, process_output_tool
+from clew.adapters.tools.reading import read_tool
+from clew.adapters.tools.search import session_search_tool
+from clew.adapters.tools.shell import Shell, ShellState, shell_tool
+from clew.adapters.tools.uninterrupted import to_the_end
+from clew.adapters.tools.web import WebReader, web_fetch_tool
+from clew.adapters.tools.web_search import WebSearch, web_search_tool
+from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.tools import Tool
+
+OUR_KEYS: Final = frozenset({"CLEW_API_KEY", "CLEW_DATABASE_URL"})
+
+
+class ToolboxOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session's tools are made for. Without `ledger` or `web_search` their tools are not offered."""
+
+    cwd: Path
+    """The session's directory: the one its contexts name."""
+    tool_output_bytes: int = 50_000
+    search_seconds: float = SECONDS_DEFAULT
+    """Time limit of `glob` and `grep`."""
+    allow_private_addresses: bool = False
+    web_search: WebSearch | None = None
+    ledger: Ledger | None = None
+    hidden_variables: frozenset[str] = OUR_KEYS
+    """Variables of our environment that hold keys, which commands do not get to see."""
+
+
+class LocalToolbox:
+    """Satisfies the `Toolbox` port. `processes` is what `/ps` and `/kill` act on."""
+
+    def __init__(self, options: ToolboxOptions) -> None:
+        self._origin = Origin(mark=secrets.token_hex(8), hidden_variables=options.hidden_variables)
+        self._state = ShellState()
+        self.processes = BackgroundProcesses(self._origin, options.tool_output_bytes)
+        self._tools = tuple(sorted(self._built(options), key=lambda tool: tool.spec.name))
+
+    def _built(self, options: ToolboxOptions) -> list[DeclaredTool[Any]]:
+        base, size, writing = options.cwd, options.tool_output_bytes, asyncio.Lock()
+        shell = Shell(state=self._state, processes=self.processes, origin=self._origin, output_bytes=size)
+        tools: list[DeclaredTool[Any]] = [
+            read_tool(base, size),
+            write_tool(base, writing),
+            edit_tool(base, writing),
+            glob_tool(base, size, options.search_seconds),
+            grep_tool(base, size, options.search_seconds),
+            shell_tool(base, shell),
+            process_output_tool(self.processes),
+            web_fetch_tool(WebReader(allow_private=options.allow_private_addresses), size),
+        ]
+        if options.web_search is not None:
+            tools.append(web_search_tool(options.web_search, size))
+        if options.ledger is not None:
+            tools.append(session_search_tool(options.ledger, size))
+        return tools
+
+    def tools(self) -> tuple[Tool, ...]:
+        """By name, so that the list a session is frozen with never depends on anything else."""
+        return self._tools
+
+    async def close(self) -> None:
+        """Ends every process the tools started, daemons included. Idempotent; finishes even when cancelled."""
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
+        await self.processes.close()
+        await end_tree(None, self._origin.mark)
+        self._state.close()
