@@ -13,9 +13,9 @@ import httpx
 import msgspec
 import pytest
 
+from clew.adapters.models.attempts import Patience
 from clew.adapters.models.http import shared_http_client
 from clew.adapters.models.openai_chat.client import OpenAIChatClient
-from clew.adapters.models.openai_chat.exchange import Patience
 from clew.adapters.models.retries import RetryPolicy
 from clew.domain.models.answer import Answer, Failure, FailureKind, ModelEvent, Retrying, TextDelta
 from clew.domain.models.request import ModelRequest, TextPart, UserTurn
@@ -413,6 +413,16 @@ async def test_a_local_server_is_asked_for_what_it_has_loaded(pages: dict[str, b
     pages = {"/v1/models": OLLAMA_MODELS, **pages}
     async with ModelServer([], pages=pages) as server, client_of(server.base_url) as client:
         assert (await client.profile("llama3.1:8b")).context_window == window
+
+
+async def test_a_name_without_a_tag_is_the_latest() -> None:
+    pages = {
+        "/v1/models": b'{"data":[{"id":"llama3.1:latest"}]}',
+        "/api/ps": b'{"models":[{"name":"llama3.1:latest","context_length":4096}]}',
+    }
+    async with ModelServer([], pages=pages) as server, client_of(server.base_url) as client:
+        profile = await client.profile("llama3.1")
+    assert (profile.name, profile.context_window) == ("llama3.1", 4096)
 
 
 async def test_a_list_that_cannot_be_had_is_said() -> None:

@@ -1,7 +1,6 @@
 """The client of any OpenAI-compatible chat-completions server.
 
-What a server does never raises here: an answer, or one sentence why not. An attempt that may pass by itself is
-repeated; what was streamed of it is declared void first (`Retrying`), because the next attempt starts from nothing.
+What a server does never raises here: an answer, or one sentence why not.
 """
 
 from __future__ import annotations
@@ -13,17 +12,16 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
-from itertools import count
 from types import MappingProxyType
 from typing import Final
 
 import httpx
-import msgspec
 
 from clew import __version__
+from clew.adapters.models.attempts import PATIENCE, RETRIES, AttemptFailed, Attempts, Patience
 from clew.adapters.models.openai_chat import failures
 from clew.adapters.models.openai_chat.address import Address, parse_base_url
-from clew.adapters.models.openai_chat.assembly import AnswerAssembly, AnswerDelta
+from clew.adapters.models.openai_chat.assembly import AnswerAssembly
 from clew.adapters.models.openai_chat.catalogue import (
     CatalogueEntry,
     NotACatalogue,
@@ -31,18 +29,16 @@ from clew.adapters.models.openai_chat.catalogue import (
     read_catalogue,
 )
 from clew.adapters.models.openai_chat.codec import OutputLimitField, encode_request, estimate_input
-from clew.adapters.models.openai_chat.exchange import AttemptFailed, Exchange, Patience
+from clew.adapters.models.openai_chat.exchange import Exchange
 from clew.adapters.models.redaction import Redactor
-from clew.adapters.models.retries import RetryPolicy, asked_seconds
-from clew.domain.models.answer import Failure, FailureKind, ModelEvent, Retrying
+from clew.adapters.models.retries import RetryPolicy
+from clew.domain.models.answer import ModelEvent
 from clew.domain.models.request import ModelProfile, ModelRequest
 from clew.runtime.ports.models import ModelUnavailable
 
 CATALOGUE_SECONDS: Final = 300.0
 """How long a server's list of models is believed: what it has loaded may change."""
 CATALOGUE_BYTES_MAX: Final = 32 * 1024 * 1024
-PATIENCE: Final = Patience()
-RETRIES: Final = RetryPolicy()
 
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -77,9 +73,7 @@ class OpenAIChatClient:
         self._headers = _headers(self._address, api_key, headers)
         self._redact = Redactor([api_key, self._address.password, *headers.values()])
         self._patience = patience
-        self._retries = retries
-        self._sleep = sleep
-        self._chance = chance
+        self._attempts = Attempts(retries, sleep=sleep, chance=chance, monotonic=monotonic)
         self._now = now
         self._monotonic = monotonic
         self._known: tuple[CatalogueEntry, ...] = ()
@@ -88,31 +82,12 @@ class OpenAIChatClient:
     def __repr__(self) -> str:
         return f"<OpenAIChatClient of {self._address.host}>"
 
-    async def stream(
+    def stream(
         self, request: ModelRequest, *, blobs: Mapping[str, bytes], key: str
     ) -> AsyncGenerator[ModelEvent, None]:
         body = encode_request(request, blobs, output_limit_field=self._output_limit_field)
-        begun = self._monotonic()
-        for attempt in count(1):
-            assembly = AnswerAssembly(model=request.model, estimate_input=partial(estimate_input, request))
-            try:
-                async with aclosing(self._exchange(request, assembly, body, key)) as deltas:
-                    async for delta in deltas:
-                        yield delta
-            except AttemptFailed as failed:
-                failure, asked = failed.failure, asked_seconds(failed.headers, now=self._now())
-            else:
-                yield assembly.answer()
-                return
-            elapsed, chance = self._monotonic() - begun, self._chance()
-            wait = self._retries.wait(
-                failure.kind, attempt=attempt, asked=asked, elapsed=elapsed, chance=chance
-            )
-            if wait is None:
-                yield _final(failure, assembly, attempt, asked)
-                return
-            yield Retrying(attempt=attempt, after_seconds=wait, reason=failure.message)
-            await self._sleep(wait)
+        headers = {**self._headers, "idempotency-key": key} if _fits_a_header(key) else self._headers
+        return self._attempts.run(partial(self._attempt, request, headers, body))
 
     async def profile(self, model: str) -> ModelProfile:
         """From the server's list, else the table of families, else the defaults: it never fails."""
@@ -120,7 +95,7 @@ class OpenAIChatClient:
             known = await self._catalogue()
         except ModelUnavailable:
             known = ()
-        entry = next((entry for entry in known if entry.name == model), None)
+        entry = _entry_of(model, known)
         if entry is None or entry.context_window or not self._address.is_plain_http:
             return profile_of(model, entry)
         return profile_of(model, entry, loaded_window=await self._loaded_window(model))
@@ -131,13 +106,22 @@ class OpenAIChatClient:
     async def close(self) -> None:
         """Nothing to do: the HTTP client belongs to the caller."""
 
-    def _exchange(
-        self, request: ModelRequest, assembly: AnswerAssembly, body: bytes, key: str
-    ) -> AsyncGenerator[AnswerDelta, None]:
+    async def _attempt(
+        self, request: ModelRequest, headers: Mapping[str, str], body: bytes
+    ) -> AsyncGenerator[ModelEvent, None]:
         server = self._server(request.model)
-        exchange = Exchange(self._http, server=server, patience=self._patience, assembly=assembly)
-        headers = {**self._headers, "idempotency-key": key} if _fits_a_header(key) else self._headers
-        return exchange.run(self._chat_url, headers, body)
+        assembly = AnswerAssembly(model=request.model, estimate_input=partial(estimate_input, request))
+        exchange = Exchange(
+            self._http, server=server, patience=self._patience, assembly=assembly, now=self._now
+        )
+        try:
+            async with aclosing(exchange.run(self._chat_url, headers, body)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        except AttemptFailed as failed:
+            usage = None if assembly.is_empty else assembly.usage()
+            raise failed.after_showing(assembly.text, usage) from failed
+        yield assembly.answer()
 
     async def _catalogue(self) -> tuple[CatalogueEntry, ...]:
         if self._monotonic() >= self._known_until:
@@ -215,16 +199,12 @@ def _fits_a_header(value: str) -> bool:
     return bool(value) and value.isascii() and value.isprintable()
 
 
+def _entry_of(model: str, listed: tuple[CatalogueEntry, ...]) -> CatalogueEntry | None:
+    """Ollama lists `llama3.1:latest` for what people call `llama3.1`."""
+    names = (model, f"{model}:latest")
+    return next((entry for entry in listed if entry.name in names), None)
+
+
 def _window_of(model: str, listed: tuple[CatalogueEntry, ...]) -> int | None:
-    return next((entry.context_window for entry in listed if entry.name == model), None)
-
-
-def _final(failure: Failure, assembly: AnswerAssembly, attempt: int, asked: float | None) -> Failure:
-    """The failure as it is told: with what was shown, what that cost, and how often it was tried."""
-    message = failure.message
-    if failure.kind is FailureKind.RATE_LIMITED and asked:
-        message += f" It asks to wait {asked:.0f} s."
-    if attempt > 1:
-        message += f" Tried {attempt} times."
-    usage = None if assembly.is_empty else assembly.usage()
-    return msgspec.structs.replace(failure, message=message, partial=assembly.text, usage=usage)
+    entry = _entry_of(model, listed)
+    return entry.context_window if entry else None

@@ -7,16 +7,17 @@ was read to its end, and closed in every other case, cancellation included.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Final
 
 import httpx
-import msgspec
 
+from clew.adapters.models.attempts import AttemptFailed, Patience
 from clew.adapters.models.openai_chat import failures
 from clew.adapters.models.openai_chat.assembly import AnswerAssembly, AnswerDelta
 from clew.adapters.models.openai_chat.chunks import Chunk, NotAChunk, WireError, decode_chunk
+from clew.adapters.models.retries import asked_seconds
 from clew.domain.models.answer import Failure
 from clew.wire.sse import EventTooLarge, ServerSentEvent, SseDecoder
 
@@ -27,24 +28,6 @@ ERROR_BYTES_MAX: Final = 64 * 1024
 _DRAIN_SECONDS: Final = 0.05
 """How long the end of a finished stream is waited for, so that its connection can be used again."""
 _EVENT_STARTS: Final = (b"data", b":", b"event", b"id", b"retry", b"\xef\xbb\xbf")
-
-
-class Patience(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a server may take, in seconds. A model on a slow machine reads a long prompt for minutes."""
-
-    connect: float = 10.0
-    first_byte: float = 300.0
-    between_bytes: float = 120.0
-    catalogue: float = 20.0
-
-
-class AttemptFailed(Exception):
-    """This attempt came to nothing. `headers` are the server's where it refused: they may ask for a pause."""
-
-    def __init__(self, failure: Failure, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-        self.headers = headers or {}
 
 
 class _Events:
@@ -73,11 +56,13 @@ class Exchange:
         server: failures.Server,
         patience: Patience,
         assembly: AnswerAssembly,
+        now: Callable[[], float],
     ) -> None:
         self._http = http
         self._server = server
         self._patience = patience
         self._assembly = assembly
+        self._now = now
 
     async def run(
         self, url: httpx.URL, headers: Mapping[str, str], body: bytes
@@ -156,7 +141,8 @@ class Exchange:
         if response.is_redirect:
             return AttemptFailed(failures.moved(self._server, status, response.headers.get("location", "")))
         body = await _all(parts, ERROR_BYTES_MAX)
-        return AttemptFailed(failures.from_status(self._server, status, body), response.headers)
+        asked = asked_seconds(response.headers, now=self._now())
+        return AttemptFailed(failures.from_status(self._server, status, body), asked)
 
     def _take_part(self, events: _Events, part: bytes) -> Iterator[AnswerDelta]:
         try:

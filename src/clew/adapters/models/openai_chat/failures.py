@@ -47,22 +47,22 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     redact: Redactor
 
-    def fail(self, kind: FailureKind, sentence: str) -> Failure:
-        return Failure(kind=kind, message=self.redact(sentence))
+    def fail(self, kind: FailureKind, message: str) -> Failure:
+        return Failure(kind=kind, message=self.redact(message))
 
 
 def from_status(server: Server, status: int, body: bytes) -> Failure:
     """What an HTTP error status means. `body` may be JSON of several shapes, text or a web page."""
     words = server_words(body)
     kind = kind_of_status(status, f"{words.codes} {words.message}")
-    return server.fail(kind, _sentence(server, kind, f"HTTP {status}", words.message))
+    return server.fail(kind, sentence(server, kind, f"HTTP {status}", words.message))
 
 
 def from_stream_error(server: Server, error: WireError) -> Failure:
     """What an error object inside a 200 answer means; its code is an HTTP status in most dialects, a word in some."""
-    detail = _one_line(error.message or str(error.code or "no reason given"))
+    detail = one_line(error.message or str(error.code or "no reason given"))
     kind = _kind_of_error(error, detail)
-    return server.fail(kind, _sentence(server, kind, "in its answer", detail))
+    return server.fail(kind, sentence(server, kind, "in its answer", detail))
 
 
 def kind_of_status(status: int, words: str) -> FailureKind:
@@ -100,8 +100,8 @@ def cut(server: Server) -> Failure:
 def silent(server: Server, seconds: float, *, started: bool) -> Failure:
     """Nothing came for that long."""
     if started:
-        sentence = f"{server.host} went silent for {seconds:g} s in the middle of its answer."
-        return server.fail(FailureKind.CUT, sentence)
+        said = f"{server.host} went silent for {seconds:g} s in the middle of its answer."
+        return server.fail(FailureKind.CUT, said)
     return server.fail(
         FailureKind.NETWORK, f"{server.host} took the request and did not answer within {seconds:g} s."
     )
@@ -109,14 +109,14 @@ def silent(server: Server, seconds: float, *, started: bool) -> Failure:
 
 def garbage(server: Server, what: str) -> Failure:
     """The server answered with something that is no chat completion."""
-    sentence = f"{server.host} answered with something that is no chat completion ({_one_line(what)}): check the base URL."
-    return server.fail(FailureKind.GARBAGE, sentence)
+    said = f"{server.host} answered with something that is no chat completion ({one_line(what)}): check the base URL."
+    return server.fail(FailureKind.GARBAGE, said)
 
 
 def moved(server: Server, status: int, location: str) -> Failure:
     """Redirects are not followed: they would carry the key to a host nobody named."""
-    sentence = f"{server.host} redirects to {location or 'another address'} (HTTP {status}): set that as the base URL."
-    return server.fail(FailureKind.BAD_REQUEST, sentence)
+    said = f"{server.host} redirects to {location or 'another address'} (HTTP {status}): set that as the base URL."
+    return server.fail(FailureKind.BAD_REQUEST, said)
 
 
 class Words(msgspec.Struct, frozen=True):
@@ -132,8 +132,13 @@ def server_words(body: bytes) -> Words:
     try:
         answer = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
-        return Words("a web page, not an API" if text.startswith("<") else _one_line(text))
-    return Words(_one_line(_message_in(answer) or text), _codes_in(answer))
+        return Words("a web page, not an API" if text.startswith("<") else one_line(text))
+    return Words(one_line(_message_in(answer) or text), _codes_in(answer))
+
+
+def words_in(answer: Any) -> str:
+    """The message inside a decoded error body, in one line; empty when there is none."""
+    return one_line(_message_in(answer))
 
 
 def _message_in(answer: Any) -> str:
@@ -167,7 +172,8 @@ def _codes_in(answer: Any) -> str:
             return ""
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """The beginning of a text, in one printable line."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * DETAIL_LENGTH_MAX]).split())
     return line if len(line) <= DETAIL_LENGTH_MAX else line[: DETAIL_LENGTH_MAX - 1] + "…"
 
@@ -189,8 +195,9 @@ def _kind_of_error(error: WireError, detail: str) -> FailureKind:
     return kind
 
 
-def _sentence(server: Server, kind: FailureKind, how: str, detail: str) -> str:
-    said = f" ({how})" if not detail else f" ({how}: {detail})"
+def sentence(server: Server, kind: FailureKind, how: str, detail: str) -> str:
+    """What a refusal of this kind means, with the server's own words in brackets."""
+    said = f" ({': '.join(filter(None, (how, detail)))})" if how or detail else ""
     match kind:
         case FailureKind.AUTH:
             return f"{server.host} refused the API key or its account{said}."
@@ -226,7 +233,7 @@ def _transport_sentence(server: Server, wrong: BaseException, *, started: bool) 
         return f"Too many requests to {server.host} are under way at once."
     if started:
         return f"The connection to {server.host} broke before its answer was complete."
-    return f"The connection to {server.host} failed: {_one_line(str(wrong)) or type(wrong).__name__}."
+    return f"The connection to {server.host} failed: {one_line(str(wrong)) or type(wrong).__name__}."
 
 
 def _causes(wrong: BaseException) -> Iterator[BaseException]:
