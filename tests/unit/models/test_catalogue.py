@@ -99,9 +99,9 @@ def test_each_servers_own_words_are_understood(
     )
 
 
-def test_the_output_limit_is_told() -> None:
-    assert entry_of(OPENROUTER).max_output == 96000
-    assert entry_of(GROQ).max_output == 32768
+def test_a_limit_of_the_output_is_not_asked_for() -> None:
+    """A server counts what is asked for against the window, as if it were used."""
+    assert profile_of("z-ai/glm-4.5", entry_of(OPENROUTER)).max_output is None
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,6 @@ _WINDOWS: Final = (
     ("max_input_tokens",),  # litellm
     ("meta", "n_ctx_train"),  # llama.cpp before it told n_ctx
 )
-_OUTPUTS: Final = (
-    ("top_provider", "max_completion_tokens"),
-    ("max_completion_tokens",),
-    ("max_output_tokens",),
-)
 
 
 class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +31,6 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     context_window: int | None = None
-    max_output: int | None = None
     takes_images: bool | None = None
     takes_tools: bool | None = None
 
@@ -62,7 +56,8 @@ def read_catalogue(body: bytes) -> tuple[CatalogueEntry, ...]:
 def profile_of(name: str, entry: CatalogueEntry | None, *, loaded_window: int | None = None) -> ModelProfile:
     """Puts together what the server, the table of families and the defaults know, in this order.
 
-    `loaded_window` is a bound from elsewhere: a server that loads models with a window of its own.
+    `loaded_window` is a bound from elsewhere: a server that loads models with a window of its own. No output limit
+    is taken from the list: whatever is asked for is counted against the window, and by some against the credit.
     """
     default = ModelProfile(name=name)
     entry = entry or CatalogueEntry(name=name)
@@ -74,7 +69,6 @@ def profile_of(name: str, entry: CatalogueEntry | None, *, loaded_window: int | 
     return ModelProfile(
         name=name,
         context_window=window or default.context_window,
-        max_output=entry.max_output,
         takes_images=default.takes_images if images is None else images,
         takes_tools=default.takes_tools if entry.takes_tools is None else entry.takes_tools,
         needs_alternation=family.needs_alternation if family else default.needs_alternation,
@@ -100,7 +94,6 @@ def _entry(item: Any) -> CatalogueEntry | None:
             return CatalogueEntry(
                 name=name,
                 context_window=_first_count(item, _WINDOWS),
-                max_output=_first_count(item, _OUTPUTS),
                 takes_images=_takes_images(item),
                 takes_tools=_takes_tools(item),
             )
