@@ -29,6 +29,17 @@ KEEPS_HEAD: Final = frozenset(OpKind) - {
     OpKind.IMPORT,
 }
 
+KEEPS_SUMMARY: Final = frozenset(OpKind) - {
+    OpKind.CREATE,
+    OpKind.UNDO,
+    OpKind.REDO,
+    OpKind.RETRY,
+    OpKind.RESUME,
+    OpKind.IMPORT,
+    OpKind.COMPACT,
+    OpKind.EXPAND,
+}
+
 Read = Callable[[], Awaitable[object]]
 
 
@@ -177,6 +188,8 @@ async def check_ops(ledger: Ledger, principal: PrincipalId, row: SessionRow, tre
         require(one.epoch <= two.epoch <= handle.epoch, f"op {two.version} is of epoch {two.epoch}")
     for op in ops:
         require(op.kind not in KEEPS_HEAD or op.from_head == op.to_head, f"{op.kind} moved the head")
+        keeps = op.kind not in KEEPS_SUMMARY or op.from_summary == op.to_summary
+        require(keeps, f"{op.kind} changed the summary")
         require(tree.is_position(op.to_head), f"op {op.version} led to {op.to_head}, which is gone")
     for tip in {row.to_head for row in ops}:
         reached = await ledger.path(principal, row.id, tip)

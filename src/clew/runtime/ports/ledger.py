@@ -49,8 +49,8 @@ class Ledger(Protocol):
     ) -> Handle:
         """Opens a session. Raises NotFound for a foreign parent, HeadMoved for a stale conversation, Refused otherwise.
 
-        A fork by its parent's owner stands on the parent's own messages; one by somebody else gets copies, by a
-        second op. The summary it names comes along, with those before it, as the fork's own, if it stands on its path.
+        A fork by its parent's owner stands on the parent's own messages; one by somebody else gets copies, by
+        further ops. The summary it names comes along, with those before it, as the fork's own, if it stands on its path.
         """
         ...
 

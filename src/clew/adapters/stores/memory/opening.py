@@ -125,24 +125,32 @@ def _first_op(handle: Handle, actor: PrincipalId, at: int) -> OpRow:
 
 
 def _copy_path(state: State, new: NewSession, handle: Handle, start: Head) -> Handle:
-    """Another person's path is copied, by an op of its own, so that nobody's deletion waits on a stranger."""
+    """Another person's path is copied, by ops of its own, so that nobody's deletion waits on a stranger."""
     root = handle.head.branch
     for message in messages_to(state, start):
         copied = Head(root, message.seq)
         state.messages[copied] = replace(message, id=MessageId(state.next_id()), branch=root)
     state.branches[root] = replace(state.branches[root], tip=start.seq)
+    handle = _next(state, replace(handle, head=Head(root, start.seq)), OpKind.APPEND)
     summary = _keep_summaries(state, new, start, root)
-    copied_to = replace(handle, head=Head(root, start.seq), version=2, summary=summary)
-    state.sessions[new.id] = replace(state.sessions[new.id], handle=copied_to)
-    state.ops[new.id, 2] = replace(
-        state.ops[new.id, 1],
-        version=2,
-        kind=OpKind.APPEND,
-        from_head=handle.head,
-        to_head=copied_to.head,
-        to_summary=summary,
+    return handle if summary is None else _next(state, replace(handle, summary=summary), OpKind.COMPACT)
+
+
+def _next(state: State, handle: Handle, kind: OpKind) -> Handle:
+    """One more op of a session that is being opened, leading to this head and summary."""
+    last = state.ops[handle.session, handle.version]
+    after = replace(handle, version=handle.version + 1)
+    state.ops[handle.session, after.version] = replace(
+        last,
+        version=after.version,
+        kind=kind,
+        from_head=last.to_head,
+        to_head=after.head,
+        from_summary=last.to_summary,
+        to_summary=after.summary,
     )
-    return copied_to
+    state.sessions[handle.session] = replace(state.sessions[handle.session], handle=after)
+    return after
 
 
 def _keep_summaries(state: State, new: NewSession, start: Head, branch: BranchId) -> SummaryId | None:

@@ -8,36 +8,27 @@ from clew.adapters.stores.memory.ops import blobs_named
 from clew.adapters.stores.memory.state import State
 from clew.adapters.stores.memory.tree import reach
 from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId
-from clew.domain.conversation.messages import Head
 from clew.domain.ledger.rows import CallState, Forgotten, InboxState, TurnState
 
 
 def forget(state: State, principal: PrincipalId, session: SessionId, at: int, with_forks: bool) -> Forgotten:
     """Only the owner may; everybody else is told NotFound."""
     state.owned(principal, session)
-    for doomed in (session, *(readers(state, session) if with_forks else ())):
+    for doomed in (session, *(heirs(state, session) if with_forks else ())):
         state.purged[doomed] = at
         _fence(state, doomed, at)
         _strip(state, doomed)
-    kept_for = readers(state, session)
+    kept_for = heirs(state, session)
     messages, blobs = _sweep(state)
     return Forgotten(messages=messages, blobs=blobs, kept_for=kept_for)
 
 
-def readers(state: State, session: SessionId) -> tuple[SessionId, ...]:
-    """The other living sessions whose tree holds messages of this one."""
-    own = {row.id for row in state.branches.values() if row.session == session}
-    written = {at for at in state.messages if at.branch in own}
-    return tuple(
-        other
-        for other in state.sessions
-        if other != session and other not in state.purged and _holds(state, other, written)
-    )
-
-
-def _holds(state: State, session: SessionId, written: set[Head]) -> bool:
-    tree = reach(state, session)
-    return any(at.seq <= tree.get(at.branch, 0) for at in written)
+def heirs(state: State, session: SessionId) -> tuple[SessionId, ...]:
+    """The living sessions that were forked from this one, or from a fork of it, and share its tree; nearest first."""
+    line = [session]
+    for ancestor in line:
+        line += [child for child in state.forks if state.sessions[child].parent == ancestor]
+    return tuple(heir for heir in line[1:] if heir not in state.purged)
 
 
 def _fence(state: State, session: SessionId, at: int) -> None:
