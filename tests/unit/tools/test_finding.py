@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from clew.adapters.tools.finder import Finder, Found, Search
 from clew.adapters.tools.globs import path_pattern
+from clew.adapters.tools.limits import TimeLimits
 from clew.adapters.tools.toolbox import ToolboxOptions
 from clew.domain.conversation.messages import Status
 from tests.unit.tools.bench import Bench
@@ -212,7 +213,7 @@ async def test_a_bad_expression_is_one_sentence(bench: Bench) -> None:
 async def test_an_expression_that_takes_for_ever_is_ended(tmp_path: Path) -> None:
     """The event loop goes on meanwhile, what was found before is shown, and no process stays."""
     put(tmp_path, a="aaa\n", b="a" * 60 + "!\n")
-    bench = Bench(ToolboxOptions(cwd=tmp_path, search_seconds=1.5))
+    bench = Bench(ToolboxOptions(cwd=tmp_path, limits=TimeLimits(search_seconds=1.5)))
     beats = 0
 
     async def beat() -> None:

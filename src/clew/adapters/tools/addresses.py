@@ -10,15 +10,21 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 import httpx
 
 Address = IPv4Address | IPv6Address
 
-_NAT64: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
-_COMPATIBLE: Final = IPv6Network("::/96")
+# Written out (IANA's special-purpose registries, RFC 6890), because what Python calls global changes by version.
+_OPEN6: Final = IPv6Network("2000::/3")
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+_CLOSED6: Final = tuple(
+    map(IPv6Network, ["2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"])  # Teredo and 6to4 among them
+)
+_CLOSED4: Final = tuple(map(IPv4Network, ["192.0.0.0/24", "192.88.99.0/24"]))
 
 
 class AddressRefused(httpx.TransportError):
@@ -28,24 +34,16 @@ class AddressRefused(httpx.TransportError):
 def is_public(address: Address) -> bool:
     """Whether an address is a stranger's on the internet: not private, local, multicast or reserved.
 
-    IPv6 addresses that stand for an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo) are as public as that.
+    An IPv6 address that stands for an IPv4 one is as public as that; tunnels (Teredo, 6to4) never are.
     """
-    if isinstance(address, IPv6Address):
-        if any(not is_public(inner) for inner in _inner(address)):
-            return False
-        if address.is_site_local:
-            return False
-    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
-
-
-def _inner(address: IPv6Address) -> list[IPv4Address]:
-    """The IPv4 addresses packets to this one may end up at."""
-    found = [inner for inner in (address.ipv4_mapped, address.sixtofour) if inner is not None]
-    if address.teredo is not None:
-        found += address.teredo
-    if any(address in network for network in (*_NAT64, _COMPATIBLE)):
-        found.append(IPv4Address(int(address) & 0xFFFFFFFF))
-    return found
+    if isinstance(address, IPv4Address):
+        special = not address.is_global or address.is_multicast or address.is_reserved
+        return not special and not any(address in network for network in _CLOSED4)
+    if address.ipv4_mapped is not None:
+        return is_public(address.ipv4_mapped)
+    if address in _NAT64:
+        return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
+    return address in _OPEN6 and not any(address in network for network in _CLOSED6)
 
 
 async def resolve(host: str, port: int) -> list[Address]:
@@ -55,10 +53,24 @@ async def resolve(host: str, port: int) -> list[Address]:
     return [ip_address(str(row[4][0]).partition("%")[0]) for row in found]
 
 
-class PublicOnlyTransport(httpx.AsyncBaseTransport):
-    """HTTP to public addresses. Keeps no connection: two hosts may share an address, but no connection."""
+Resolve = Callable[[str, int], Awaitable[list[Address]]]
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
+
+class PublicOnlyTransport(httpx.AsyncBaseTransport):
+    """HTTP to addresses that `admits` lets pass: public ones, unless a test has none.
+
+    Keeps no connection: two hosts may share an address, but no connection.
+    """
+
+    def __init__(
+        self,
+        tls: ssl.SSLContext,
+        *,
+        resolve: Resolve = resolve,
+        admits: Callable[[Address], bool] = is_public,
+    ) -> None:
+        self._resolve = resolve
+        self._admits = admits
         self._inner = httpx.AsyncHTTPTransport(verify=tls, limits=httpx.Limits(max_keepalive_connections=0))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -81,11 +93,11 @@ class PublicOnlyTransport(httpx.AsyncBaseTransport):
         if not host:
             raise AddressRefused("The address names no host.", request=request)
         try:
-            addresses = await resolve(host, request.url.port or 0)
+            addresses = await self._resolve(host, request.url.port or 0)
         except (OSError, UnicodeError) as error:
             raise httpx.ConnectError(f"{host} cannot be found: {error}", request=request) from error
         for address in addresses:
-            if not is_public(address):
+            if not self._admits(address):
                 raise AddressRefused(f"{host} is {address}, which is not a public address.", request=request)
         return addresses[0]
 

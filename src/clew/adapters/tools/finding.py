@@ -19,7 +19,6 @@ from clew.adapters.tools.workers import Answered, ask_worker
 from clew.domain.tools.spec import Effect, ToolResult
 from clew.runtime.ports.tools import ToolContext
 
-SECONDS_DEFAULT: Final = 20.0
 LIMIT_MAX: Final = 1000
 _WORKER: Final = "clew.adapters.tools.finder"
 

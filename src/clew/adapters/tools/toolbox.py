@@ -12,7 +12,8 @@ import msgspec
 from clew.adapters.tools.commands import Origin
 from clew.adapters.tools.declared import DeclaredTool
 from clew.adapters.tools.files import edit_tool, write_tool
-from clew.adapters.tools.finding import SECONDS_DEFAULT, glob_tool, grep_tool
+from clew.adapters.tools.finding import glob_tool, grep_tool
+from clew.adapters.tools.limits import TimeLimits
 from clew.adapters.tools.process_tree import end_tree
 from clew.adapters.tools.processes import BackgroundProcesses, process_output_tool
 from clew.adapters.tools.reading import read_tool
@@ -33,8 +34,7 @@ class ToolboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     cwd: Path
     """The session's directory: the one its contexts name."""
     tool_output_bytes: int = 50_000
-    search_seconds: float = SECONDS_DEFAULT
-    """Time limit of `glob` and `grep`."""
+    limits: TimeLimits = TimeLimits()
     allow_private_addresses: bool = False
     web_search: WebSearch | None = None
     ledger: Ledger | None = None
@@ -58,11 +58,13 @@ class LocalToolbox:
             read_tool(base, size),
             write_tool(base, writing),
             edit_tool(base, writing),
-            glob_tool(base, size, options.search_seconds),
-            grep_tool(base, size, options.search_seconds),
+            glob_tool(base, size, options.limits.search_seconds),
+            grep_tool(base, size, options.limits.search_seconds),
             shell_tool(base, shell),
             process_output_tool(self.processes),
-            web_fetch_tool(WebReader(allow_private=options.allow_private_addresses), size),
+            web_fetch_tool(
+                WebReader(allow_private=options.allow_private_addresses, limits=options.limits), size
+            ),
         ]
         if options.web_search is not None:
             tools.append(web_search_tool(options.web_search, size))

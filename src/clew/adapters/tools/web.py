@@ -20,16 +20,14 @@ from clew.adapters.tools.bounded import cut_after
 from clew.adapters.tools.declared import DeclaredTool, ToolFailed, one_line
 from clew.adapters.tools.html_text import Page
 from clew.adapters.tools.kinds import is_binary, size_of
+from clew.adapters.tools.limits import TimeLimits
 from clew.adapters.tools.workers import ask_worker
 from clew.domain.conversation.messages import Status
 from clew.domain.tools.spec import Effect, ToolFile, ToolResult
 from clew.runtime.ports.tools import ToolContext
 
 BODY_BYTES_MAX: Final = 2_000_000
-SECONDS_MAX: Final = 30.0
 REDIRECTS_MAX: Final = 5
-READING_SECONDS_MAX: Final = 10.0
-"""For turning HTML into text."""
 IMAGES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 _TEXTS: Final = re.compile(r"text/|application/(.*\+)?(json|xml|javascript|x-ndjson|yaml|toml)$")
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
@@ -62,8 +60,9 @@ def tls() -> ssl.SSLContext:
 class WebReader:
     """Fetches pages. Without `allow_private` only public addresses are reached, over no proxy."""
 
-    def __init__(self, *, allow_private: bool) -> None:
+    def __init__(self, *, allow_private: bool, limits: TimeLimits) -> None:
         self._allow_private = allow_private
+        self._limits = limits
 
     def _client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -72,7 +71,7 @@ class WebReader:
             trust_env=self._allow_private,
             follow_redirects=True,
             max_redirects=REDIRECTS_MAX,
-            timeout=SECONDS_MAX,
+            timeout=self._limits.fetch_seconds,
             # Only what can be unpacked within the size limit.
             headers={"Accept-Encoding": "gzip, identity", "User-Agent": "clew (a person's agent)"},
         )
@@ -80,11 +79,11 @@ class WebReader:
     async def fetch(self, url: str) -> Fetched:
         """Raises ToolFailed with a sentence for whatever keeps the page from being read."""
         try:
-            async with asyncio.timeout(SECONDS_MAX), self._client() as client:
+            async with asyncio.timeout(self._limits.fetch_seconds), self._client() as client:
                 async with client.stream("GET", url) as response:
                     return await _received(response)
         except TimeoutError as error:
-            raise ToolFailed(f"{url} took longer than {SECONDS_MAX:.0f} s.") from error
+            raise ToolFailed(f"{url} took longer than {self._limits.fetch_seconds:g} s.") from error
         except AddressRefused as error:
             raise ToolFailed(
                 f"{error} Private addresses are reached only where the settings allow it."
@@ -95,6 +94,19 @@ class WebReader:
             raise ToolFailed(f"{url} is not an address of the web: {error}") from error
         except httpx.HTTPError as error:
             raise ToolFailed(f"{url} could not be read: {str(error) or type(error).__name__}") from error
+
+    async def text(self, fetched: Fetched) -> str:
+        """The page as text. Raises ToolFailed when that takes too long."""
+        html = fetched.media_type in _HTML or (not fetched.media_type and fetched.body[:1] == b"<")
+        decoded = _decoded(fetched, html=html)
+        if not html:
+            return decoded
+        page = msgspec.json.encode(Page(html=decoded, url=fetched.url))
+        seconds = self._limits.reading_seconds
+        answered = await ask_worker("clew.adapters.tools.html_text", page, seconds=seconds)
+        if not answered.complete:
+            raise ToolFailed(f"{fetched.url} could not be turned into text within {seconds:g} s.")
+        return answered.output.decode("utf-8", errors="replace")
 
 
 async def _received(response: httpx.Response) -> Fetched:
@@ -142,7 +154,7 @@ def web_fetch_tool(reader: WebReader, output_bytes: int) -> DeclaredTool[FetchAr
     async def perform(arguments: FetchArguments, context: ToolContext) -> ToolResult:
         if not arguments.url.lower().startswith(("http://", "https://")):
             raise ToolFailed(f"{one_line(arguments.url)} is not an http or https address.")
-        return await _result(await reader.fetch(arguments.url), arguments.offset, output_bytes)
+        return await _result(reader, await reader.fetch(arguments.url), arguments.offset, output_bytes)
 
     return DeclaredTool(
         name="web_fetch",
@@ -155,7 +167,7 @@ def web_fetch_tool(reader: WebReader, output_bytes: int) -> DeclaredTool[FetchAr
     )
 
 
-async def _result(fetched: Fetched, offset: int, output_bytes: int) -> ToolResult:
+async def _result(reader: WebReader, fetched: Fetched, offset: int, output_bytes: int) -> ToolResult:
     head = f"{fetched.url}: {fetched.status} {fetched.reason}, {fetched.media_type or 'unknown type'}"
     status = Status.OK if fetched.status < 400 else Status.ERROR
     if fetched.media_type in IMAGES and not fetched.cut:
@@ -163,7 +175,7 @@ async def _result(fetched: Fetched, offset: int, output_bytes: int) -> ToolResul
         return ToolResult(text=f"{head}, {size_of(len(fetched.body))}", files=(picture,), status=status)
     if is_binary(fetched.body) or not _is_text(fetched.media_type):
         raise ToolFailed(f"{head}: this is no text, and it is not shown.")
-    text = await _text(fetched)
+    text = await reader.text(fetched)
     notes = [f"cut: only the first {size_of(BODY_BYTES_MAX)} were read"] if fetched.cut else []
     return ToolResult(text="\n".join([head, *_part(text, offset, output_bytes, notes)]), status=status)
 
@@ -181,18 +193,6 @@ def _part(text: str, offset: int, output_bytes: int, notes: list[str]) -> list[s
     if end < len(text):
         notes = [*notes, f"characters {offset}-{end} of {len(text)}: go on with offset={end}"]
     return [part or "[empty]", *(f"[{note}]" for note in notes)]
-
-
-async def _text(fetched: Fetched) -> str:
-    html = fetched.media_type in _HTML or (not fetched.media_type and fetched.body[:1] == b"<")
-    decoded = _decoded(fetched, html=html)
-    if not html:
-        return decoded
-    page = msgspec.json.encode(Page(html=decoded, url=fetched.url))
-    answered = await ask_worker("clew.adapters.tools.html_text", page, seconds=READING_SECONDS_MAX)
-    if not answered.complete:
-        raise ToolFailed(f"{fetched.url} could not be turned into text within {READING_SECONDS_MAX:.0f} s.")
-    return answered.output.decode("utf-8", errors="replace")
 
 
 def _decoded(fetched: Fetched, *, html: bool) -> str:
