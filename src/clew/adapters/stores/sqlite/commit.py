@@ -47,6 +47,8 @@ class Seen(NamedTuple):
     epoch: int
     summary: SummaryId | None
     lease_owner: str | None
+    is_tip: bool
+    """Whether the head is the end of a branch of this session: an append goes on there."""
 
     @property
     def head(self) -> Head:
@@ -55,9 +57,11 @@ class Seen(NamedTuple):
 
 _SEEN: Final = """
 -- a session that this principal may write, unless it was deleted
-SELECT owner, head_branch, head_seq, version, epoch, summary_id, lease_owner FROM session
-WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = ?1)
-  AND (owner = ?2 OR EXISTS (SELECT 1 FROM share WHERE session_id = ?1 AND principal = ?2 AND may = 'write'))
+SELECT s.owner, s.head_branch, s.head_seq, s.version, s.epoch, s.summary_id, s.lease_owner,
+  b.session_id = s.id AND s.head_seq = coalesce((SELECT max(seq) FROM message WHERE branch = b.id), b.parent_seq)
+FROM session s JOIN branch b ON b.id = s.head_branch
+WHERE s.id = ?1 AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = ?1)
+  AND (s.owner = ?2 OR EXISTS (SELECT 1 FROM share WHERE session_id = ?1 AND principal = ?2 AND may = 'write'))
 """
 
 
@@ -210,7 +214,7 @@ def _aim(db: apsw.Connection, work: Commit, seen: Seen) -> tuple[OpKind, Head, S
         case Append() as op:
             if not op.messages:
                 raise Refused("An append needs a message.")
-            branch = _branch_to_append(db, work.session, seen.head)
+            branch = _branch_to_append(db, work.session, seen)
             return OpKind.APPEND, Head(branch, seen.head_seq + len(op.messages)), seen.summary
         case MoveHead() as op:
             to = _checked_move(db, work.session, op)
@@ -225,18 +229,13 @@ def _aim(db: apsw.Connection, work: Commit, seen: Seen) -> tuple[OpKind, Head, S
             raise AssertionError("no op has no aim")
 
 
-def _branch_to_append(db: apsw.Connection, session: SessionId, head: Head) -> BranchId:
+def _branch_to_append(db: apsw.Connection, session: SessionId, seen: Seen) -> BranchId:
     """The head's branch when the head is its tip and it is this session's; else a new one that starts there."""
-    owner, tip = fetch(
-        db,
-        "SELECT session_id, coalesce((SELECT max(seq) FROM message WHERE branch = b.id), parent_seq) FROM branch b WHERE id = ?",
-        (head.branch,),
-    )[0]
-    if owner == session and tip == head.seq:
-        return head.branch
+    if seen.is_tip:
+        return seen.head_branch
     db.execute(
         "INSERT INTO branch(session_id, parent_branch, parent_seq) VALUES(?, ?, ?)",
-        (session, head.branch, head.seq),
+        (session, seen.head_branch, seen.head_seq),
     )
     return BranchId(db.last_insert_rowid())
 
