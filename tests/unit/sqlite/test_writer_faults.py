@@ -19,7 +19,7 @@ from clew.adapters.stores.sqlite.open_session import open_session
 from clew.adapters.stores.sqlite.writer import Writer
 from clew.domain.conversation.ids import LOCAL
 from clew.domain.ledger.commits import Append, Commit, Committed
-from clew.domain.ledger.errors import LedgerError, Outdated, StoreUnusable
+from clew.domain.ledger.errors import LedgerError, Outdated, Refused, StoreUnusable
 from clew.domain.ledger.rows import Handle
 from clew.testing.ledgers import ANN, begin, new_session, say, user, work
 from tests.unit.sqlite.failing_disk import FailingDisk
@@ -97,7 +97,7 @@ async def test_a_text_that_cannot_be_stored_stops_nobody(tmp_path: Path) -> None
         came = await asyncio.gather(
             say(ledger, one, "\ud800"), say(ledger, two, "kept"), return_exceptions=True
         )
-        assert isinstance(came[0], UnicodeEncodeError)
+        assert isinstance(came[0], Refused)
         assert [m.text for m in await ledger.path(ANN, two.session)] == ["kept"]
         await say(ledger, one, "and on")
 

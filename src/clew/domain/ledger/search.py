@@ -51,7 +51,8 @@ def fold(word: str) -> str:
     """Lower case without accents, as FTS5's `unicode61 remove_diacritics 2` compares words."""
     if word.isascii():
         return word.lower()
-    return "".join(c for c in unicodedata.normalize("NFD", word.lower()) if not unicodedata.combining(c))
+    bare = "".join(c for c in unicodedata.normalize("NFD", word.lower()) if not unicodedata.combining(c))
+    return unicodedata.normalize("NFC", bare)  # Hangul syllables, which were taken apart into letters, are whole again
 
 
 def words(text: str) -> tuple[str, ...]:

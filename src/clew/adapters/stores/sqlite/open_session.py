@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import apsw
+from msgspec.structs import replace
 
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.paths import in_tree, normalised, on_path, segments
@@ -15,26 +16,43 @@ from clew.domain.ledger.errors import HeadMoved, NotFound, Refused
 from clew.domain.ledger.rows import Handle, OpKind
 
 _OP: Final = """
-INSERT INTO op(session_id, version, kind, from_branch, from_seq, to_branch, to_seq, to_summary, epoch, actor, at)
-VALUES(?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?)
+INSERT INTO op(session_id, version, kind, from_branch, from_seq, from_summary, to_branch, to_seq, to_summary, epoch, actor, at)
+VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?)
 """
 
 
 def open_session(db: apsw.Connection, new: NewSession, actor: PrincipalId, at: int) -> Handle:
     """Opens it with its first op. Raises NotFound for a parent that the actor cannot see, Refused for a bad position."""
     parent_owner = _parent_owner(db, new.parent, actor)
-    at_head = _fork_head(db, new)
-    shares_tree = at_head is not None and at_head.seq > 0 and parent_owner == new.owner
-    _insert(db, new, at_head if shares_tree else None, at)
-    if shares_tree and at_head is not None:
-        summary = _kept_summary(db, new, at_head)
-        db.execute(_OP, (new.id, 1, OpKind.CREATE, None, 0, at_head.branch, at_head.seq, summary, actor, at))
-        return Handle(session=new.id, head=at_head, version=1, epoch=1, summary=summary)
+    start = _fork_head(db, new)
+    shares_tree = start is not None and parent_owner == new.owner
+    _insert(db, new, start if shares_tree else None, at)
+    if shares_tree and start is not None:
+        summary = _keep_summaries(db, new, start, start.branch)
+        return _op(
+            db,
+            Handle(session=new.id, head=start, version=1, epoch=1, summary=summary),
+            None,
+            OpKind.CREATE,
+            actor=actor,
+            at=at,
+        )
     db.execute("INSERT INTO branch(session_id) VALUES(?)", (new.id,))
-    root = BranchId(db.last_insert_rowid())
-    db.execute(_OP, (new.id, 1, OpKind.CREATE, None, 0, root, 0, None, actor, at))
-    handle = Handle(session=new.id, head=Head(root, 0), version=1, epoch=1)
-    return _copy_path(db, handle, at_head, actor, at) if at_head is not None and at_head.seq else handle
+    root = Head(BranchId(db.last_insert_rowid()), 0)
+    handle = _op(
+        db, Handle(session=new.id, head=root, version=1, epoch=1), None, OpKind.CREATE, actor=actor, at=at
+    )
+    return handle if start is None else _copy_path(db, new, handle, start, actor=actor, at=at)
+
+
+def _op(
+    db: apsw.Connection, after: Handle, before: Handle | None, kind: OpKind, *, actor: PrincipalId, at: int
+) -> Handle:
+    """One op of a session that is being opened. Returns the handle it leads to."""
+    came_from = (None, 0, None) if before is None else (before.head.branch, before.head.seq, before.summary)
+    went_to = (after.head.branch, after.head.seq, after.summary)
+    db.execute(_OP, (after.session, after.version, kind, *came_from, *went_to, actor, at))
+    return after
 
 
 def opened_before(db: apsw.Connection, new: NewSession, at: int) -> Handle | None:
@@ -66,6 +84,7 @@ def _parent_owner(db: apsw.Connection, parent: SessionId | None, actor: Principa
 
 
 def _fork_head(db: apsw.Connection, new: NewSession) -> Head | None:
+    """Where a fork starts; None for a session that starts empty."""
     if new.at is None:
         return None
     if new.parent is None:
@@ -74,7 +93,7 @@ def _fork_head(db: apsw.Connection, new: NewSession) -> Head | None:
     head = normalised(db, new.at) if known else new.at
     if not known or not in_tree(db, new.parent, head):
         raise Refused("That position is not in this session.")
-    return head
+    return head if head.seq else None
 
 
 def _insert(db: apsw.Connection, new: NewSession, shared: Head | None, at: int) -> None:
@@ -109,28 +128,48 @@ def _insert(db: apsw.Connection, new: NewSession, shared: Head | None, at: int) 
     )
 
 
-def _kept_summary(db: apsw.Connection, new: NewSession, head: Head) -> SummaryId | None:
-    """A fork copies the pointer if it stands on the fork's path: as a row of its own, so that it can be purged alone."""
-    if new.summary is None:
-        return None
-    rows = fetch(
-        db, "SELECT branch, upto_seq FROM summary WHERE id = ? AND session_id = ?", (new.summary, new.parent)
-    )
-    if not rows or not on_path(db, head, Head(*rows[0])):
-        return None
-    db.execute(
-        "INSERT INTO summary(session_id, branch, upto_seq, text, focus, model, tokens_before, tokens_after, created_at)"
-        " SELECT ?2, branch, upto_seq, text, focus, model, tokens_before, tokens_after, created_at FROM summary WHERE id = ?1",
-        (new.summary, new.id),
-    )
-    return SummaryId(db.last_insert_rowid())
+def _keep_summaries(db: apsw.Connection, new: NewSession, start: Head, branch: BranchId) -> SummaryId | None:
+    """Copies the summary a fork keeps, and those it would fall back to, if they stand for its path.
+
+    They become rows of the fork, so that either session can be purged alone. `branch` is the fork's last.
+    """
+    last: SummaryId | None = None
+    for ident, upto in reversed(_summaries_behind(db, new, start)):
+        stands_on = upto.branch if branch == start.branch else branch
+        db.execute(
+            "INSERT INTO summary(session_id, branch, upto_seq, previous, text, focus, model, tokens_before, tokens_after, created_at)"
+            " SELECT ?2, ?3, upto_seq, ?4, text, focus, model, tokens_before, tokens_after, created_at FROM summary WHERE id = ?1",
+            (ident, new.id, stands_on, last),
+        )
+        last = SummaryId(db.last_insert_rowid())
+    return last
 
 
-def _copy_path(db: apsw.Connection, handle: Handle, source: Head, actor: PrincipalId, at: int) -> Handle:
-    """Another person's path is copied, so that nobody's deletion waits on a stranger."""
+def _summaries_behind(db: apsw.Connection, new: NewSession, start: Head) -> list[tuple[SummaryId, Head]]:
+    """The summary a fork asked for and those before it, newest first; none if it is not the parent's or off the path."""
+    found: list[tuple[SummaryId, Head]] = []
+    ident = new.summary
+    while ident is not None:
+        rows = fetch(
+            db,
+            "SELECT branch, upto_seq, previous FROM summary WHERE id = ? AND session_id = ?",
+            (ident, new.parent),
+        )
+        if not rows or not on_path(db, start, upto := Head(*rows[0][:2])):
+            break
+        found.append((ident, upto))
+        ident = rows[0][2]
+    return found
+
+
+def _copy_path(
+    db: apsw.Connection, new: NewSession, handle: Handle, start: Head, *, actor: PrincipalId, at: int
+) -> Handle:
+    """Another person's path is copied, by ops of its own, so that nobody's deletion waits on a stranger."""
     root = handle.head.branch
-    db.execute(_OP, (handle.session, 2, OpKind.APPEND, root, 0, root, source.seq, None, actor, at))
-    for segment in reversed(segments(db, source)):
+    copied = replace(handle, head=Head(root, start.seq), version=2)
+    _op(db, copied, handle, OpKind.APPEND, actor=actor, at=at)
+    for segment in reversed(segments(db, start)):
         for (message,) in fetch(
             db,
             "SELECT id FROM message WHERE branch = ? AND seq > ? AND seq <= ? ORDER BY seq",
@@ -145,11 +184,25 @@ def _copy_path(db: apsw.Connection, handle: Handle, source: Head, actor: Princip
                 "INSERT INTO attachment(message, sha256) SELECT ?2, sha256 FROM attachment WHERE message = ?1",
                 (message, db.last_insert_rowid()),
             )
-    return Handle(session=handle.session, head=Head(root, source.seq), version=2, epoch=1)
+    summary = _keep_summaries(db, new, start, root)
+    if summary is None:
+        return copied
+    return _op(db, replace(copied, version=3, summary=summary), copied, OpKind.COMPACT, actor=actor, at=at)
+
+
+def refuse_absent(db: apsw.Connection, session: SessionId) -> None:
+    """Raises NotFound for a session that is not there, or was deleted."""
+    if not fetch(
+        db,
+        "SELECT 1 FROM session WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = ?1)",
+        (session,),
+    ):
+        raise NotFound(f"There is no session {session}.")
 
 
 def point_conversation(db: apsw.Connection, move: PointConversation) -> None:
-    """Points a place at a session. Raises HeadMoved when somebody moved it meanwhile."""
+    """Points a place at a session. Raises HeadMoved when somebody moved it meanwhile, NotFound when there is none."""
+    refuse_absent(db, move.to)
     if move.version == 0:
         if fetch(db, "SELECT 1 FROM conversation WHERE route_key = ?", (move.route_key,)):
             raise HeadMoved("This conversation was opened meanwhile.")

@@ -72,7 +72,11 @@ def in_tree(db: apsw.Connection, session: SessionId, position: Head) -> bool:
         "SELECT parent_branch, parent_seq FROM session WHERE id = ? AND parent_branch IS NOT NULL",
         (session,),
     )
-    return bool(fork) and on_path(db, Head(*fork[0]), position)
+    if not fork:
+        return False
+    if position.seq == 0:
+        return position == normalised(db, Head(fork[0][0], 0))
+    return on_path(db, Head(*fork[0]), position)
 
 
 def _exists(db: apsw.Connection, position: Head, is_root: bool) -> bool:

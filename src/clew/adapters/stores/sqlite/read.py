@@ -173,7 +173,7 @@ def approvals(
     session(db, principal, ident)
     query = (
         f"SELECT {rows.APPROVAL_COLUMNS} FROM approval a JOIN tool_call c ON c.id = a.call"
-        " WHERE c.session_id = ?1 AND (?2 IS NULL OR a.call = ?2) ORDER BY c.turn, c.step, c.n, a.id"
+        " WHERE c.session_id = ?1 AND (?2 IS NULL OR a.call = ?2) ORDER BY c.turn, c.step, c.n, a.n"
     )
     return tuple(map(rows.approval, db.execute(query, (ident, call))))
 

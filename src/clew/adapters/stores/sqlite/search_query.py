@@ -13,6 +13,7 @@ from clew.adapters.stores.sqlite.paths import Segment, segments
 from clew.adapters.stores.sqlite.search_file import owner_token, session_token
 from clew.domain.conversation.ids import MessageId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Role
+from clew.domain.ledger.errors import NotFound
 from clew.domain.ledger.rows import Hit, Order, SearchResult
 from clew.domain.ledger.search import Query, Term, parse, snippet
 
@@ -70,6 +71,16 @@ SELECT s.title, s.head_branch, s.head_seq FROM session s WHERE s.id = ?2
 """
 
 
+_SHARED: Final = """
+-- the sessions shared with a principal, and those whose branches these go on from
+WITH RECURSIVE readable(id) AS (
+  SELECT session_id FROM share WHERE principal = ?1
+  UNION SELECT s.parent_session FROM readable r JOIN session s ON s.id = r.id WHERE s.parent_branch IS NOT NULL
+)
+SELECT id FROM readable LIMIT ?2
+"""
+
+
 class Place:
     """A session the principal may see: its title and the path of its head."""
 
@@ -96,13 +107,14 @@ class Seeker:
         self._cut: int | None = None
 
     def find(self, typed: str, limit: int, order: Order, session: SessionId | None) -> SearchResult:
-        """What lives, best or newest first. The ledger is read at one moment."""
+        """What lives, best or newest first. The ledger is read at one moment. Raises NotFound for a foreign session."""
         query = parse(typed)
-        if not query.terms or limit < 1:
-            return SearchResult(hits=())
         self._ledger.execute("BEGIN")
         try:
-            match = expression(query, self._scope(session))
+            scope = self._scope(session)
+            if not query.terms or limit < 1:
+                return SearchResult(hits=())
+            match = expression(query, scope)
             newest = order == Order.NEWEST
             candidates = self._newest(match) if newest else self._ranked(match, len(query.terms))
             hits = tuple(self._living(candidates, query, limit, session))
@@ -111,13 +123,10 @@ class Seeker:
             self._ledger.execute("ROLLBACK")
 
     def _scope(self, session: SessionId | None) -> tuple[str, ...]:
+        """Where hits may be: everything of one's own, and the sessions whose messages a shared one stands on."""
         if session is not None and self._place(session) is None:
-            return (session_token(SessionId("none")),)
-        shared = fetch(
-            self._ledger,
-            "SELECT session_id FROM share WHERE principal = ? LIMIT ?",
-            (self._principal, SHARED_MAX),
-        )
+            raise NotFound(f"There is no session {session}.")
+        shared = fetch(self._ledger, _SHARED, (self._principal, SHARED_MAX))
         return (owner_token(self._principal), *(session_token(ident) for (ident,) in shared))
 
     def _newest(self, match: str) -> Iterator[MessageId]:

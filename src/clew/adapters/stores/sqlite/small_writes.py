@@ -6,6 +6,7 @@ import apsw
 
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
+from clew.adapters.stores.sqlite.open_session import refuse_absent
 from clew.domain.conversation.ids import ApprovalId, InboxId, OutboxId, PrincipalId, SessionId
 from clew.domain.ledger.commits import Receive, Received
 from clew.domain.ledger.errors import NotFound, Refused
@@ -13,7 +14,10 @@ from clew.domain.ledger.rows import ApprovalRow, ApprovalState
 
 
 def add_principal(db: apsw.Connection, principal: PrincipalId, name: str, role: str) -> None:
-    db.execute("INSERT INTO principal VALUES(?, ?, ?) ON CONFLICT DO NOTHING", (principal, name, role))
+    db.execute(
+        "INSERT INTO principal SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM principal WHERE id = ?1)",
+        (principal, name, role),
+    )
 
 
 def receive(db: apsw.Connection, item: Receive) -> Received:
@@ -21,6 +25,9 @@ def receive(db: apsw.Connection, item: Receive) -> Received:
     known = received_before(db, item)
     if known is not None:
         return Received(id=known.id, n=known.n, duplicate=True)
+    refuse_absent(db, item.session)
+    if not fetch(db, "SELECT 1 FROM conversation WHERE id = ?", (item.conversation,)):
+        raise NotFound("There is no such conversation.")
     n = fetch(db, "SELECT coalesce(max(n), 0) + 1 FROM inbox WHERE conversation = ?", (item.conversation,))[
         0
     ][0]
@@ -91,6 +98,7 @@ def share(
     db: apsw.Connection, principal: PrincipalId, session: SessionId, with_: PrincipalId, may: str
 ) -> None:
     """Only the owner shares; `none` takes it back."""
+    refuse_absent(db, session)
     if not fetch(db, "SELECT 1 FROM session WHERE id = ? AND owner = ?", (session, principal)):
         raise NotFound(f"There is no session {session}.")
     db.execute("DELETE FROM share WHERE session_id = ? AND principal = ?", (session, with_))

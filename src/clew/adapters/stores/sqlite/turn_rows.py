@@ -63,7 +63,7 @@ def write_turn_rows(db: apsw.Connection, work: Commit, epoch: int) -> None:
     for plan in work.plan:
         _plan(db, work.session, plan, epoch, work.at)
     for ask in work.ask:
-        _ask(db, ask, epoch)
+        _ask(db, work.session, ask, epoch)
     if work.consume is not None:
         _consume(db, work.session, work.consume, epoch, work.at)
     for move in work.calls:
@@ -127,9 +127,12 @@ def _move_call(db: apsw.Connection, session: SessionId, move: MoveCall, epoch: i
         raise Refused(f"This session has no call {move.id}.")
 
 
-def _ask(db: apsw.Connection, ask: AskApproval, epoch: int) -> None:
+def _ask(db: apsw.Connection, session: SessionId, ask: AskApproval, epoch: int) -> None:
+    if not fetch(db, "SELECT 1 FROM tool_call WHERE id = ? AND session_id = ?", (ask.call, session)):
+        raise Refused(f"This session has no call {ask.call}.")
     db.execute(
-        "INSERT INTO approval(id, call, args_sha256, asker, state, expires_at, epoch) VALUES(?,?,?,?,'pending',?,?)",
+        "INSERT INTO approval(id, call, n, args_sha256, asker, state, expires_at, epoch)"
+        " SELECT ?1, ?2, coalesce(max(n), 0) + 1, ?3, ?4, 'pending', ?5, ?6 FROM approval WHERE call = ?2",
         (ask.id, ask.call, ask.args_sha256, ask.asker, ask.expires_at, epoch),
     )
 
@@ -185,8 +188,8 @@ def _add_usage(db: apsw.Connection, session: SessionId, usage: AddUsage, at: int
 
 def _add_reply(db: apsw.Connection, work: Commit, reply: AddReply) -> None:
     db.execute(
-        "INSERT INTO outbox(conversation, turn, message, body, part, kind, state, key, next_at)"
-        " SELECT ?1, ?2, CASE WHEN ?4 IS NULL THEN (SELECT m.id FROM message m JOIN session s ON s.id = ?3"
+        "INSERT INTO outbox(session_id, conversation, turn, message, body, part, kind, state, key, next_at)"
+        " SELECT ?3, ?1, ?2, CASE WHEN ?4 IS NULL THEN (SELECT m.id FROM message m JOIN session s ON s.id = ?3"
         "   WHERE m.branch = s.head_branch AND m.seq = s.head_seq) END, ?4, ?5, ?6, 'pending', ?7, ?8",
         (
             reply.conversation,

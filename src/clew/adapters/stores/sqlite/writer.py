@@ -24,7 +24,7 @@ import apsw
 
 from clew.adapters.stores.sqlite.connection import check_version, empty_log, fetch, in_words
 from clew.adapters.stores.sqlite.migrate import newest
-from clew.domain.ledger.errors import LedgerError, StoreUnusable
+from clew.domain.ledger.errors import LedgerError, Refused, StoreUnusable
 
 T = TypeVar("T")
 GROUP_REQUESTS_MAX: Final = 64
@@ -180,7 +180,7 @@ class Writer:
                 db.execute("SAVEPOINT request")
                 try:
                     request.outcome = request.work(db)
-                except (LedgerError, apsw.ConstraintError) as error:
+                except (LedgerError, apsw.ConstraintError, UnicodeEncodeError) as error:
                     request.outcome = _said(error, self._path)
                     db.execute("ROLLBACK TO request")
                 db.execute("RELEASE request")
@@ -254,7 +254,13 @@ class Writer:
 
 
 def _said(error: Exception, path: Path) -> Exception:
-    return in_words(error, path) if isinstance(error, apsw.Error) else error
+    match error:
+        case apsw.Error():
+            return in_words(error, path)
+        case UnicodeEncodeError():
+            return Refused("A text that is no valid Unicode (half of a surrogate pair) cannot be stored.")
+        case _:
+            return error
 
 
 def _deliver(group: list[_Request]) -> None:

@@ -1,6 +1,7 @@
 -- The ledger. Rules that hold for every writer, this program or another, are triggers: see the second half.
 -- Times are milliseconds since 1970-01-01 UTC. Tables keyed by text are WITHOUT ROWID, so that no hidden rowid
--- lets INSERT OR REPLACE or UPDATE OR REPLACE remove a row behind the guards.
+-- lets INSERT OR REPLACE or UPDATE OR REPLACE remove a row behind the guards; the others are keyed by a positive id,
+-- because a BEFORE INSERT trigger sees -1 where the id is not given.
 
 CREATE TABLE principal(
   id TEXT PRIMARY KEY, name TEXT NOT NULL,
@@ -33,6 +34,8 @@ CREATE TABLE session(
 CREATE INDEX session_recent ON session(owner, last_active_at DESC, id DESC) WHERE archived_at IS NULL;
 CREATE INDEX session_archived ON session(owner, last_active_at DESC, id DESC) WHERE archived_at IS NOT NULL;
 CREATE INDEX session_parent ON session(parent_session) WHERE parent_session IS NOT NULL;
+CREATE INDEX session_forked ON session(parent_branch) WHERE parent_branch IS NOT NULL;
+CREATE INDEX session_prefix ON session(prefix_sha256) WHERE prefix_sha256 IS NOT NULL;
 CREATE INDEX session_titled ON session(title COLLATE NOCASE) WHERE title IS NOT NULL;
 CREATE INDEX session_leased ON session(lease_owner) WHERE lease_owner IS NOT NULL;
 
@@ -43,20 +46,21 @@ CREATE TABLE share(
 CREATE INDEX share_principal ON share(principal);
 
 CREATE TABLE conversation(
-  id INTEGER PRIMARY KEY, route_key TEXT NOT NULL UNIQUE, surface TEXT NOT NULL, origin TEXT NOT NULL DEFAULT '{}',
+  id INTEGER PRIMARY KEY CHECK(id > 0), route_key TEXT NOT NULL UNIQUE, surface TEXT NOT NULL, origin TEXT NOT NULL DEFAULT '{}',
   session_id TEXT REFERENCES session(id), version INTEGER NOT NULL DEFAULT 1, settings TEXT NOT NULL DEFAULT '{}'
 ) STRICT;
 
 CREATE TABLE branch(
-  id INTEGER PRIMARY KEY AUTOINCREMENT, session_id TEXT NOT NULL REFERENCES session(id),
+  id INTEGER PRIMARY KEY AUTOINCREMENT CHECK(id > 0), session_id TEXT NOT NULL REFERENCES session(id),
   parent_branch INTEGER REFERENCES branch(id), parent_seq INTEGER NOT NULL DEFAULT 0,
   CHECK(parent_branch IS NOT NULL OR parent_seq = 0)
 ) STRICT;
 CREATE INDEX branch_session ON branch(session_id);
+CREATE INDEX branch_parent ON branch(parent_branch) WHERE parent_branch IS NOT NULL;
 
 -- text: what was said, the only copy. body: JSON of the rest, NULL when there is none.
 CREATE TABLE message(
-  id INTEGER PRIMARY KEY AUTOINCREMENT, branch INTEGER NOT NULL REFERENCES branch(id), seq INTEGER NOT NULL CHECK(seq > 0),
+  id INTEGER PRIMARY KEY AUTOINCREMENT CHECK(id > 0), branch INTEGER NOT NULL REFERENCES branch(id), seq INTEGER NOT NULL CHECK(seq > 0),
   turn INTEGER NOT NULL, step INTEGER NOT NULL,
   role TEXT NOT NULL CHECK(role IN ('user','assistant','tool','event')), actor TEXT NOT NULL,
   status TEXT NOT NULL CHECK(status IN ('ok','interrupted','error','refused','unknown','not_run')),
@@ -65,7 +69,7 @@ CREATE TABLE message(
 ) STRICT;
 
 CREATE TABLE blob(
-  id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL UNIQUE, media_type TEXT NOT NULL, bytes BLOB NOT NULL
+  id INTEGER PRIMARY KEY CHECK(id > 0), sha256 TEXT NOT NULL UNIQUE, media_type TEXT NOT NULL, bytes BLOB NOT NULL
 ) STRICT;
 
 -- Which messages name which blobs: who may read a blob, and when it may go.
@@ -96,7 +100,7 @@ CREATE TABLE tool_call(
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE summary(
-  id INTEGER PRIMARY KEY AUTOINCREMENT, session_id TEXT NOT NULL REFERENCES session(id),
+  id INTEGER PRIMARY KEY AUTOINCREMENT CHECK(id > 0), session_id TEXT NOT NULL REFERENCES session(id),
   branch INTEGER NOT NULL REFERENCES branch(id), upto_seq INTEGER NOT NULL, previous INTEGER REFERENCES summary(id),
   text TEXT NOT NULL, focus TEXT, model TEXT, tokens_before INTEGER NOT NULL, tokens_after INTEGER NOT NULL,
   created_at INTEGER NOT NULL
@@ -113,7 +117,7 @@ CREATE TABLE op(
 CREATE UNIQUE INDEX op_key ON op(session_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 
 CREATE TABLE inbox(
-  id INTEGER PRIMARY KEY, account TEXT NOT NULL, external_key TEXT NOT NULL,
+  id INTEGER PRIMARY KEY CHECK(id > 0), account TEXT NOT NULL, external_key TEXT NOT NULL,
   conversation INTEGER NOT NULL REFERENCES conversation(id), n INTEGER NOT NULL,
   session_id TEXT NOT NULL REFERENCES session(id), principal TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
   state TEXT NOT NULL CHECK(state IN ('queued','consumed','cancelled','superseded','refused')),
@@ -123,7 +127,8 @@ CREATE TABLE inbox(
 CREATE INDEX inbox_queued ON inbox(session_id, n) WHERE state = 'queued';
 
 CREATE TABLE outbox(
-  id INTEGER PRIMARY KEY, conversation INTEGER NOT NULL REFERENCES conversation(id), turn INTEGER NOT NULL,
+  id INTEGER PRIMARY KEY CHECK(id > 0), session_id TEXT NOT NULL REFERENCES session(id),
+  conversation INTEGER NOT NULL REFERENCES conversation(id), turn INTEGER NOT NULL,
   message INTEGER REFERENCES message(id), body TEXT, part INTEGER NOT NULL, kind TEXT NOT NULL CHECK(kind IN ('reply','preview','notice')),
   state TEXT NOT NULL CHECK(state IN ('pending','sending','sent','unknown','failed')),
   key TEXT NOT NULL UNIQUE, platform_id TEXT, owner TEXT, beat INTEGER NOT NULL DEFAULT 0,
@@ -131,16 +136,17 @@ CREATE TABLE outbox(
 ) STRICT;
 CREATE INDEX outbox_due ON outbox(next_at) WHERE state IN ('pending','sending','unknown');
 CREATE INDEX outbox_message ON outbox(message) WHERE message IS NOT NULL;
+CREATE INDEX outbox_notice ON outbox(session_id) WHERE message IS NULL;
 
 CREATE TABLE approval(
-  id TEXT PRIMARY KEY, call TEXT NOT NULL REFERENCES tool_call(id), args_sha256 TEXT NOT NULL, asker TEXT NOT NULL,
+  id TEXT PRIMARY KEY, call TEXT NOT NULL REFERENCES tool_call(id), n INTEGER NOT NULL, args_sha256 TEXT NOT NULL, asker TEXT NOT NULL,
   state TEXT NOT NULL CHECK(state IN ('pending','approved','denied','expired','consumed')),
   decided_by TEXT, decided_at INTEGER, expires_at INTEGER NOT NULL, epoch INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX approval_call ON approval(call);
+CREATE UNIQUE INDEX approval_call ON approval(call, n);
 
 CREATE TABLE usage(
-  id INTEGER PRIMARY KEY, owner TEXT NOT NULL, session_id TEXT NOT NULL, turn INTEGER NOT NULL, step INTEGER NOT NULL,
+  id INTEGER PRIMARY KEY CHECK(id > 0), owner TEXT NOT NULL, session_id TEXT NOT NULL, turn INTEGER NOT NULL, step INTEGER NOT NULL,
   attempt INTEGER NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL,
   state TEXT NOT NULL CHECK(state IN ('reserved','settled','estimated','failed')),
   input INTEGER NOT NULL, output INTEGER NOT NULL, cache_read INTEGER NOT NULL, cache_write INTEGER NOT NULL,
@@ -150,7 +156,7 @@ CREATE INDEX usage_session ON usage(session_id);
 CREATE INDEX usage_owner ON usage(owner, at);
 
 CREATE TABLE job(
-  id INTEGER PRIMARY KEY, kind TEXT NOT NULL, key TEXT NOT NULL, owner TEXT NOT NULL, session_id TEXT, upto INTEGER,
+  id INTEGER PRIMARY KEY CHECK(id > 0), kind TEXT NOT NULL, key TEXT NOT NULL, owner TEXT NOT NULL, session_id TEXT, upto INTEGER,
   payload TEXT NOT NULL, state TEXT NOT NULL, lease_owner TEXT, beat INTEGER NOT NULL DEFAULT 0,
   attempts INTEGER NOT NULL DEFAULT 0, next_at INTEGER NOT NULL, error TEXT,
   UNIQUE(kind, key)
@@ -162,7 +168,7 @@ CREATE TABLE purge(
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE fact(
-  id INTEGER PRIMARY KEY, owner TEXT NOT NULL REFERENCES principal(id), text TEXT NOT NULL,
+  id INTEGER PRIMARY KEY CHECK(id > 0), owner TEXT NOT NULL REFERENCES principal(id), text TEXT NOT NULL,
   session_id TEXT, message INTEGER, confidence REAL, supersedes INTEGER REFERENCES fact(id),
   created_at INTEGER NOT NULL, forgotten_at INTEGER
 ) STRICT;
@@ -197,7 +203,20 @@ CREATE VIEW v_message AS
   FROM tree t JOIN session ts ON ts.id = t.session_id JOIN branch tb ON tb.id = t.branch
   LEFT JOIN here h ON h.session_id = t.session_id AND h.branch = t.branch
   JOIN message m ON m.branch = t.branch AND (tb.session_id = t.session_id OR m.seq <= h.high);
+
 -- The rules of the ledger, kept by the database itself.
+
+-- People and their identities are not replaced behind anybody's back. ----------------------------------------
+CREATE TRIGGER principal_new BEFORE INSERT ON principal WHEN EXISTS (SELECT 1 FROM principal WHERE id = NEW.id)
+BEGIN SELECT RAISE(ABORT, 'clew: this principal exists'); END;
+CREATE TRIGGER principal_identity BEFORE UPDATE OF id ON principal WHEN NEW.id IS NOT OLD.id
+BEGIN SELECT RAISE(ABORT, 'clew: a principal keeps its identity'); END;
+CREATE TRIGGER principal_stays BEFORE DELETE ON principal BEGIN SELECT RAISE(ABORT, 'clew: principals are not deleted'); END;
+CREATE TRIGGER identity_new BEFORE INSERT ON identity WHEN EXISTS (
+  SELECT 1 FROM identity WHERE platform = NEW.platform AND account = NEW.account AND external_id = NEW.external_id)
+BEGIN SELECT RAISE(ABORT, 'clew: this identity is somebody''s already'); END;
+CREATE TRIGGER identity_written_once BEFORE UPDATE ON identity
+BEGIN SELECT RAISE(ABORT, 'clew: an identity is taken back before it is given to another'); END;
 
 -- A session's first state is empty; its first op gives it a head. -------------------------------------------
 CREATE TRIGGER session_starts_empty BEFORE INSERT ON session BEGIN
@@ -205,6 +224,16 @@ CREATE TRIGGER session_starts_empty BEFORE INSERT ON session BEGIN
     WHEN EXISTS (SELECT 1 FROM session WHERE id = NEW.id) THEN RAISE(ABORT, 'clew: this session exists')
     WHEN NEW.version <> 0 OR NEW.epoch <> 1 OR NEW.head_branch IS NOT NULL OR NEW.head_seq <> 0 OR NEW.summary_id IS NOT NULL
       THEN RAISE(ABORT, 'clew: a session starts empty')
+    WHEN (NEW.parent_branch IS NULL) <> (NEW.parent_seq IS NULL) OR NEW.parent_branch IS NOT NULL AND NOT EXISTS (
+      SELECT 1 FROM session p JOIN message m ON m.branch = NEW.parent_branch AND m.seq = NEW.parent_seq
+        JOIN branch b ON b.id = m.branch
+      WHERE p.id = NEW.parent_session AND p.owner = NEW.owner AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = p.id)
+        AND (b.session_id = p.id OR EXISTS (
+          WITH RECURSIVE up(branch, high) AS (
+            SELECT p.parent_branch, p.parent_seq
+            UNION ALL SELECT c.parent_branch, min(c.parent_seq, u.high) FROM up u JOIN branch c ON c.id = u.branch)
+          SELECT 1 FROM up WHERE branch = m.branch AND high >= m.seq)))
+      THEN RAISE(ABORT, 'clew: a fork starts in the tree of its owner''s session')
   END;
 END;
 CREATE TRIGGER session_identity BEFORE UPDATE OF id, owner, origin, parent_session, parent_branch, parent_seq, created_at, temporary ON session
@@ -220,6 +249,10 @@ WHEN NEW.version <> OLD.version + 1 OR NOT EXISTS (
 BEGIN SELECT RAISE(ABORT, 'clew: only an op moves the head'); END;
 CREATE TRIGGER session_epoch_grows BEFORE UPDATE OF epoch ON session WHEN NEW.epoch NOT IN (OLD.epoch, OLD.epoch + 1)
 BEGIN SELECT RAISE(ABORT, 'clew: an epoch only grows, by one'); END;
+CREATE TRIGGER session_forgotten BEFORE UPDATE OF title, cwd, settings, prefix_sha256 ON session
+WHEN (NEW.title IS NOT NULL OR NEW.cwd IS NOT NULL OR NEW.settings <> '{}' OR NEW.prefix_sha256 IS NOT NULL)
+  AND EXISTS (SELECT 1 FROM purge WHERE session_id = NEW.id)
+BEGIN SELECT RAISE(ABORT, 'clew: this session was deleted'); END;
 CREATE TRIGGER session_stays BEFORE DELETE ON session BEGIN SELECT RAISE(ABORT, 'clew: sessions are not deleted'); END;
 
 -- Ops name what they saw, and move the head. ----------------------------------------------------------------
@@ -234,20 +267,37 @@ CREATE TRIGGER op_fence BEFORE INSERT ON op BEGIN
       THEN RAISE(ABORT, 'clew: this key was used')
     WHEN EXISTS (SELECT 1 FROM purge WHERE session_id = NEW.session_id) AND NEW.kind <> 'purge'
       THEN RAISE(ABORT, 'clew: this session was deleted')
+    WHEN (NEW.version = 1) <> (NEW.kind = 'create') THEN RAISE(ABORT, 'clew: a session is created once')
+    WHEN NEW.kind NOT IN ('create','append','undo','redo','retry','resume','import')
+      AND (NEW.to_branch IS NOT NEW.from_branch OR NEW.to_seq <> NEW.from_seq)
+      THEN RAISE(ABORT, 'clew: this op leaves the head alone')
+    WHEN NEW.kind NOT IN ('create','compact','expand','undo','redo','retry','resume','import')
+      AND NEW.to_summary IS NOT NEW.from_summary
+      THEN RAISE(ABORT, 'clew: this op leaves the summary alone')
     WHEN NEW.kind = 'append' AND (NEW.to_seq <= NEW.from_seq OR NOT EXISTS (
       SELECT 1 FROM branch b WHERE b.id = NEW.to_branch AND b.session_id = NEW.session_id
         AND coalesce((SELECT max(seq) FROM message WHERE branch = b.id), b.parent_seq) = NEW.from_seq
-        AND (b.id = NEW.from_branch OR b.parent_branch = NEW.from_branch)))
+        AND (b.id = NEW.from_branch OR b.parent_branch = NEW.from_branch AND b.parent_seq = NEW.from_seq)))
       THEN RAISE(ABORT, 'clew: an append continues the head')
     WHEN NEW.kind <> 'append' AND (NEW.to_branch IS NOT NEW.from_branch OR NEW.to_seq <> NEW.from_seq) AND NOT EXISTS (
       SELECT 1 FROM branch b JOIN session s ON s.id = NEW.session_id WHERE b.id = NEW.to_branch
-        AND (b.session_id = s.id OR b.id < s.parent_branch OR (b.id = s.parent_branch AND NEW.to_seq <= s.parent_seq))
         AND (NEW.to_seq = 0 AND b.parent_branch IS NULL
-          OR NEW.to_seq > b.parent_seq AND EXISTS (SELECT 1 FROM message WHERE branch = b.id AND seq = NEW.to_seq)))
+          OR NEW.to_seq > b.parent_seq AND EXISTS (SELECT 1 FROM message WHERE branch = b.id AND seq = NEW.to_seq))
+        AND (b.session_id = s.id OR EXISTS (
+          WITH RECURSIVE up(branch, high) AS (
+            SELECT s.parent_branch, s.parent_seq
+            UNION ALL SELECT c.parent_branch, min(c.parent_seq, u.high) FROM up u JOIN branch c ON c.id = u.branch)
+          SELECT 1 FROM up WHERE branch = b.id AND high >= NEW.to_seq)))
       THEN RAISE(ABORT, 'clew: a head stands on a message of its own tree')
-    WHEN NEW.to_summary IS NOT NULL AND NEW.to_summary IS NOT NEW.from_summary AND NOT EXISTS (
-      SELECT 1 FROM summary y WHERE y.id = NEW.to_summary AND y.session_id = NEW.session_id)
-      THEN RAISE(ABORT, 'clew: a summary belongs to its session')
+    WHEN NEW.to_summary IS NOT NULL AND NEW.kind <> 'append'
+      AND (NEW.to_summary IS NOT NEW.from_summary OR NEW.to_branch IS NOT NEW.from_branch OR NEW.to_seq <> NEW.from_seq)
+      AND NOT EXISTS (
+        WITH RECURSIVE path(branch, high) AS (
+          SELECT NEW.to_branch, NEW.to_seq
+          UNION ALL SELECT c.parent_branch, min(c.parent_seq, p.high) FROM path p JOIN branch c ON c.id = p.branch)
+        SELECT 1 FROM summary y JOIN path p ON p.branch = y.branch AND p.high >= y.upto_seq
+        WHERE y.id = NEW.to_summary AND y.session_id = NEW.session_id)
+      THEN RAISE(ABORT, 'clew: a summary of the session stands for messages of its path')
   END;
 END;
 CREATE TRIGGER op_moves AFTER INSERT ON op BEGIN
@@ -271,24 +321,42 @@ CREATE TRIGGER message_follows_op BEFORE INSERT ON message BEGIN
   END;
 END;
 CREATE TRIGGER message_written_once BEFORE UPDATE ON message BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
-CREATE TRIGGER message_stays BEFORE DELETE ON message WHEN NOT EXISTS (
-  SELECT 1 FROM branch b JOIN purge p ON p.session_id = b.session_id WHERE b.id = OLD.branch)
-BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
+CREATE TRIGGER message_stays BEFORE DELETE ON message BEGIN
+  SELECT CASE
+    WHEN NOT EXISTS (SELECT 1 FROM branch b JOIN purge p ON p.session_id = b.session_id WHERE b.id = OLD.branch)
+      THEN RAISE(ABORT, 'clew: append-only')
+    WHEN EXISTS (
+      WITH RECURSIVE down(branch, seq) AS (
+        SELECT OLD.branch, OLD.seq
+        UNION SELECT b.id, 0 FROM down d JOIN branch b ON b.parent_branch = d.branch AND b.parent_seq >= d.seq)
+      SELECT 1 FROM down d JOIN session s ON s.parent_branch = d.branch AND s.parent_seq >= d.seq
+      WHERE NOT EXISTS (SELECT 1 FROM purge WHERE session_id = s.id))
+      THEN RAISE(ABORT, 'clew: a fork still reads this message')
+  END;
+END;
 
-CREATE TRIGGER branch_grows_from_message BEFORE INSERT ON branch BEGIN
+CREATE TRIGGER branch_grows_from_head BEFORE INSERT ON branch BEGIN
   SELECT CASE
     WHEN NEW.id > 0 AND EXISTS (SELECT 1 FROM branch WHERE id = NEW.id) THEN RAISE(ABORT, 'clew: append-only')
-    WHEN NEW.parent_branch IS NOT NULL AND NOT (
-      NEW.parent_seq = 0 AND EXISTS (SELECT 1 FROM branch WHERE id = NEW.parent_branch AND parent_branch IS NULL)
-      OR EXISTS (SELECT 1 FROM message WHERE branch = NEW.parent_branch AND seq = NEW.parent_seq))
+    WHEN NOT EXISTS (
+      SELECT 1 FROM session s WHERE s.id = NEW.session_id AND s.head_branch IS NEW.parent_branch AND s.head_seq = NEW.parent_seq)
+      THEN RAISE(ABORT, 'clew: a branch starts at the head of its session')
+    WHEN NEW.parent_seq > 0 AND NOT EXISTS (SELECT 1 FROM message WHERE branch = NEW.parent_branch AND seq = NEW.parent_seq)
       THEN RAISE(ABORT, 'clew: a branch starts at a message')
   END;
 END;
 CREATE TRIGGER branch_written_once BEFORE UPDATE ON branch BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
 CREATE TRIGGER branch_stays BEFORE DELETE ON branch BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
 
-CREATE TRIGGER summary_new BEFORE INSERT ON summary WHEN NEW.id > 0 AND EXISTS (SELECT 1 FROM summary WHERE id = NEW.id)
-BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
+CREATE TRIGGER summary_new BEFORE INSERT ON summary BEGIN
+  SELECT CASE
+    WHEN NEW.id > 0 AND EXISTS (SELECT 1 FROM summary WHERE id = NEW.id) THEN RAISE(ABORT, 'clew: append-only')
+    WHEN NOT EXISTS (SELECT 1 FROM session WHERE id = NEW.session_id)
+      OR NEW.previous IS NOT NULL AND NOT EXISTS (SELECT 1 FROM summary WHERE id = NEW.previous AND session_id = NEW.session_id)
+      THEN RAISE(ABORT, 'clew: a summary follows one of its own session')
+    WHEN EXISTS (SELECT 1 FROM purge WHERE session_id = NEW.session_id) THEN RAISE(ABORT, 'clew: this session was deleted')
+  END;
+END;
 CREATE TRIGGER summary_written_once BEFORE UPDATE ON summary BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
 CREATE TRIGGER summary_stays BEFORE DELETE ON summary WHEN NOT EXISTS (SELECT 1 FROM purge WHERE session_id = OLD.session_id)
 BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
@@ -296,14 +364,22 @@ BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
 CREATE TRIGGER prefix_new BEFORE INSERT ON prefix WHEN EXISTS (SELECT 1 FROM prefix WHERE sha256 = NEW.sha256)
 BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
 CREATE TRIGGER prefix_written_once BEFORE UPDATE ON prefix BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
+CREATE TRIGGER prefix_stays BEFORE DELETE ON prefix WHEN EXISTS (SELECT 1 FROM session WHERE prefix_sha256 = OLD.sha256)
+BEGIN SELECT RAISE(ABORT, 'clew: a session still uses this prefix'); END;
 
 CREATE TRIGGER blob_new BEFORE INSERT ON blob
 WHEN EXISTS (SELECT 1 FROM blob WHERE sha256 = NEW.sha256) OR NEW.id > 0 AND EXISTS (SELECT 1 FROM blob WHERE id = NEW.id)
 BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
 CREATE TRIGGER blob_written_once BEFORE UPDATE ON blob BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
-CREATE TRIGGER attachment_new BEFORE INSERT ON attachment
-WHEN EXISTS (SELECT 1 FROM attachment WHERE message = NEW.message AND sha256 = NEW.sha256)
-BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
+CREATE TRIGGER blob_stays BEFORE DELETE ON blob WHEN EXISTS (SELECT 1 FROM attachment WHERE sha256 = OLD.sha256)
+BEGIN SELECT RAISE(ABORT, 'clew: a message still names this attachment'); END;
+CREATE TRIGGER attachment_new BEFORE INSERT ON attachment BEGIN
+  SELECT CASE
+    WHEN EXISTS (SELECT 1 FROM attachment WHERE message = NEW.message AND sha256 = NEW.sha256) THEN RAISE(ABORT, 'clew: append-only')
+    WHEN NOT EXISTS (SELECT 1 FROM message WHERE id = NEW.message AND instr(CAST(body AS TEXT), NEW.sha256))
+      THEN RAISE(ABORT, 'clew: an attachment is named by its message')
+  END;
+END;
 CREATE TRIGGER attachment_written_once BEFORE UPDATE ON attachment BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
 CREATE TRIGGER attachment_stays BEFORE DELETE ON attachment WHEN NOT EXISTS (
   SELECT 1 FROM message m JOIN branch b ON b.id = m.branch JOIN purge p ON p.session_id = b.session_id WHERE m.id = OLD.message)
@@ -318,7 +394,9 @@ CREATE TRIGGER turn_new BEFORE INSERT ON turn BEGIN
 END;
 CREATE TRIGGER turn_moves BEFORE UPDATE ON turn BEGIN
   SELECT CASE
-    WHEN NEW.session_id IS NOT OLD.session_id OR NEW.turn IS NOT OLD.turn THEN RAISE(ABORT, 'clew: a turn keeps its identity')
+    WHEN NEW.session_id IS NOT OLD.session_id OR NEW.turn IS NOT OLD.turn OR NEW.principal IS NOT OLD.principal
+      OR NEW.conversation IS NOT OLD.conversation OR NEW.started_at IS NOT OLD.started_at
+      THEN RAISE(ABORT, 'clew: a turn keeps its identity')
     WHEN NEW.epoch IS NOT (SELECT epoch FROM session WHERE id = NEW.session_id) THEN RAISE(ABORT, 'clew: fenced')
     WHEN OLD.state NOT IN ('running','waiting') AND NEW.state IS NOT OLD.state THEN RAISE(ABORT, 'clew: this turn has ended')
   END;
@@ -329,6 +407,8 @@ CREATE TRIGGER call_new BEFORE INSERT ON tool_call BEGIN
     WHEN EXISTS (SELECT 1 FROM tool_call WHERE id = NEW.id OR (session_id = NEW.session_id AND turn = NEW.turn AND step = NEW.step AND n = NEW.n))
       THEN RAISE(ABORT, 'clew: this call exists')
     WHEN NEW.state <> 'planned' THEN RAISE(ABORT, 'clew: a call is planned first')
+    WHEN NOT EXISTS (SELECT 1 FROM turn WHERE session_id = NEW.session_id AND turn = NEW.turn)
+      THEN RAISE(ABORT, 'clew: a call belongs to a turn')
     WHEN NEW.epoch IS NOT (SELECT epoch FROM session WHERE id = NEW.session_id) THEN RAISE(ABORT, 'clew: fenced')
   END;
 END;
@@ -336,17 +416,21 @@ CREATE TRIGGER call_moves BEFORE UPDATE ON tool_call BEGIN
   SELECT CASE
     WHEN NEW.id IS NOT OLD.id OR NEW.session_id IS NOT OLD.session_id OR NEW.turn IS NOT OLD.turn OR NEW.step IS NOT OLD.step
       OR NEW.n IS NOT OLD.n OR NEW.args_sha256 IS NOT OLD.args_sha256 OR NEW.name IS NOT OLD.name
+      OR NEW.provider_id IS NOT OLD.provider_id OR NEW.safe_to_repeat IS NOT OLD.safe_to_repeat
       THEN RAISE(ABORT, 'clew: a call keeps its identity')
     WHEN NEW.epoch IS NOT (SELECT epoch FROM session WHERE id = NEW.session_id) THEN RAISE(ABORT, 'clew: fenced')
     WHEN OLD.state || '>' || NEW.state NOT IN
       ('planned>started','planned>not_run','planned>finished','started>finished','started>unknown','unknown>started','unknown>finished')
       THEN RAISE(ABORT, 'clew: a call does not go back')
+    WHEN NEW.state = 'started' AND EXISTS (SELECT 1 FROM approval WHERE call = NEW.id AND state = 'denied')
+      AND NOT EXISTS (SELECT 1 FROM approval WHERE call = NEW.id AND state = 'consumed')
+      THEN RAISE(ABORT, 'clew: this call was denied')
   END;
 END;
 CREATE TRIGGER call_stays BEFORE DELETE ON tool_call BEGIN SELECT RAISE(ABORT, 'clew: calls are not deleted'); END;
 CREATE TRIGGER approval_new BEFORE INSERT ON approval BEGIN
   SELECT CASE
-    WHEN EXISTS (SELECT 1 FROM approval WHERE id = NEW.id) THEN RAISE(ABORT, 'clew: this approval exists')
+    WHEN EXISTS (SELECT 1 FROM approval WHERE id = NEW.id OR (call = NEW.call AND n = NEW.n)) THEN RAISE(ABORT, 'clew: this approval exists')
     WHEN NEW.state <> 'pending' THEN RAISE(ABORT, 'clew: an approval is asked first')
     WHEN NEW.epoch IS NOT (SELECT s.epoch FROM session s JOIN tool_call c ON c.session_id = s.id WHERE c.id = NEW.call)
       THEN RAISE(ABORT, 'clew: fenced')
@@ -354,7 +438,7 @@ CREATE TRIGGER approval_new BEFORE INSERT ON approval BEGIN
 END;
 CREATE TRIGGER approval_moves BEFORE UPDATE ON approval BEGIN
   SELECT CASE
-    WHEN NEW.id IS NOT OLD.id OR NEW.call IS NOT OLD.call OR NEW.args_sha256 IS NOT OLD.args_sha256 OR NEW.asker IS NOT OLD.asker
+    WHEN NEW.id IS NOT OLD.id OR NEW.call IS NOT OLD.call OR NEW.n IS NOT OLD.n OR NEW.args_sha256 IS NOT OLD.args_sha256 OR NEW.asker IS NOT OLD.asker
       THEN RAISE(ABORT, 'clew: an approval keeps its identity')
     WHEN NEW.epoch IS NOT (SELECT s.epoch FROM session s JOIN tool_call c ON c.session_id = s.id WHERE c.id = NEW.call)
       THEN RAISE(ABORT, 'clew: fenced')
@@ -371,27 +455,57 @@ CREATE TRIGGER inbox_new BEFORE INSERT ON inbox BEGIN
       OR EXISTS (SELECT 1 FROM inbox WHERE account = NEW.account AND external_key = NEW.external_key)
       OR EXISTS (SELECT 1 FROM inbox WHERE conversation = NEW.conversation AND n = NEW.n) THEN RAISE(ABORT, 'clew: received already')
     WHEN NEW.state <> 'queued' THEN RAISE(ABORT, 'clew: a message is queued first')
+    WHEN NOT EXISTS (SELECT 1 FROM session WHERE id = NEW.session_id) THEN RAISE(ABORT, 'clew: a message is received for a session')
+    WHEN EXISTS (SELECT 1 FROM purge WHERE session_id = NEW.session_id) THEN RAISE(ABORT, 'clew: this session was deleted')
   END;
 END;
 CREATE TRIGGER inbox_moves BEFORE UPDATE ON inbox
 WHEN NEW.id IS NOT OLD.id OR NEW.account IS NOT OLD.account OR NEW.external_key IS NOT OLD.external_key
   OR NEW.conversation IS NOT OLD.conversation OR NEW.n IS NOT OLD.n OR NEW.session_id IS NOT OLD.session_id
+  OR NEW.principal IS NOT OLD.principal OR NEW.kind IS NOT OLD.kind OR NEW.at IS NOT OLD.at
   OR (NEW.state IS NOT OLD.state AND (OLD.state <> 'queued' OR NEW.epoch IS NOT (SELECT epoch FROM session WHERE id = NEW.session_id)))
+  OR (NEW.turn IS NOT OLD.turn AND NEW.state IS OLD.state)
   OR (NEW.body IS NOT OLD.body AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = OLD.session_id))
 BEGIN SELECT RAISE(ABORT, 'clew: a received message is settled once'); END;
 CREATE TRIGGER inbox_stays BEFORE DELETE ON inbox BEGIN SELECT RAISE(ABORT, 'clew: received messages are not deleted'); END;
-CREATE TRIGGER outbox_new BEFORE INSERT ON outbox
-WHEN EXISTS (SELECT 1 FROM outbox WHERE key = NEW.key) OR NEW.id > 0 AND EXISTS (SELECT 1 FROM outbox WHERE id = NEW.id)
-BEGIN SELECT RAISE(ABORT, 'clew: this reply exists'); END;
+CREATE TRIGGER outbox_new BEFORE INSERT ON outbox BEGIN
+  SELECT CASE
+    WHEN EXISTS (SELECT 1 FROM outbox WHERE key = NEW.key) OR NEW.id > 0 AND EXISTS (SELECT 1 FROM outbox WHERE id = NEW.id)
+      THEN RAISE(ABORT, 'clew: this reply exists')
+    WHEN EXISTS (SELECT 1 FROM purge WHERE session_id = NEW.session_id) THEN RAISE(ABORT, 'clew: this session was deleted')
+  END;
+END;
+CREATE TRIGGER outbox_moves BEFORE UPDATE ON outbox
+WHEN NEW.id IS NOT OLD.id OR NEW.session_id IS NOT OLD.session_id OR NEW.conversation IS NOT OLD.conversation
+  OR NEW.turn IS NOT OLD.turn OR NEW.message IS NOT OLD.message OR NEW.body IS NOT OLD.body OR NEW.part IS NOT OLD.part
+  OR NEW.kind IS NOT OLD.kind OR NEW.key IS NOT OLD.key
+  OR (OLD.state = 'sent' AND NEW.state IS NOT OLD.state AND OLD.kind <> 'preview')  -- a preview is edited as long as it grows
+BEGIN SELECT RAISE(ABORT, 'clew: a reply is sent once'); END;
+CREATE TRIGGER outbox_stays BEFORE DELETE ON outbox WHEN NOT EXISTS (SELECT 1 FROM purge WHERE session_id = OLD.session_id)
+BEGIN SELECT RAISE(ABORT, 'clew: replies are not deleted'); END;
 CREATE TRIGGER conversation_new BEFORE INSERT ON conversation
 WHEN EXISTS (SELECT 1 FROM conversation WHERE route_key = NEW.route_key) OR NEW.id > 0 AND EXISTS (SELECT 1 FROM conversation WHERE id = NEW.id)
 BEGIN SELECT RAISE(ABORT, 'clew: this conversation exists'); END;
 CREATE TRIGGER conversation_moves BEFORE UPDATE ON conversation
-WHEN NEW.id IS NOT OLD.id OR NEW.route_key IS NOT OLD.route_key OR (NEW.session_id IS NOT OLD.session_id AND NEW.version <> OLD.version + 1)
+WHEN NEW.id IS NOT OLD.id OR NEW.route_key IS NOT OLD.route_key OR NEW.version NOT IN (OLD.version, OLD.version + 1)
+  OR (NEW.session_id IS NOT OLD.session_id AND NEW.version <> OLD.version + 1)
 BEGIN SELECT RAISE(ABORT, 'clew: a conversation moves by a new version'); END;
+CREATE TRIGGER conversation_stays BEFORE DELETE ON conversation BEGIN SELECT RAISE(ABORT, 'clew: conversations are not deleted'); END;
 CREATE TRIGGER purge_new BEFORE INSERT ON purge WHEN EXISTS (SELECT 1 FROM purge WHERE session_id = NEW.session_id)
 BEGIN SELECT RAISE(ABORT, 'clew: this session was deleted'); END;
+CREATE TRIGGER purge_moves BEFORE UPDATE OF session_id, actor, at ON purge
+WHEN NEW.session_id IS NOT OLD.session_id OR NEW.actor IS NOT OLD.actor OR NEW.at IS NOT OLD.at
+BEGIN SELECT RAISE(ABORT, 'clew: a deletion is not taken back'); END;
 CREATE TRIGGER purge_stays BEFORE DELETE ON purge BEGIN SELECT RAISE(ABORT, 'clew: a deletion is not taken back'); END;
 CREATE TRIGGER usage_new BEFORE INSERT ON usage WHEN NEW.id > 0 AND EXISTS (SELECT 1 FROM usage WHERE id = NEW.id)
 BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
 CREATE TRIGGER usage_stays BEFORE DELETE ON usage BEGIN SELECT RAISE(ABORT, 'clew: usage is not deleted'); END;
+CREATE TRIGGER usage_moves BEFORE UPDATE ON usage
+WHEN NEW.id IS NOT OLD.id OR NEW.owner IS NOT OLD.owner OR NEW.session_id IS NOT OLD.session_id OR OLD.state IN ('settled','failed')
+BEGIN SELECT RAISE(ABORT, 'clew: usage is settled once'); END;
+CREATE TRIGGER job_new BEFORE INSERT ON job
+WHEN NEW.session_id IS NOT NULL AND EXISTS (SELECT 1 FROM purge WHERE session_id = NEW.session_id)
+BEGIN SELECT RAISE(ABORT, 'clew: this session was deleted'); END;
+CREATE TRIGGER fact_new BEFORE INSERT ON fact
+WHEN NEW.session_id IS NOT NULL AND EXISTS (SELECT 1 FROM purge WHERE session_id = NEW.session_id)
+BEGIN SELECT RAISE(ABORT, 'clew: this session was deleted'); END;
