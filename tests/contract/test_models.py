@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from clew.adapters.models.openai_chat.client import OpenAIChatClient
+from clew.adapters.models.pydantic_ai.client import PydanticAIClient
 from clew.adapters.models.retries import RETRIED, RetryPolicy
 from clew.domain.models.answer import FailureKind, StopReason
 from clew.domain.models.request import ModelProfile
@@ -49,6 +50,28 @@ class TestOpenAIChat(ModelClientContract):
                     http, server.base_url, retries=RetryPolicy(attempts_max=ATTEMPTS), sleep=at_once
                 )
                 yield Subject(client, lambda: server.requests, server.was_abandoned)
+
+        return provide
+
+
+class TestPydanticAI(ModelClientContract):
+    """Over HTTP, with the OpenAI package in between: what every provider's package can do wrong, it can."""
+
+    @pytest.fixture
+    def provider(self) -> Provider:
+        @asynccontextmanager
+        async def provide(script: Sequence[Step]) -> AsyncIterator[Subject]:
+            served = [answer for step in script for answer in as_served(step)]
+            async with ModelServer(served, models=(MODEL,)) as server:
+                client = PydanticAIClient(
+                    "openai-chat",
+                    base_url=server.base_url,
+                    api_key="none-needed",
+                    retries=RetryPolicy(attempts_max=ATTEMPTS),
+                    sleep=at_once,
+                )
+                yield Subject(client, lambda: server.requests, server.was_abandoned)
+                await client.close()
 
         return provide
 
