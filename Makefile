@@ -81,6 +81,15 @@ run: $(RUN_READY) ## Open the chat; with PROMPT, or with text on standard input,
 test: $(DEV_READY) ## Run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
+SEEDS ?= 1000
+.PHONY: simulate
+simulate: $(DEV_READY) ## Random conversations under the fault model; SEEDS=10000
+	@$(BIN)/python -m clew.testing.simulation --seeds $(SEEDS)
+
+.PHONY: docs
+docs: $(DEV_READY) ## Write docs/settings.md from the code
+	@$(BIN)/python -m clew.config.documentation > docs/settings.md
+
 .PHONY: lint
 lint: $(DEV_READY) ## Check style, types and import contracts
 	@$(BIN)/ruff check .
