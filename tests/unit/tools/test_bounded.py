@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +36,12 @@ def test_the_middle_is_left_out() -> None:
     assert text == "a" * 50 + "\n[… 10,100 bytes left out …]\n" + "c" * 50
 
 
+@given(st.text(alphabet="aé€😀", min_size=200, max_size=300), st.integers(80, 160))
+def test_the_gap_cuts_no_character_in_two(text: str, limit: int) -> None:
+    """Both edges of what was left out are whole."""
+    assert "\ufffd" not in filled(limit, [text.encode()]).text()
+
+
 def test_a_ring_keeps_the_end_only() -> None:
     """A server's last lines are the ones that matter."""
     text = filled(164, [b"%d\n" % n for n in range(10_000)], head_share=0.0).text()
@@ -59,8 +67,14 @@ def test_invalid_bytes_are_replaced_not_dropped() -> None:
 
 def test_memory_is_bounded() -> None:
     """A gigabyte in small pieces leaves no more than the limit and one piece."""
-    output = BoundedOutput(1000)
-    for _ in range(100_000):
-        output.add(b"x" * 100)
+    tracemalloc.start()
+    try:
+        output = BoundedOutput(1000)
+        for n in range(100_000):
+            output.add(b"%100d" % n)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert output.total == 10_000_000
     assert len(output.text()) <= 1000
+    assert peak < 20_000

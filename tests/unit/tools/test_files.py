@@ -78,9 +78,9 @@ async def test_offset_and_limit_choose_lines(bench: Bench, tmp_path: Path) -> No
 
 async def test_a_line_without_end_is_cut_and_it_is_said(bench: Bench, tmp_path: Path) -> None:
     """Minified code does not flood a conversation, and the next line is still found."""
-    (tmp_path / "min.js").write_text("é" * 5000 + "\nsecond\n")
+    (tmp_path / "min.js").write_text("x" + "é" * 5000 + "\nsecond\n")
     result = await bench.run("read", path="min.js", limit=1)
-    assert "[… 8,000 more bytes]" in result.text
+    assert "[… 8,001 more bytes]" in result.text
     assert "\ufffd" not in result.text
     assert (await bench.run("read", path="min.js", offset=2)).text == "     2\tsecond"
 
@@ -270,6 +270,8 @@ async def test_line_ends_and_the_byte_order_mark_stay(bench: Bench, tmp_path: Pa
     path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\nthree\r\n")
     await bench.run("edit", path="w", old_text="one\ntwo", new_text="1\n2\n2b")
     assert path.read_bytes() == b"\xef\xbb\xbf1\r\n2\r\n2b\r\nthree\r\n"
+    await bench.run("edit", path="w", old_text="three", new_text="3\n4")
+    assert path.read_bytes() == b"\xef\xbb\xbf1\r\n2\r\n2b\r\n3\r\n4\r\n"
 
 
 async def test_bytes_that_are_no_utf8_survive_an_edit(bench: Bench, tmp_path: Path) -> None:

@@ -280,12 +280,23 @@ async def test_kill_ends_a_process_and_what_it_started(bench: Bench, tmp_path: P
     assert (await bench.box.processes.kill(1)).ended == row.ended
 
 
+async def test_what_a_background_process_leaves_behind_ends_with_it(bench: Bench) -> None:
+    """Its number in the list is the only handle anybody has."""
+    command = "setsid sh -c 'echo pid=$$; echo ready; exec sleep 1000' & sleep 1000 & echo pid=$!"
+    await bench.run("shell", command=f"{command}; until [ -d /proc/$! ]; do :; done", background=True)
+    await bench.told.get()
+    left = pids(bench.box.processes.output(1, 9))
+    assert left
+    assert [pid for pid in left if lives(pid)] == []
+
+
 async def test_output_of_a_background_process_is_a_ring(bench: Bench) -> None:
     """A server may talk for days."""
     await bench.run("shell", command="seq 1 200000", background=True)
     await bench.told.get()
     text = (await bench.run("process_output", process=1, lines=2000)).text
     assert text.endswith("\n199999\n200000")
+    assert "\n1\n2\n3\n" not in text
     assert len(text) < 2200
 
 

@@ -126,7 +126,7 @@ async def _run(shell: Shell, arguments: ShellArguments, context: ToolContext) ->
 
 def _telling_directory(command: str, note: Path) -> str:
     """The command, made to say at its end where it is; on one line with it, so that its line numbers are right."""
-    tell = f"command pwd -P >|{shlex.quote(str(note))}"
+    tell = f"command pwd -P > {shlex.quote(str(note))}"
     return f"trap {shlex.quote(tell)} EXIT; {command}"
 
 
