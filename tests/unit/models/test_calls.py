@@ -148,6 +148,11 @@ def test_the_same_call_twice_is_two_calls_without_ids(fields: dict[str, Any]) ->
     assert [(c.provider_id, c.arguments) for c in found] == [("", '{"n":1}'), ("", '{"n":1}')]
 
 
+def test_the_same_call_twice_in_one_chunk_is_two_calls_even_without_arguments() -> None:
+    found, _ = take([[piece("", "now", index=0), piece("", "now", index=0)]])
+    assert [c.name for c in found] == ["now", "now"]
+
+
 def test_an_id_that_two_calls_share_names_only_the_first() -> None:
     found, _ = take([[piece("{}", "a", index=0, id="same")], [piece("{}", "b", index=1, id="same")]])
     assert [(c.provider_id, c.name) for c in found] == [("same", "a"), ("", "b")]

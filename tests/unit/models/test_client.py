@@ -291,6 +291,15 @@ async def test_a_stream_cut_anywhere_is_a_cut(size: int) -> None:
     assert failure.kind is FailureKind.CUT
 
 
+@pytest.mark.parametrize("finish", ["null", '""'])
+async def test_a_stream_that_ends_properly_without_an_end_of_the_answer_is_a_cut(finish: str) -> None:
+    """The connection was closed in good order, but nobody said that the answer was whole."""
+    raw = f'data: {{"choices":[{{"delta":{{"content":"Once upon"}},"finish_reason":{finish}}}]}}\n\n'
+    *_, failure = await ask_once(Served(raw=raw))
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.partial) == (FailureKind.CUT, "Once upon")
+
+
 # -- bodies -------------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +309,12 @@ async def test_a_server_that_does_not_stream_is_understood() -> None:
     assert isinstance(last, Answer)
     assert (last.text, last.usage.input, last.usage.output) == ("all at once", 7, 3)
     assert TextDelta("all at once") in events
+
+
+async def test_a_page_to_sign_in_at_is_said_to_be_one() -> None:
+    (failure,) = await ask_once(Served(raw="<html>sign in first</html>", content_type="text/html"))
+    assert isinstance(failure, Failure)
+    assert "a web page" in failure.message
 
 
 @pytest.mark.parametrize(

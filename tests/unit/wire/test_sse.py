@@ -60,7 +60,8 @@ streams = st.one_of(st.lists(pieces, max_size=24).map(b"".join), st.binary(max_s
 @st.composite
 def split_streams(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
     stream = draw(streams)
-    cuts = sorted(draw(st.lists(st.integers(0, len(stream)), max_size=30)))
+    everywhere = st.just(list(range(len(stream))))
+    cuts = sorted(draw(st.lists(st.integers(0, len(stream)), max_size=30) | everywhere))
     edges = [0, *cuts, len(stream)]
     return stream, [stream[a:b] for a, b in itertools.pairwise(edges)]
 
@@ -84,7 +85,8 @@ def test_the_bound_is_met_at_the_same_event_in_every_split(case: tuple[bytes, li
     stream, chunks = case
 
     def until_too_large(parts: list[bytes]) -> tuple[list[ServerSentEvent], bool]:
-        decoder, found = SseDecoder(event_bytes_max=12), []
+        decoder = SseDecoder(event_bytes_max=12)
+        found: list[ServerSentEvent] = []
         try:
             for part in parts:
                 found.extend(decoder.feed(part))
@@ -127,6 +129,11 @@ def test_comments_between_events_are_dropped() -> None:
 def test_a_carriage_return_ends_an_event_without_waiting_for_a_line_feed() -> None:
     assert data_of(b"data: x\r\r") == ["x"]
     assert data_of(b"data: x\r", b"\n\r", b"\ndata: y\r\n\r\n") == ["x", "y"]
+
+
+def test_a_line_end_cut_in_two_is_one_line_end() -> None:
+    """Taken for two, it would end the event in its middle."""
+    assert data_of(b"data: a\r", b"\ndata: b\r\n\r\n") == ["a\nb"]
 
 
 def test_the_byte_order_mark_is_ignored_once_and_only_at_the_start() -> None:
