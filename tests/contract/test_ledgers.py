@@ -11,7 +11,7 @@ from clew.adapters.stores.memory import Disk, MemoryLedger
 from clew.adapters.stores.sqlite import open_ledger
 from clew.runtime.ports.ledger import Ledger
 from clew.testing.contracts.ledger import LedgerContract, Reopen
-from clew.testing.ledgers import START_MS
+from clew.testing.ledgers import StillClock
 
 
 class TestMemoryLedger(LedgerContract):
@@ -25,16 +25,6 @@ class TestMemoryLedger(LedgerContract):
             return MemoryLedger(disk)
 
         return open_again
-
-
-class StillClock:
-    """A moment that does not pass."""
-
-    def now_ms(self) -> int:
-        return START_MS
-
-    def monotonic(self) -> float:
-        return 0.0
 
 
 class TestSqliteLedger(LedgerContract):

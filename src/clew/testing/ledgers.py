@@ -66,6 +66,16 @@ OTHER_PROCESS: Final = OwnerId("other-process")
 START_MS: Final = 1_700_000_000_000
 
 
+class StillClock:
+    """A moment that does not pass."""
+
+    def now_ms(self) -> int:
+        return START_MS
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
 def session_id(number: int) -> SessionId:
     """The number-th id: no two share their first three characters, so each has short prefixes of its own."""
     base = len(ID_ALPHABET)

@@ -248,6 +248,19 @@ class PurgeContract(LedgerCase):
             await check_hidden(each, ANN, handle.session)
             assert await found(each, "kiwi") == []
 
+    async def test_ids_are_never_given_twice(self, ledger: Ledger, reopen: Reopen) -> None:
+        """What named a forgotten message, branch or summary names nothing new, after a restart either."""
+        gone = await compact(ledger, await say(ledger, await begin(ledger, 1), "a"), 1)
+        (old,) = await ledger.path(ANN, gone.session)
+        await ledger.forget(ANN, gone.session, START_MS)
+        await ledger.close()
+        again = await reopen()
+        new = await compact(again, await say(again, await begin(again, 2), "b"), 1)
+        (message,) = await again.path(ANN, new.session)
+        assert message.id > old.id
+        assert message.branch > old.branch
+        assert (new.summary or 0) > (gone.summary or 0)
+
     async def test_a_fork_goes_nowhere_it_did_not_read(self, ledger: Ledger) -> None:
         """After its parent was forgotten, what the fork never held is not in its tree either."""
         parent = await exchange(ledger, await begin(ledger, 1), "a", "b")

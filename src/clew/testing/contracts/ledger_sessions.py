@@ -151,15 +151,18 @@ class ForkContract(LedgerCase):
         assert [await in_force(ledger, each.session) for each in (later, sooner)] == ["first", "first"]
 
     async def test_a_summary_off_the_forks_path_is_not_kept(self, ledger: Ledger) -> None:
-        """Nor one that is not the parent's, nor any unasked."""
+        """Nor one that is not the parent's, even of the same messages, nor any unasked."""
         parent = await compact(ledger, await exchange(ledger, await begin(ledger, 1), "a", "b"), 4)
         other = await compact(ledger, await exchange(ledger, await begin(ledger, 2), "x", "y"), 2)
         early = await fork(ledger, parent, 3, at=Head(parent.head.branch, 3), summary=parent.summary)
         foreign = await fork(ledger, parent, 4, summary=other.summary)
         unasked = await fork(ledger, parent, 5)
-        for child in (early, foreign, unasked):
+        cousins = await compact(ledger, unasked, 2)
+        cousin = await fork(ledger, parent, 6, summary=cousins.summary)
+        for child in (early, foreign, cousin):
             assert child.summary is None
             assert await ledger.summaries(ANN, child.session) == ()
+        assert unasked.summary is None
 
     async def test_a_fork_by_another_person_copies_its_path(self, ledger: Ledger) -> None:
         """Texts, attachments and summary are there; rows and branches are the new owner's own."""
