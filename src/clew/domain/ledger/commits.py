@@ -210,7 +210,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     `cut` raises the epoch: a running turn is ended (`cut_reason`), its calls are settled (planned: not run,
     started: unknown), its lease is released. `claim` takes the turn lease for a process; `evicts` names the owner that
     the caller knows to be dead. A claim raises the epoch too, and ends a turn that was left open, unless `set_turn` sets that
-    turn running again. `cancel_queued` cancels what waits in the inbox for this session.
+    turn running again. `take` consumes rows of the inbox, `cancel` takes them back unread; Refused when one no longer
+    waits. `cancel_queued` cancels whatever waits in the inbox for this session.
     """
 
     session: SessionId
@@ -232,6 +233,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     ask: tuple[AskApproval, ...] = ()
     consume: ConsumeApproval | None = None
     take: tuple[InboxId, ...] = ()
+    cancel: tuple[InboxId, ...] = ()
     usage: tuple[AddUsage, ...] = ()
     blobs: tuple[NewBlob, ...] = ()
     replies: tuple[AddReply, ...] = ()

@@ -313,6 +313,17 @@ class InboxContract(LedgerCase):
         after = work(handle, fence=as_holder(handle), take=(waiting[0].id,))
         await refused(ledger, after, Refused)
 
+    async def test_one_message_that_waits_can_be_taken_back(self, ledger: Ledger) -> None:
+        """The others go on waiting; it moves no head, and cannot be taken back twice or after it was taken."""
+        handle, chat = await at_place(ledger)
+        taken, back, stays = [await receive(ledger, handle, chat, key) for key in "abc"]
+        handle = await take(ledger, handle, taken.id)
+        committed = await ledger.commit(work(handle, cancel=(back.id,)))
+        assert (committed.handle.head, committed.handle.version) == (handle.head, handle.version)
+        assert [row.id for row in await ledger.queued(ANN, handle.session)] == [stays.id]
+        await refused(ledger, work(handle, cancel=(stays.id, back.id)), Refused)
+        await refused(ledger, work(handle, cancel=(taken.id,)), Refused)
+
     async def test_a_message_needs_its_session(self, ledger: Ledger) -> None:
         """One for a session that is not there is an error, so that nobody acknowledges it."""
         handle, chat = await at_place(ledger)

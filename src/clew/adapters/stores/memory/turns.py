@@ -234,6 +234,10 @@ def _take(state: State, work: Commit) -> None:
         if ident not in queued(state, work.session):
             raise Refused("This message was already taken or cancelled.")
         state.inbox[ident] = replace(state.inbox[ident], state=InboxState.CONSUMED, turn=turn)
+    for ident in work.cancel:
+        if ident not in queued(state, work.session):
+            raise Refused("This message was already taken or cancelled.")
+        state.inbox[ident] = replace(state.inbox[ident], state=InboxState.CANCELLED)
 
 
 def _add_reply(state: State, work: Commit, reply: AddReply) -> None:

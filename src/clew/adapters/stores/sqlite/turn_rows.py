@@ -156,6 +156,13 @@ def _take(db: apsw.Connection, work: Commit, epoch: int) -> None:
         )
         if db.changes() != 1:
             raise Refused("This message was already taken or cancelled.")
+    for row in work.cancel:
+        db.execute(
+            "UPDATE inbox SET state = 'cancelled', epoch = ? WHERE id = ? AND session_id = ? AND state = 'queued'",
+            (epoch, row, work.session),
+        )
+        if db.changes() != 1:
+            raise Refused("This message was already taken or cancelled.")
 
 
 _USAGE: Final = """
