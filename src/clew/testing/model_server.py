@@ -135,8 +135,8 @@ class ModelServer:
     """Listens on 127.0.0.1 while it is entered.
 
     `requests` holds the exact bodies in the order of arrival, `headers` theirs; `abandoned` counts answers whose
-    client left before their end, `connections` those ever made. With an `api_key`, another one is refused in words
-    that quote it, as servers do. `pages` are bodies of further GET requests, by path.
+    client left before their end, `connections` those ever made; `models` may be changed. With an `api_key`, another
+    one is refused in words that quote it, as servers do. `pages` are bodies of further GET requests, by path.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class ModelServer:
         self.connections = 0
         self._left = asyncio.Condition()
         self._answering: Answering = answering if callable(answering) else Script(answering)
-        self._models = models
+        self.models = models
         self._context_length = context_length
         self._api_key = api_key
         self._record = record
@@ -235,7 +235,7 @@ class ModelServer:
             return 200, page
         match request.what:
             case "GET /v1/models":
-                return 200, _json({"object": "list", "data": [self._model(name) for name in self._models]})
+                return 200, _json({"object": "list", "data": [self._model(name) for name in self.models]})
             case "GET /requests":
                 return 200, b"[" + b",".join(self.requests) + b"]"
             case "GET /stats":

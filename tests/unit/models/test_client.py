@@ -403,7 +403,7 @@ async def test_the_list_is_asked_for_once_and_again_when_it_has_grown_old() -> N
         client_of(server.base_url, monotonic=lambda: time) as client,
     ):
         assert await client.models() == ("a",)
-        server._models = ["a", "b"]
+        server.models = ["a", "b"]
         assert await client.models() == ("a",)
         time = 301.0
         assert await client.models() == ("a", "b")

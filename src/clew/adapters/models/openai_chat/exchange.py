@@ -17,6 +17,7 @@ from clew.adapters.models.attempts import AttemptFailed, Patience
 from clew.adapters.models.openai_chat import failures
 from clew.adapters.models.openai_chat.assembly import AnswerAssembly, AnswerDelta
 from clew.adapters.models.openai_chat.chunks import Chunk, NotAChunk, WireError, decode_chunk
+from clew.adapters.models.openai_chat.watch import Watch
 from clew.adapters.models.retries import asked_seconds
 from clew.domain.models.answer import Failure
 from clew.wire.sse import EventTooLarge, ServerSentEvent, SseDecoder
@@ -105,22 +106,26 @@ class Exchange:
     async def _parts(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         """The body as it arrives, each part in time. A line that breaks after the answer's end is an end."""
         limit, total = self._patience.first_byte, 0
-        stream = _body(response)
-        while True:
-            try:
-                async with asyncio.timeout(limit):
-                    part = await anext(stream, None)
-            except (TimeoutError, httpx.HTTPError) as wrong:
-                if self._assembly.ended:
-                    return
-                raise AttemptFailed(self._interruption(wrong, limit, total)) from wrong
-            if part is None:
-                return
-            total += len(part)
-            if total > ANSWER_BYTES_MAX:
-                raise self._garbage(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
-            limit = self._patience.between_bytes
-            yield part
+        stream, watch = _body(response), Watch()
+        try:
+            while (part := await self._read(watch, stream, limit, total)) is not None:
+                total += len(part)
+                if total > ANSWER_BYTES_MAX:
+                    raise self._garbage(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+                limit = self._patience.between_bytes
+                yield part
+        finally:
+            watch.end()
+
+    async def _read(
+        self, watch: Watch, stream: AsyncIterator[bytes], limit: float, total: int
+    ) -> bytes | None:
+        try:
+            return await watch.read(stream, limit)
+        except (TimeoutError, httpx.HTTPError) as wrong:
+            if self._assembly.ended:
+                return None
+            raise AttemptFailed(self._interruption(wrong, limit, total)) from wrong
 
     def _interruption(self, wrong: Exception, limit: float, total: int) -> Failure:
         if isinstance(wrong, TimeoutError):
