@@ -65,7 +65,7 @@ def test_hours_pass_at_once() -> None:
     """Timers fire in order, and nothing waits for them."""
 
     async def sleepy() -> float:
-        await asyncio.gather(asyncio.sleep(3600), asyncio.sleep(7200))
+        await asyncio.gather(*(asyncio.sleep(hours * 3600) for hours in (1, 2)))
         return asyncio.get_running_loop().time()
 
     assert simulate(0, sleepy()) == 7200
