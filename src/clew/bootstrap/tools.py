@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
+from clew.adapters.mcp.servers import McpServers
+from clew.adapters.mcp.settings import McpLimits, McpServer
 from clew.adapters.tools.declared import ToolFailed
 from clew.adapters.tools.processes import BackgroundProcesses
 from clew.adapters.tools.toolbox import OUR_KEYS, LocalToolbox, ToolboxOptions
@@ -46,16 +48,21 @@ class ListedProcesses:
 class OpenedTools:
     """`SessionTools`: what one session can use, until it is closed."""
 
-    def __init__(self, toolbox: LocalToolbox) -> None:
+    def __init__(self, toolbox: LocalToolbox, servers: McpServers | None) -> None:
         self._toolbox = toolbox
+        self._servers = servers
         self.processes = ListedProcesses(toolbox.processes)
-        self.problems: Sequence[str] = ()
+        self.problems: Sequence[str] = servers.problems if servers is not None else ()
 
     def tools(self) -> Sequence[Tool]:
-        return self._toolbox.tools()
+        return (*self._toolbox.tools(), *(self._servers.tools() if self._servers is not None else ()))
 
     async def close(self) -> None:
-        await self._toolbox.close()
+        try:
+            await self._toolbox.close()
+        finally:
+            if self._servers is not None:
+                await self._servers.close()
 
 
 class SettingsToolmaker:
@@ -78,7 +85,18 @@ class SettingsToolmaker:
             ledger=self._ledger,
             hidden_variables=self._hidden(),
         )
-        return OpenedTools(LocalToolbox(options))
+        return OpenedTools(LocalToolbox(options), await self._servers())
+
+    async def _servers(self) -> McpServers | None:
+        """The session's own MCP servers, connected; those that do not start are said and left out."""
+        if not self._settings.mcp:
+            return None
+        servers = [
+            McpServer(name=name, command=s.command, args=s.args, env=s.env, url=s.url, headers=s.headers)
+            for name, s in self._settings.mcp.items()
+        ]
+        limits = McpLimits(output_bytes=self._settings.limits.tool_output_bytes)
+        return await McpServers(servers, limits).__aenter__()
 
     def _web_search(self) -> WebSearch | None:
         wanted = self._settings.tools.web_search_provider
