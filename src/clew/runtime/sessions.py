@@ -6,17 +6,16 @@ again and decides again; it never carries an old decision over.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 import msgspec
 
-from clew.domain.conversation.ids import SESSION_ID_LENGTH, ConversationId, PrincipalId, SessionId
-from clew.domain.conversation.messages import Head, Message, ToolCall
+from clew.domain.conversation.ids import SESSION_ID_LENGTH, ConversationId, InboxId, PrincipalId, SessionId
+from clew.domain.conversation.messages import Head, Message, Status, ToolBody, ToolCall
 from clew.domain.ledger.commits import (
     AsObserver,
     Commit,
-    Committed,
     MoveHead,
     NewSession,
     Note,
@@ -26,9 +25,11 @@ from clew.domain.ledger.commits import (
 )
 from clew.domain.ledger.errors import Busy, HeadMoved, NotFound, Refused
 from clew.domain.ledger.navigation import redo_target
-from clew.domain.ledger.rows import OpKind, OpRow, Origin, SessionRow, TurnState
+from clew.domain.ledger.rows import CallState, InboxRow, OpKind, OpRow, Origin, SessionRow, TurnState
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.world import Chance, Clock
+from clew.runtime.turns.outcome import STOPPED
+from clew.runtime.turns.waiting import messages_among
 
 T = TypeVar("T")
 TRIES_MAX: Final = 100
@@ -44,12 +45,15 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rewound(msgspec.Struct, frozen=True, kw_only=True):
-    """What an undo took off the path, oldest first, and the calls whose effects it did not take back."""
+    """What an undo took back, oldest first: turns off the path, then messages that were still waiting.
+
+    `calls` are those of the turns that ran, or may have: their effects were not taken back.
+    """
 
     row: SessionRow
-    openings: tuple[Message, ...]
-    calls: tuple[ToolCall, ...]
-    cancelled: int = 0
+    openings: tuple[Message, ...] = ()
+    waiting: tuple[InboxRow, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,26 +148,33 @@ class SessionDesk:
         return newest[0] if newest else None
 
     # -- moving the head -----------------------------------------------------------------------------------------
-    async def undo(self, principal: PrincipalId, session: SessionId, turns: int = 1) -> Rewound:
-        """Takes back the newest turns, in one op. A running turn is ended by the same commit. Raises Refused."""
+    async def undo(self, principal: PrincipalId, session: SessionId, count: int = 1) -> Rewound:
+        """Takes back the newest things said, in one commit: messages that wait, last first, then turns.
+
+        A running turn goes on when only waiting messages are taken back; otherwise it ends with the commit. Raises
+        Refused when there is less to take back; then nothing is.
+        """
 
         async def decide() -> Rewound:
             row = await self.ledger.session(principal, session)
-            starts = await self.ledger.turn_starts(principal, session, turns)
-            if not starts:
-                raise Refused("There is nothing to undo.")
+            own = [m for m in await self._messages_waiting(row, principal) if m.principal == principal]
+            waiting = tuple(own[-count:])
+            cancel = tuple(message.id for message in waiting)
+            turns = count - len(waiting)
+            if turns == 0:
+                await self.ledger.commit(msgspec.structs.replace(self._work(row, principal), cancel=cancel))
+                return Rewound(row=row, waiting=waiting)
+            starts = await self.ledger.turn_starts(principal, session, turns, row.handle.head)
             if len(starts) < turns:
-                raise Refused(f"There are only {len(starts)} turns to undo.")
-            first = starts[turns - 1]
-            target = await self.ledger.before(principal, session, first.head)
-            undone = await self.ledger.path(principal, session, row.handle.head, above=first.seq - 1)
-            committed = await self._move(row, principal, OpKind.UNDO, target)
-            after = await self.ledger.session(principal, session)
+                raise Refused(_too_many(len(starts), len(waiting)))
+            target = await self.ledger.before(principal, session, starts[-1].head)
+            undone = await self.ledger.path(principal, session, row.handle.head, above=starts[-1].seq - 1)
+            await self._move(row, principal, OpKind.UNDO, target, cancel)
             return Rewound(
-                row=after,
+                row=await self.ledger.session(principal, session),
                 openings=tuple(reversed(starts)),
-                calls=tuple(call for message in undone for call in message.calls),
-                cancelled=committed.cancelled,
+                waiting=waiting,
+                calls=await self._that_ran(principal, session, undone),
             )
 
         return await self._decided(decide)
@@ -196,6 +207,30 @@ class SessionDesk:
 
         return await self._decided(decide)
 
+    async def resume(
+        self, principal: PrincipalId, place: Place, to: SessionId, *, leaving: SessionId | None
+    ) -> int:
+        """The place goes on with another session. A turn that runs in the one left ends with that commit.
+
+        What waits there goes on waiting; returns how many messages do.
+        """
+        if leaving is None or leaving == to:
+            await self.point(place, to)
+            return 0
+
+        async def decide() -> int:
+            row = await self.ledger.session(principal, leaving)
+            turn = await self.ledger.turn(principal, leaving)
+            if turn is not None and turn.state == TurnState.RUNNING:
+                work = self._work(row, principal, Note(kind=OpKind.LEAVE), cut_reason="resume")
+                point = await self._pointing(place, to)
+                await self.ledger.commit(msgspec.structs.replace(work, cut=True, conversation=point))
+            else:
+                await self.point(place, to)
+            return len(await self._messages_waiting(row, principal))
+
+        return await self._decided(decide)
+
     async def resume_at(self, principal: PrincipalId, session: SessionId, tip: Head) -> SessionRow:
         """Puts the head on another tip of the session's tree: nothing that was undone is lost."""
 
@@ -215,6 +250,8 @@ class SessionDesk:
         async def decide() -> SessionRow:
             row = await self.ledger.session(principal, session)
             at = await self._last_closed(principal, row)
+            if (await self.ledger.session(principal, session)).handle != row.handle:
+                raise HeadMoved("A turn began or ended meanwhile.")
             new = NewSession(
                 id=self.new_id(),
                 owner=principal,
@@ -262,7 +299,7 @@ class SessionDesk:
             turn = await self.ledger.turn(principal, session)
             if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
                 return False
-            work = self._work(row, principal, Note(kind=OpKind.STOP), cut_reason="stopped")
+            work = self._work(row, principal, Note(kind=OpKind.STOP), cut_reason=STOPPED)
             await self.ledger.commit(msgspec.structs.replace(work, cut=True))
             return True
 
@@ -280,7 +317,9 @@ class SessionDesk:
                 continue  # somebody was quicker: decide again from what the ledger says now
         raise Busy("This session changes too quickly; try again.", "")
 
-    def _work(self, row: SessionRow, principal: PrincipalId, op: Op, cut_reason: str = "") -> Commit:
+    def _work(
+        self, row: SessionRow, principal: PrincipalId, op: Op | None = None, cut_reason: str = ""
+    ) -> Commit:
         fence = AsObserver(version=row.handle.version, head=row.handle.head)
         return Commit(
             session=row.id,
@@ -291,9 +330,31 @@ class SessionDesk:
             cut_reason=cut_reason,
         )
 
-    async def _move(self, row: SessionRow, principal: PrincipalId, kind: OpKind, to: Head) -> Committed:
+    async def _move(
+        self,
+        row: SessionRow,
+        principal: PrincipalId,
+        kind: OpKind,
+        to: Head,
+        cancel: tuple[InboxId, ...] = (),
+    ) -> None:
         work = self._work(row, principal, MoveHead(kind=kind, to=to), cut_reason=str(kind))
-        return await self.ledger.commit(msgspec.structs.replace(work, cut=True))
+        await self.ledger.commit(msgspec.structs.replace(work, cut=True, cancel=cancel))
+
+    async def _messages_waiting(self, row: SessionRow, principal: PrincipalId) -> list[InboxRow]:
+        """Oldest first, of everybody."""
+        return sorted(messages_among(await self.ledger.queued(principal, row.id)), key=lambda m: m.id)
+
+    async def _that_ran(
+        self, principal: PrincipalId, session: SessionId, messages: Sequence[Message]
+    ) -> tuple[ToolCall, ...]:
+        """The calls among these messages that ran or may have run: all but those that certainly did not."""
+        results = {m.body.call: m.status for m in messages if isinstance(m.body, ToolBody)}
+        never = {call for call, status in results.items() if status in (Status.REFUSED, Status.NOT_RUN)}
+        for turn in sorted({m.turn for m in messages if m.calls}):
+            rows = await self.ledger.calls(principal, session, turn)
+            never |= {row.id for row in rows if row.state in (CallState.PLANNED, CallState.NOT_RUN)}
+        return tuple(call for m in messages for call in m.calls if call.id not in never)
 
     async def _pointing(self, place: Place, to: SessionId) -> PointConversation:
         known = await self.ledger.conversation(place.route_key)
@@ -319,7 +380,7 @@ class SessionDesk:
         turn = await self.ledger.turn(principal, row.id)
         if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
             return row.handle.head
-        starts = await self.ledger.turn_starts(principal, row.id, 1)
+        starts = await self.ledger.turn_starts(principal, row.id, 1, row.handle.head)
         return await self.ledger.before(principal, row.id, starts[0].head) if starts else row.handle.head
 
     async def _free_title(self, principal: PrincipalId, title: str, own: SessionId | None = None) -> str:
@@ -338,3 +399,11 @@ class SessionDesk:
         if (row.title or "").casefold() == words.casefold():
             raise Refused(f"The title “{words}” is already used by session {taken}.")
         return words
+
+
+def _too_many(turns: int, waiting: int) -> str:
+    if not turns and not waiting:
+        return "There is nothing to undo."
+    there = f"{turns} turn{'' if turns == 1 else 's'}"
+    also = f" and {waiting} waiting message{'' if waiting == 1 else 's'}" if waiting else ""
+    return f"There {'is' if turns + waiting == 1 else 'are'} only {there}{also} to undo; nothing was done."

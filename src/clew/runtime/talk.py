@@ -5,18 +5,17 @@ A surface hands over lines and shows what comes back. It owns no history: every 
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 
 from clew.domain.conversation.ids import ConversationId, PrincipalId, SessionId
-from clew.domain.conversation.text import clean
 from clew.domain.ledger.commits import Receive, Received
-from clew.domain.ledger.errors import NotFound
-from clew.domain.ledger.rows import InboxRow, SessionRow
+from clew.domain.ledger.errors import NotFound, Refused
+from clew.domain.ledger.rows import SessionRow
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.commands import CommandContext, CommandReply, run_command
@@ -27,11 +26,24 @@ from clew.runtime.ports.people import Approver, Watch
 from clew.runtime.ports.tools import Tool
 from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.sessions import Place, SessionDesk
-from clew.runtime.turns.opening import NewFile, Opening, Say
+from clew.runtime.turns.opening import Opening, Say
 from clew.runtime.turns.runner import RunningTurn, TurnJob, TurnRunner
+from clew.runtime.turns.waiting import (
+    EVENT,
+    MESSAGE,
+    NewFile,
+    QueuedMessage,
+    messages_among,
+    pack_event,
+    pack_message,
+    unpack,
+    written,
+)
 
-MESSAGE: Final = "message"
-EVENT: Final = "event"
+__all__ = ["EVENT", "MESSAGE", "Notify", "QueuedMessage", "Services", "SessionTools", "Talk", "Toolmaker"]
+
+QUEUED_MAX: Final = 100
+"""Messages that may wait for one session's turn to end."""
 Notify = Callable[[str, str], Awaitable[None]]
 
 
@@ -71,19 +83,6 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     export: Callable[[SessionId, str], Awaitable[str]] | None = None
 
 
-class QueuedMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The body of an inbox row: what a person sent, or what happened, before a turn took it."""
-
-    text: str
-    cwd: str | None = None
-    files: tuple[tuple[str, str, str | None], ...] = ()
-    """(media type, base64, name)"""
-    event: str = ""
-
-
-_decode: Final = msgspec.json.Decoder(QueuedMessage).decode
-
-
 class Talk:
     """One place's conversation."""
 
@@ -106,7 +105,11 @@ class Talk:
     # -- lines ---------------------------------------------------------------------------------------------------
     async def command(self, text: str) -> CommandReply:
         """Does a command. Raises CommandError with the one clear answer."""
-        reply = await run_command(await self._context(), text)
+        try:
+            reply = await run_command(await self._context(), text)
+        finally:
+            if self.running is not None:
+                self.running.look()  # the command may have ended its turn
         if reply.session is not None:
             self.session = reply.session
         return reply
@@ -125,7 +128,7 @@ class Talk:
         job = TurnJob(
             principal=self.principal,
             session=row.id,
-            opening=await self._with_events(opening, row.id),
+            opening=opening,
             model=model,
             tools=tools.tools() if tools else (),
             cwd=self.cwd,
@@ -140,22 +143,21 @@ class Talk:
         return (await self._row()).id
 
     # -- what waits ----------------------------------------------------------------------------------------------
-    async def queue(self, text: str, files: Sequence[NewFile] = ()) -> Received:
-        """Keeps a message for after the running turn. It is on disk when this returns."""
-        packed = tuple((f.media_type, base64.b64encode(f.bytes).decode(), f.name) for f in files)
-        body = QueuedMessage(text=clean(text).text, cwd=str(self.cwd), files=packed)
-        return await self._receive(await self.ensure_session(), MESSAGE, body)
+    async def queue(self, text: str | bytes, files: Sequence[NewFile] = ()) -> Received:
+        """Keeps a message for after the running turn. It is on disk when this returns. Raises Refused over the limit."""
+        session = await self.ensure_session()
+        waiting = await self.services.ledger.queued(self.principal, session)
+        if len(waiting) >= QUEUED_MAX:
+            raise Refused(f"{QUEUED_MAX} messages wait already: this one was not taken.")
+        return await self._receive(session, MESSAGE, pack_message(text, str(self.cwd), files))
 
     async def next_queued(self) -> Say | None:
-        """The oldest message that waits, as the opening of a turn."""
+        """The oldest message of this principal's that waits, as the opening of a turn."""
         session = await self.ensure_session()
-        for row in await self.services.ledger.queued(self.principal, session):
-            if row.kind == MESSAGE:
-                body = _decode(row.body)
-                files = tuple(
-                    NewFile(media_type=m, bytes=base64.b64decode(b), name=n) for m, b, n in body.files
-                )
-                return Say(text=body.text, cwd=body.cwd, files=files, inbox=(row.id,))
+        for row in messages_among(await self.services.ledger.queued(self.principal, session)):
+            if row.principal == self.principal:
+                body = unpack(row.body)
+                return Say(text=body.said, cwd=body.cwd, files=body.attached, inbox=(row.id,))
         return None
 
     async def close(self) -> None:
@@ -179,15 +181,14 @@ class Talk:
     async def _context(self) -> CommandContext:
         row = None
         if self.session is not None:
-            try:
+            with suppress(NotFound):  # it was deleted elsewhere: the commands that need it say so
                 row = await self.services.ledger.session(self.principal, self.session)
-            except NotFound:
-                self.session = None  # it was deleted elsewhere
         tools = self._tools.get(row.id) if row else None
         return CommandContext(
             principal=self.principal,
             place=self.place,
             session=row,
+            missing=self.session if row is None else None,
             desk=self.services.desk,
             ledger=self.services.ledger,
             clock=self.services.clock,
@@ -209,19 +210,14 @@ class Talk:
         async def notify(kind: str, text: str) -> None:
             """A running turn records the event at once; otherwise it waits in the inbox for the next turn."""
             turn = self.running
-            if turn is None or turn.session != session or not await turn.record_event(kind, text):
-                await self._receive(session, EVENT, QueuedMessage(text=clean(text).text, event=kind))
+            if turn is not None and turn.session == session and await turn.record_event(kind, text):
+                return
+            try:
+                await self._receive(session, EVENT, pack_event(kind, text))
+            except NotFound:
+                return  # the session was deleted, and with it whoever could be told
 
         return notify
-
-    async def _with_events(self, opening: Opening, session: SessionId) -> Opening:
-        if not isinstance(opening, Say):
-            return opening
-        rows = [r for r in await self.services.ledger.queued(self.principal, session) if r.kind == EVENT]
-        events = tuple(_event_of(row) for row in rows)
-        return msgspec.structs.replace(
-            opening, events=events, inbox=(*(row.id for row in rows), *opening.inbox)
-        )
 
     async def _receive(self, session: SessionId, kind: str, body: QueuedMessage) -> Received:
         conversation: ConversationId = await self.services.desk.conversation_of(self.place, session)
@@ -233,12 +229,7 @@ class Talk:
                 session=session,
                 principal=self.principal,
                 kind=kind,
-                body=msgspec.json.encode(body).decode(),
+                body=written(body),
                 at=self.services.clock.now_ms(),
             )
         )
-
-
-def _event_of(row: InboxRow) -> tuple[str, str]:
-    body = _decode(row.body)
-    return (body.event, body.text)

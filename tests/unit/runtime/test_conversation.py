@@ -339,7 +339,7 @@ async def test_an_event_is_stored_as_one_and_not_counted_by_undo(ledger: SqliteL
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
-        ("/undo 99", "only 1 turns"),
+        ("/undo 99", "only 1 turn "),
         ("/undo x", "takes a number"),
         ("/undo 0", "takes a number"),
         ("/undo -1", "takes a number"),

@@ -17,6 +17,7 @@ from clew.domain.turn.machine import (
     Answered,
     AnswerRecorded,
     AskModel,
+    Broke,
     CallStarted,
     CancelWork,
     Close,
@@ -207,7 +208,7 @@ def test_any_course_of_events_ends_and_never_runs_an_unstarted_call(data: st.Dat
             break
         event = pending.pop(data.draw(st.integers(0, len(pending) - 1)))
         if not machine.is_over and data.draw(st.integers(0, 40)) == 0:
-            interruptions: list[Event] = [StopRequested("stop"), Lost()]
+            interruptions: list[Event] = [StopRequested("stop"), Broke("internal", "!"), Lost()]
             pending.append(data.draw(st.sampled_from(interruptions)))
         for effect in machine.receive(event) if type(event) in LEGAL[machine.phase] else ():
             if isinstance(effect, RunTool):
@@ -258,3 +259,103 @@ def _answer_to(effect: Effect, data: st.DataObject) -> list[Event]:
             return [WorkCancelled("")]
         case Close():
             return [Closed()]
+
+
+class Queue:
+    """What the runtime does: commits are made one after the other, whatever waits ends when it ends, and news queue up."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self._data = data
+        self._waiting: list[Event] = []
+        self.news: list[Event] = [Opened()]
+        self.states: dict[CallId, CallState] = {}
+        self.closes = 0
+
+    def perform(self, effect: Effect) -> None:
+        match effect:
+            case AskModel() | Decide() | RunTool():
+                self._waiting += _answer_to(effect, self._data)
+            case CancelWork():
+                self._end_waiting()
+            case Close():
+                self.closes += 1
+                for call, state in effect.unsettled:
+                    self._move(call.id, state)
+            case RecordResult(call, result, _):
+                if self._data.draw(st.integers(0, 15)) == 0:
+                    self.news.append(Broke("store", "disk full", call.id))
+                    return
+                self._move(call.id, CallState.FINISHED if result.status == Status.OK else CallState.NOT_RUN)
+            case StartCall(call, _):
+                self._move(call.id, CallState.STARTED)
+            case _:
+                pass
+        if not isinstance(effect, AskModel | Decide | RunTool):
+            self.news += _answer_to(effect, self._data)
+
+    def let_something_end(self) -> None:
+        if self._waiting:
+            self.news.append(self._waiting.pop(self._data.draw(st.integers(0, len(self._waiting) - 1))))
+
+    def interrupt(self) -> None:
+        choices: list[Event] = [StopRequested("stop"), Broke("internal", "!"), Lost()]
+        self.news.append(self._data.draw(st.sampled_from(choices)))
+
+    def _end_waiting(self) -> None:
+        """What is cancelled may have ended just before."""
+        self.news += [event for event in self._waiting if self._data.draw(st.booleans())]
+        self._waiting.clear()
+
+    def _move(self, call: CallId, to: CallState) -> None:
+        """As the ledger allows it."""
+        legal = {
+            (CallState.PLANNED, CallState.STARTED), (CallState.PLANNED, CallState.NOT_RUN),
+            (CallState.STARTED, CallState.FINISHED), (CallState.STARTED, CallState.UNKNOWN),
+        }  # fmt: skip
+        assert (self.states.get(call, CallState.PLANNED), to) in legal
+        self.states[call] = to
+
+
+@settings(max_examples=500)
+@given(st.data())
+def test_news_in_the_order_of_the_runtime_are_always_legal(data: st.DataObject) -> None:
+    """Whenever it is stopped or something breaks: no illegal move, one end, and no call settled twice."""
+    machine, queue = TurnMachine(max_steps=4), Queue(data)
+    for _ in range(400):
+        if machine.is_over:
+            break
+        if data.draw(st.integers(0, 12)) == 0:
+            queue.interrupt()
+        if not queue.news or data.draw(st.booleans()):
+            queue.let_something_end()
+        if queue.news:
+            for effect in machine.receive(queue.news.pop(0)):
+                queue.perform(effect)
+    assert machine.is_over
+    assert queue.closes <= 1
+
+
+def test_a_result_that_comes_with_the_stop_is_recorded_before_the_end() -> None:
+    """The call is finished, and the turn's end does not settle it once more."""
+    machine = calling(a_call(0))
+    machine.receive(Allowed(a_call(0).id))
+    machine.receive(CallStarted(a_call(0).id))
+    machine.receive(StopRequested("stopped"))
+    (record,) = machine.receive(Returned(a_call(0).id, ToolResult(text="done")))
+    assert isinstance(record, RecordResult)
+    assert machine.receive(WorkCancelled("")) == ()
+    (close,) = machine.receive(ResultRecorded(a_call(0).id))
+    assert isinstance(close, Close)
+    assert close.unsettled == ()
+
+
+def test_a_turn_stopped_while_it_parks_ends() -> None:
+    """Its calls were not run."""
+    machine = calling(a_call(0))
+    (park,) = machine.receive(Deferred(a_call(0).id))
+    assert park == Park()
+    machine.receive(StopRequested("stopped"))
+    assert machine.receive(Parked()) == ()
+    (close,) = machine.receive(WorkCancelled(""))
+    assert isinstance(close, Close)
+    assert close.unsettled == ((a_call(0), CallState.NOT_RUN),)

@@ -6,6 +6,8 @@ The runtime performs the effects and brings back what became of them; it adds no
     open ── Opened ──▶ asking ── Answered ──▶ recording ── AnswerRecorded ──▶ calling ── all results ──▶ asking …
                          │                        └─ no calls: the turn is over with that commit
                          └─ Failed ──▶ closing ── Closed ──▶ over
+
+    anywhere ── StopRequested, Broke ──▶ stopping ── WorkCancelled, and what had returned is recorded ──▶ closing
 """
 
 from __future__ import annotations
@@ -87,7 +89,18 @@ class ResultRecorded(msgspec.Struct, frozen=True):
 
 
 class StopRequested(msgspec.Struct, frozen=True):
+    """The turn should end: a person wants it, or a limit was reached, which `error` says in a sentence."""
+
     reason: str
+    error: str | None = None
+
+
+class Broke(msgspec.Struct, frozen=True):
+    """Something failed that nobody expected to: the turn ends, as failed. `call` is one whose result was not recorded."""
+
+    reason: str
+    error: str
+    call: CallId | None = None
 
 
 class WorkCancelled(msgspec.Struct, frozen=True):
@@ -110,7 +123,7 @@ class Lost(msgspec.Struct, frozen=True):
 
 Event = (
     Opened | Answered | Failed | AnswerRecorded | Allowed | Denied | Deferred | CallStarted | Returned | ResultRecorded
-    | StopRequested | WorkCancelled | Parked | Closed | Lost
+    | StopRequested | Broke | WorkCancelled | Parked | Closed | Lost
 )  # fmt: skip
 
 
@@ -171,18 +184,18 @@ class Close(msgspec.Struct, frozen=True):
 
 Effect = AskModel | RecordAnswer | Decide | StartCall | RunTool | RecordResult | Park | CancelWork | Close
 
+_ANYWHERE: Final = frozenset({StopRequested, Broke, Lost})
 LEGAL: Final[Mapping[Phase, frozenset[type]]] = {
-    Phase.OPEN: frozenset({Opened, StopRequested, Lost}),
-    Phase.ASKING: frozenset({Answered, Failed, StopRequested, Lost}),
-    Phase.RECORDING: frozenset({AnswerRecorded, StopRequested, Lost}),
-    Phase.CALLING: frozenset({Allowed, Denied, Deferred, CallStarted, Returned, ResultRecorded, StopRequested, Parked, Lost}),
-    Phase.STOPPING: frozenset(
-        {Answered, Failed, AnswerRecorded, Allowed, Denied, Deferred, CallStarted, Returned, ResultRecorded, StopRequested,
-         WorkCancelled, Lost}
-    ),
-    Phase.CLOSING: frozenset({Closed, StopRequested, Lost, Answered, Failed}),
-    Phase.PARKED: frozenset({StopRequested, Lost}),
-    Phase.OVER: frozenset({StopRequested, WorkCancelled, Lost}),
+    Phase.OPEN: _ANYWHERE | {Opened},
+    Phase.ASKING: _ANYWHERE | {Answered, Failed},
+    Phase.RECORDING: _ANYWHERE | {AnswerRecorded},
+    Phase.CALLING: _ANYWHERE | {Allowed, Denied, Deferred, CallStarted, Returned, ResultRecorded, Parked},
+    Phase.STOPPING: _ANYWHERE | {
+        Answered, Failed, AnswerRecorded, Allowed, Denied, Deferred, CallStarted, Returned, ResultRecorded, Parked, WorkCancelled,
+    },
+    Phase.CLOSING: _ANYWHERE | {Closed},
+    Phase.PARKED: _ANYWHERE,
+    Phase.OVER: _ANYWHERE | {WorkCancelled},
 }  # fmt: skip
 """Which events may come in which phase. Anything else is a bug of the runtime, and raises."""
 
@@ -197,17 +210,30 @@ class _Open(msgspec.Struct):
     call: ToolCall
     state: CallState
     deferred: bool = False
+    has_returned: bool = False
+    """Its result is on its way to the disk."""
+
+
+class _End(msgspec.Struct, frozen=True):
+    """How a turn that was stopped will end."""
+
+    state: TurnState
+    reason: str
+    error: str | None
 
 
 class TurnMachine:
-    """One turn. `phase` and `step` may be read; everything else goes through `receive`."""
+    """One turn. `phase`, `step` and `is_lost` (it ended because somebody else owns the session) may be read; everything else goes through `receive`."""
 
     def __init__(self, *, max_steps: int) -> None:
         self.phase = Phase.OPEN
         self.step = 0
+        self.is_lost = False
         self._max_steps = max_steps
         self._open: dict[CallId, _Open] = {}
-        self._stop_reason = ""
+        self._end: _End | None = None
+        self._partial: str | None = None
+        """What had been shown when the work was cancelled; None until it is."""
 
     @classmethod
     def resumed(
@@ -227,6 +253,7 @@ class TurnMachine:
             if state == CallState.PLANNED or safe:
                 effects.append(Decide(call))
             else:
+                machine._open[call.id].has_returned = True
                 unknown = ToolResult(text="Clew stopped while this call ran.", status=Status.UNKNOWN)
                 effects.append(RecordResult(call, unknown, step))
         return machine, tuple(effects) if effects else machine._next_step()
@@ -289,26 +316,39 @@ class TurnMachine:
         return () if self.phase == Phase.STOPPING else (RunTool(self._open[event.call].call),)
 
     def _returned(self, event: Returned) -> tuple[Effect, ...]:
+        self._open[event.call].has_returned = True
         return (RecordResult(self._open[event.call].call, event.result, self.step),)
 
     def _result_recorded(self, event: ResultRecorded) -> tuple[Effect, ...]:
         del self._open[event.call]
-        return self._after_call()
+        return self._close_stopped() if self.phase == Phase.STOPPING else self._after_call()
 
     def _stop_requested(self, event: StopRequested) -> tuple[Effect, ...]:
         if self.phase in (Phase.CLOSING, Phase.PARKED, Phase.OVER, Phase.STOPPING):
             return ()
         self.phase = Phase.STOPPING
-        self._stop_reason = event.reason
+        self._end = _End(TurnState.INTERRUPTED, event.reason, event.error)
         return (CancelWork(),)
+
+    def _broke(self, event: Broke) -> tuple[Effect, ...]:
+        if self.phase in (Phase.CLOSING, Phase.PARKED, Phase.OVER):
+            return ()
+        was_stopping = self.phase == Phase.STOPPING
+        self.phase = Phase.STOPPING
+        self._end = _End(TurnState.FAILED, event.reason, event.error)
+        if event.call in self._open:
+            self._open[event.call].has_returned = False  # it is not waited for any more
+        return self._close_stopped() if was_stopping else (CancelWork(),)
 
     def _work_cancelled(self, event: WorkCancelled) -> tuple[Effect, ...]:
         if self.phase == Phase.OVER:
             return ()
-        return self._close(TurnState.INTERRUPTED, self._stop_reason, event.partial, None)
+        self._partial = event.partial
+        return self._close_stopped()
 
     def _parked(self, _: Parked) -> tuple[Effect, ...]:
-        self.phase = Phase.PARKED
+        if self.phase != Phase.STOPPING:
+            self.phase = Phase.PARKED
         return ()
 
     def _closed(self, _: Closed) -> tuple[Effect, ...]:
@@ -316,9 +356,11 @@ class TurnMachine:
         return ()
 
     def _lost(self, _: Lost) -> tuple[Effect, ...]:
-        already = self.is_over
+        if self.is_over:
+            return ()
         self.phase = Phase.OVER
-        return () if already else (CancelWork(),)
+        self.is_lost = True
+        return (CancelWork(),)
 
     # -- shared steps --------------------------------------------------------------------------------------------
     def _after_call(self) -> tuple[Effect, ...]:
@@ -333,6 +375,12 @@ class TurnMachine:
         self.step += 1
         self.phase = Phase.ASKING
         return (AskModel(self.step),)
+
+    def _close_stopped(self) -> tuple[Effect, ...]:
+        """The end of a turn that was stopped, once nothing of it runs and every result that came is on disk."""
+        if self._end is None or self._partial is None or any(o.has_returned for o in self._open.values()):
+            return ()
+        return self._close(self._end.state, self._end.reason, self._partial, self._end.error)
 
     def _close(self, state: TurnState, reason: str, partial: str, error: str | None) -> tuple[Effect, ...]:
         unsettled = tuple(
@@ -355,6 +403,7 @@ _HANDLERS: Final[Mapping[type, Callable[..., tuple[Effect, ...]]]] = {
     Returned: TurnMachine._returned,
     ResultRecorded: TurnMachine._result_recorded,
     StopRequested: TurnMachine._stop_requested,
+    Broke: TurnMachine._broke,
     WorkCancelled: TurnMachine._work_cancelled,
     Parked: TurnMachine._parked,
     Closed: TurnMachine._closed,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from clew.domain.ledger.commits import SessionPatch
-from clew.domain.ledger.rows import ApprovalRow, ApprovalState, TurnState
+from clew.domain.ledger.rows import ApprovalRow, ApprovalState, CallState, TurnState
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.tools.session_settings import read_settings, write_settings
 from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
 from clew.runtime.turns.opening import GoOn
 
+MODEL_CHARACTERS_MAX = 200
 EXPORT_FORMATS = ("md", "json", "jsonl", "html")
 
 
@@ -23,6 +24,8 @@ async def title(context: CommandContext, arguments: str) -> CommandReply:
 
 async def model(context: CommandContext, arguments: str) -> CommandReply:
     name = arguments.strip()
+    if len(name.split()) > 1 or len(name) > MODEL_CHARACTERS_MAX:
+        raise CommandError("/model takes one name, without spaces.")
     if not name:
         choice = await context.models.choose(context.session.model if context.session else None)
         return CommandReply(
@@ -57,10 +60,14 @@ async def deny(context: CommandContext, arguments: str) -> CommandReply:
 
 async def _decide(context: CommandContext, arguments: str, state: ApprovalState) -> CommandReply:
     name = "approve" if state == ApprovalState.APPROVED else "deny"
-    pending = await _pending(context)
+    pending = await pending_approvals(context)
     typed = arguments.strip()
     if not typed and not pending:
-        raise CommandError("No approval is waiting.")
+        turn = await context.ledger.turn(context.principal, context.current.id)
+        late = turn is not None and turn.state == TurnState.WAITING
+        raise CommandError(
+            "The approval has expired: /retry asks again." if late else "No approval is waiting."
+        )
     if not typed and len(pending) > 1:
         raise CommandError(
             f"Several are waiting: /{name} " + f", /{name} ".join(row.id for row in pending) + "."
@@ -77,9 +84,21 @@ async def _decide(context: CommandContext, arguments: str, state: ApprovalState)
     return CommandReply(text=f"{word} {approval}.{more}", opening=GoOn() if goes_on else None)
 
 
-async def _pending(context: CommandContext) -> list[ApprovalRow]:
-    rows = await context.ledger.approvals(context.principal, context.current.id)
-    return [row for row in rows if row.state == ApprovalState.PENDING]
+async def pending_approvals(context: CommandContext) -> list[ApprovalRow]:
+    """The approvals that a call still waits for: those of a turn that ended, or that ran out, decide nothing any more."""
+    ledger, principal, session = context.ledger, context.principal, context.current.id
+    turn = await ledger.turn(principal, session)
+    if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
+        return []
+    now = context.clock.now_ms()
+    planned = {
+        c.id for c in await ledger.calls(principal, session, turn.turn) if c.state == CallState.PLANNED
+    }
+    return [
+        row
+        for row in await ledger.approvals(principal, session)
+        if row.state == ApprovalState.PENDING and row.call in planned and row.expires_at > now
+    ]
 
 
 async def stop(context: CommandContext, arguments: str) -> CommandReply:
@@ -122,4 +141,6 @@ async def delete(context: CommandContext, arguments: str) -> CommandReply:
     gone = await context.ledger.forget(context.principal, session, context.clock.now_ms())
     kept = f" Branches still hold some of it: {', '.join(gone.kept_for)}." if gone.kept_for else ""
     left = await context.desk.open(context.principal, context.place, cwd=str(context.cwd))
-    return CommandReply(text=f"Deleted {session}: {gone.messages} messages.{kept}", session=left.row.id)
+    return CommandReply(
+        text=f"Deleted {session}: {gone.messages} messages.{kept}", session=left.row.id, ends_turn=True
+    )

@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from clew.domain.conversation.messages import Message, Role, Status, ToolBody
 from clew.domain.ledger.rows import CallRow, SessionRow, TurnRow
 from clew.domain.tools.session_settings import read_settings
+from clew.runtime.commands.changing import pending_approvals
 from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
+from clew.runtime.ports.models import ModelUnavailable
 
 _LISTED = 20
 _HISTORY_TURNS = 10
@@ -76,12 +78,16 @@ async def status(context: CommandContext, arguments: str) -> CommandReply:
     row = context.current
     usage = await context.ledger.usage(context.principal, row.id)
     turn = await context.ledger.turn(context.principal, row.id)
-    choice = await context.models.choose(row.model)
+    try:
+        profile = (await context.models.choose(row.model)).profile
+        model = f"{profile.name} (window {profile.context_window} tokens)"
+    except ModelUnavailable as error:
+        model = str(error)
     mode = read_settings(row.settings).approval or context.default_mode
     lines = [
         f"session   {row.id}  {row.title or 'untitled'}",
         f"messages  {row.handle.head.seq} on the path, version {row.handle.version}",
-        f"model     {choice.profile.name} (window {choice.profile.context_window} tokens)",
+        f"model     {model}",
         f"approval  {mode}",
         f"usage     {usage.input} tokens in, {usage.output} out, {_cost(usage.cost_usd)}",
         f"directory {row.cwd or context.cwd}",
@@ -128,9 +134,8 @@ async def why(context: CommandContext, arguments: str) -> CommandReply:
     if turn.error:
         lines.append(f"error: {turn.error}")
     lines += [_call_line(call) for call in await context.ledger.calls(context.principal, session, turn.turn)]
-    for row in await context.ledger.approvals(context.principal, session):
-        if row.state == "pending":
-            lines.append(f"approval {row.id} is waiting for /approve or /deny")
+    for row in await pending_approvals(context):
+        lines.append(f"approval {row.id} is waiting for /approve or /deny")
     for waiting in await context.ledger.queued(context.principal, session):
         lines.append(f"message {waiting.n} is waiting in the inbox")
     return CommandReply(text="\n".join(lines))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 import msgspec
 
 from clew.domain.conversation.ids import BranchId, SessionId
 from clew.domain.conversation.messages import Head, Message, ToolCall
+from clew.domain.ledger.errors import NotFound
 from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
 from clew.runtime.turns.opening import Again
+from clew.runtime.turns.waiting import messages_among, unpack
 
 _SHOWN_MAX = 60
+_AT_TIP: Final = re.compile(r"(?P<session>.+)@(?P<branch>[0-9]{1,15})\.(?P<seq>[0-9]{1,15})", re.DOTALL)
 READING_TOOLS = frozenset(
     {"read", "glob", "grep", "session_search", "process_output", "web_fetch", "web_search"}
 )
@@ -26,19 +32,35 @@ async def new(context: CommandContext, arguments: str) -> CommandReply:
         model=context.session.model if context.session else None,
     )
     cancelled = f" {left.cancelled} waiting messages were cancelled." if left.cancelled else ""
-    return CommandReply(text=f"New session {left.row.id}.{cancelled}", session=left.row.id)
+    return CommandReply(
+        text=f"New session {left.row.id}.{cancelled}", session=left.row.id, ends_turn=leaving is not None
+    )
 
 
 async def undo(context: CommandContext, arguments: str) -> CommandReply:
-    turns = a_number("undo", arguments, 1)
-    waiting = await context.ledger.queued(context.principal, context.current.id)
-    rewound = await context.desk.undo(context.principal, context.current.id, turns)
-    what = "the last turn" if turns == 1 else f"the last {turns} turns"
-    lines = [f"Undone: {what}, back to before “{shortened(rewound.openings[0])}”. /redo brings it back."]
+    count = a_number("undo", arguments, 1)
+    rewound = await context.desk.undo(context.principal, context.current.id, count)
+    lines: list[str] = []
+    drafts = [unpack(row.body).text for row in rewound.waiting]
+    if drafts:
+        what = "the message" if len(drafts) == 1 else f"{len(drafts)} messages"
+        lines.append(f"Taken back before it was sent: {what} “{one_line(drafts[0])}”.")
+    if rewound.openings:
+        turns = len(rewound.openings)
+        what = "the last turn" if turns == 1 else f"the last {turns} turns"
+        lines.append(
+            f"Undone: {what}, back to before “{shortened(rewound.openings[0])}”. /redo brings it back."
+        )
+        drafts.insert(0, rewound.openings[0].text)
     lines += _left_as_they_are(rewound.calls)
+    waiting = messages_among(await context.ledger.queued(context.principal, context.current.id))
     if waiting:
-        lines.append(f"{len(waiting)} messages are still waiting.")
-    return CommandReply(text="\n".join(lines), draft=rewound.openings[0].text)
+        lines.append(_still_waiting(len(waiting)))
+    return CommandReply(text="\n".join(lines), draft=drafts[0], ends_turn=bool(rewound.openings))
+
+
+def _still_waiting(count: int) -> str:
+    return "1 message is still waiting." if count == 1 else f"{count} messages are still waiting."
 
 
 def _left_as_they_are(calls: tuple[ToolCall, ...]) -> list[str]:
@@ -64,13 +86,14 @@ def _effect(call: ToolCall) -> str:
 async def redo(context: CommandContext, arguments: str) -> CommandReply:
     no_arguments("redo", arguments)
     restored = await context.desk.redo(context.principal, context.current.id)
-    return CommandReply(text=f"Redone: {restored.messages} messages are back.")
+    return CommandReply(text=f"Redone: {restored.messages} messages are back.", ends_turn=True)
 
 
 async def retry(context: CommandContext, arguments: str) -> CommandReply:
     no_arguments("retry", arguments)
+    await context.models.choose(context.current.model)  # without a model, the old answer stays where it is
     message = await context.desk.rewind_for_retry(context.principal, context.current.id)
-    return CommandReply(text=f"Again: “{shortened(message)}”", opening=Again())
+    return CommandReply(text=f"Again: “{shortened(message)}”", opening=Again(), ends_turn=True)
 
 
 async def branch(context: CommandContext, arguments: str) -> CommandReply:
@@ -86,15 +109,33 @@ async def resume(context: CommandContext, arguments: str) -> CommandReply:
     reference = arguments.strip()
     if not reference:
         raise CommandError("/resume takes a session's id, title or number in the list; see /sessions.")
-    reference, at, tip = reference.partition("@")
-    session = await _referred(context, reference)
-    if at:
-        row = await context.desk.resume_at(context.principal, session, _tip(tip))
-    else:
-        row = await context.ledger.session(context.principal, session)
-    await context.desk.point(context.place, session)
-    return CommandReply(text=f"Back in session {row.id}, {row.handle.head.seq} messages: {row.title or 'untitled'}.",
-                        session=row.id)  # fmt: skip
+    session, tip = await _aimed_at(context, reference)
+    leaving = context.session.id if context.session is not None else None
+    if tip is not None:
+        await context.desk.resume_at(context.principal, session, tip)
+    row = await context.ledger.session(context.principal, session)
+    waiting = await context.desk.resume(context.principal, context.place, session, leaving=leaving)
+    text = f"Back in session {row.id}, {row.handle.head.seq} messages: {row.title or 'untitled'}."
+    if waiting:
+        text += f" In {leaving}, {_still_waiting(waiting)}"
+    return CommandReply(text=text, session=row.id, ends_turn=True)
+
+
+async def _aimed_at(context: CommandContext, reference: str) -> tuple[SessionId, Head | None]:
+    """The session, and the tip if one is named. A title may hold an @ as well."""
+    named = _AT_TIP.fullmatch(reference)
+    if named is not None:
+        tip = Head(BranchId(int(named["branch"])), int(named["seq"]))
+        return await _referred(context, named["session"]), tip
+    try:
+        return await _referred(context, reference), None
+    except NotFound:
+        if "@" not in reference:
+            raise
+        _, _, tip_typed = reference.rpartition("@")
+        raise CommandError(
+            f"“{one_line(tip_typed)}” is no tip; `clew sessions tree` shows them, such as 12.34."
+        ) from None
 
 
 async def _referred(context: CommandContext, reference: str) -> SessionId:
@@ -106,14 +147,12 @@ async def _referred(context: CommandContext, reference: str) -> SessionId:
     return await context.ledger.resolve(context.principal, reference)
 
 
-def _tip(typed: str) -> Head:
-    branch, _, seq = typed.partition(".")
-    if not (branch.isdigit() and seq.isdigit()):
-        raise CommandError(f"“{typed}” is no tip; `clew sessions tree` shows them, such as 12.34.")
-    return Head(BranchId(int(branch)), int(seq))
-
-
 def shortened(message: Message) -> str:
     """The start of a message, on one line."""
-    line = " ".join(message.text.split())
+    return one_line(message.text)
+
+
+def one_line(text: str) -> str:
+    """The start of a text, on one line."""
+    line = " ".join(text.split())
     return line if len(line) <= _SHOWN_MAX else line[: _SHOWN_MAX - 1] + "…"

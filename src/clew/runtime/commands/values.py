@@ -44,6 +44,8 @@ class CommandContext(msgspec.Struct, frozen=True, kw_only=True):
     principal: PrincipalId
     place: Place
     session: SessionRow | None
+    missing: SessionId | None = None
+    """The session this conversation was in, if it cannot be found any more."""
     desk: SessionDesk
     ledger: Ledger
     clock: Clock
@@ -56,6 +58,8 @@ class CommandContext(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def current(self) -> SessionRow:
+        if self.missing is not None:
+            raise CommandError(f"There is no session {self.missing} any more; /new starts another.")
         if self.session is None:
             raise CommandError("There is no session yet: say something first.")
         return self.session
@@ -71,6 +75,8 @@ class CommandReply(msgspec.Struct, frozen=True, kw_only=True):
     """A turn to run now."""
     draft: str | None = None
     """Text to put into the input line, to be edited and sent again."""
+    ends_turn: bool = False
+    """Whether a turn that ran in the session it was typed in is over by now."""
 
 
 Handler = Callable[[CommandContext, str], Awaitable[CommandReply]]
@@ -83,7 +89,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     handler: Handler
     aliases: tuple[str, ...] = ()
     needs_idle: bool = False
-    """Whether a running turn of the session is ended by it."""
+    """Whether it can end a running turn of the session; `CommandReply.ends_turn` says whether it did."""
 
 
 def no_arguments(name: str, arguments: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -15,6 +16,8 @@ from clew.domain.tools.policy import ApprovalMode, needs_approval
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult
 from clew.runtime.ports.people import CallOutput, Watch
 from clew.runtime.ports.tools import Tool, ToolContext
+
+LINE_CHARACTERS_MAX: Final = 200
 
 
 def args_sha256(call: ToolCall) -> str:
@@ -64,8 +67,11 @@ class CallDesk:
         """One line for people; never fails, whatever the model wrote."""
         tool, arguments = self._tools.get(call.name), arguments_of(call)
         if tool is None or arguments is None:
-            return f"{call.name} {call.arguments}"[:200]
-        return tool.describe(arguments)
+            return f"{call.name} {call.arguments}"[:LINE_CHARACTERS_MAX]
+        try:
+            return tool.describe(arguments)
+        except Exception:  # noqa: BLE001 - foreign code; what it would have said is only for showing
+            return f"{call.name} {call.arguments}"[:LINE_CHARACTERS_MAX]
 
     def needs_approval(self, call: ToolCall) -> bool:
         """A call that cannot run at all is not asked about: its error is the answer."""
@@ -90,9 +96,16 @@ class CallDesk:
                 text="The arguments are not a JSON object; nothing was run.", status=Status.ERROR
             )
         if tool.spec.effect in (Effect.READ, Effect.NETWORK):
-            return await tool.run(arguments, self._context(call.id))
+            return await self._run(tool, arguments, call.id)
         async with self._one_change_at_a_time:
-            return await tool.run(arguments, self._context(call.id))
+            return await self._run(tool, arguments, call.id)
+
+    async def _run(self, tool: Tool, arguments: JsonObject, call: CallId) -> ToolResult:
+        try:
+            return await tool.run(arguments, self._context(call))
+        except Exception as error:  # noqa: BLE001 - the supervisor of foreign code: it becomes the result
+            text = f"The tool broke: {error!r}. Whether it took effect is not known."
+            return ToolResult(text=text, status=Status.ERROR)
 
     def _context(self, call: CallId) -> ToolContext:
         return ToolContext(

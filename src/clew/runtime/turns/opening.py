@@ -7,6 +7,7 @@ certainly dead is evicted in that same commit, and its open turn is ended there.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import msgspec
 
@@ -22,32 +23,26 @@ from clew.domain.ledger.commits import (
     SessionPatch,
     SetTurn,
 )
-from clew.domain.ledger.errors import Busy, HeadMoved, Refused
-from clew.domain.ledger.rows import Handle, SessionRow, TurnState
+from clew.domain.ledger.errors import Busy, HeadMoved, KeyReused, Refused
+from clew.domain.ledger.rows import Handle, InboxRow, SessionRow, TurnState
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.owners import Owners
+from clew.runtime.turns.waiting import NewFile, events_among, unpack
 
 TRIES_MAX = 50
 TITLE_CHARACTERS_MAX = 60
 
 
-class NewFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file on its way in."""
-
-    media_type: str
-    bytes: bytes
-    name: str | None = None
-
-
 class Say(msgspec.Struct, frozen=True, kw_only=True):
-    """A person's message. `inbox` names the rows it was received as, consumed in the same commit."""
+    """A person's message. `inbox` names the rows it was received as, consumed in the same commit.
+
+    What happened since the last turn and waits in the inbox is stored before it, as events.
+    """
 
     text: str | bytes
     files: tuple[NewFile, ...] = ()
     cwd: str | None = None
     inbox: tuple[InboxId, ...] = ()
-    events: tuple[tuple[str, str], ...] = ()
-    """(kind, text) of what happened since the last turn; stored before the message, as events."""
     key: str | None = None
     """Idempotency key: the same message sent again starts nothing."""
 
@@ -87,11 +82,16 @@ async def open_turn(
         row = await ledger.session(principal, session)
         evicts = _evictable(row, owners)
         turn = await _turn_number(ledger, principal, row, opening)
+        events = events_among(await ledger.queued(principal, session)) if isinstance(opening, Say) else []
         work = _commit(row, opening, turn, owners.me, evicts, principal, model, at)
+        if isinstance(opening, Say):
+            work = _say(work, row, opening, turn, events)
         try:
             committed = await ledger.commit(work)
         except HeadMoved:
             continue  # decided again from what the ledger now says
+        except KeyReused as error:
+            raise Refused("A message with this key was already taken.") from error
         if committed.repeated:
             raise Refused("This message was already taken.")
         return OpenedTurn(handle=committed.handle, turn=turn, row=row)
@@ -133,13 +133,10 @@ def _commit(  # noqa: PLR0917
     if isinstance(opening, GoOn):
         going_on = SetTurn(turn=turn, state=TurnState.RUNNING)
         return msgspec.structs.replace(work, set_turn=going_on)
-    work = msgspec.structs.replace(work, open_turn=OpenTurn(turn=turn, principal=principal, model=model))
-    if isinstance(opening, Again):
-        return work
-    return _say(work, row, opening, turn)
+    return msgspec.structs.replace(work, open_turn=OpenTurn(turn=turn, principal=principal, model=model))
 
 
-def _say(work: Commit, row: SessionRow, say: Say, turn: int) -> Commit:
+def _say(work: Commit, row: SessionRow, say: Say, turn: int, events: Sequence[InboxRow]) -> Commit:
     cleaned = clean(say.text)
     blobs = [_blob(file.bytes, file.media_type) for file in say.files]
     attachments = tuple(
@@ -161,14 +158,17 @@ def _say(work: Commit, row: SessionRow, say: Say, turn: int) -> Commit:
     patch = None if row.title or row.temporary else SessionPatch(title=first_words(cleaned.text))
     return msgspec.structs.replace(
         work,
-        op=Append(
-            messages=(*(event_message(kind, text, 0) for kind, text in say.events), message), turn=turn
-        ),
+        op=Append(messages=(*(_event_of(row) for row in events), message), turn=turn),
         blobs=tuple(blobs),
-        take=say.inbox,
+        take=(*(row.id for row in events), *say.inbox),
         patch=patch,
         idempotency_key=say.key,
     )
+
+
+def _event_of(row: InboxRow) -> NewMessage:
+    body = unpack(row.body)
+    return event_message(body.event, body.text, 0)
 
 
 def event_message(kind: str, text: str, step: int) -> NewMessage:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
 from clew.domain.conversation.ids import ApprovalId, CallId
-from clew.domain.ledger.rows import CallState, Handle
+from clew.domain.conversation.messages import ToolCall
+from clew.domain.ledger.rows import CallState, Handle, TurnState
 from clew.domain.models.answer import Usage
+from clew.domain.turn.machine import Close
+
+LIMITS: Final = frozenset({"step_limit", "time_limit"})
+STOPPED: Final = "stopped"
+"""Why a turn ended that a person stopped."""
 
 
 class TurnStatus(StrEnum):
@@ -39,3 +46,60 @@ class TurnOutcome(msgspec.Struct, frozen=True, kw_only=True):
     calls: tuple[CallOutcome, ...] = ()
     error: tuple[str, str] | None = None
     waiting_for: tuple[ApprovalId, ...] = ()
+    cause: Exception | None = None
+    """The error inside Clew that ended the turn, or kept it from being watched; for --debug."""
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """A turn's status, and its error if it has one."""
+
+    status: TurnStatus
+    error: tuple[str, str] | None = None
+
+
+STOPPED_ELSEWHERE: Final = Ending(TurnStatus.INTERRUPTED)
+TAKEN_OVER: Final = Ending(
+    TurnStatus.INTERRUPTED,
+    ("fenced", "The session was taken over or changed by somebody else; this turn ended there."),
+)
+
+
+def ending_of(closed: Close | None, waiting: tuple[ApprovalId, ...]) -> Ending:
+    """How a turn came out that owned its session to the end. `waiting` is empty unless it is parked."""
+    if waiting:
+        return Ending(TurnStatus.REFUSED, ("approval", f"Waiting for approval {', '.join(waiting)}."))
+    if closed is None:
+        return Ending(TurnStatus.DONE)
+    error = None if closed.error is None else (closed.reason, closed.error)
+    if closed.reason in LIMITS:
+        return Ending(TurnStatus.REFUSED, error)
+    if closed.state == TurnState.INTERRUPTED:
+        return Ending(TurnStatus.INTERRUPTED, error)
+    return Ending(TurnStatus.FAILED, error or (closed.reason, closed.reason))
+
+
+class Tally:
+    """Collects what a turn comes to while it runs. Each field is what the ledger already has."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.usage = Usage()
+        self.closed: Close | None = None
+        self._calls: dict[CallId, CallOutcome] = {}
+
+    @property
+    def calls(self) -> tuple[CallOutcome, ...]:
+        return tuple(self._calls.values())
+
+    def note(self, call: ToolCall, state: CallState) -> None:
+        self._calls[call.id] = CallOutcome(id=call.id, name=call.name, state=state)
+
+    def used(self, usage: Usage) -> None:
+        was = self.usage
+        self.usage = Usage(
+            input=was.input + usage.input,
+            output=was.output + usage.output,
+            cache_read=was.cache_read + usage.cache_read,
+            cache_write=was.cache_write + usage.cache_write,
+            estimated=was.estimated or usage.estimated,
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -24,6 +24,7 @@ from clew.domain.ledger.commits import (
     Append,
     AsHolder,
     AskApproval,
+    AsObserver,
     Commit,
     ConsumeApproval,
     MoveCall,
@@ -34,14 +35,16 @@ from clew.domain.ledger.commits import (
     SetTurn,
     UsageState,
 )
-from clew.domain.ledger.rows import CallState, Handle, OpKind, TurnState
-from clew.domain.models.answer import Answer, Failure, Usage
+from clew.domain.ledger.errors import LedgerError
+from clew.domain.ledger.rows import CallState, Handle, OpKind, Prefix, TurnState
+from clew.domain.models.answer import Answer, Usage
 from clew.domain.tools.spec import ToolResult
 from clew.domain.turn.machine import Close
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import Cost
 from clew.runtime.turns.calls import args_sha256
 from clew.runtime.turns.opening import event_message
+from clew.runtime.turns.outcome import STOPPED
 
 _UNSETTLED_WORDS = {
     CallState.NOT_RUN: (Status.NOT_RUN, "The turn ended before this call was run."),
@@ -73,6 +76,9 @@ class Recorder:
         self._now_ms = now_ms
         self.cost_usd: float | None = None
         self._in_order = asyncio.Lock()
+        self._writing: set[asyncio.Task[None]] = set()
+        self.has_released = False
+        """Whether a commit of this turn gave the lease up."""
         self.turn = turn
         self.handle = handle
 
@@ -104,10 +110,9 @@ class Recorder:
         )
         return calls
 
-    async def failed_step(self, failure: Failure, step: int) -> None:
-        """What a failed call used, when the provider said so."""
-        if failure.usage is not None:
-            await self._commit(usage=(self._used(failure.usage, step, UsageState.FAILED),))
+    async def refreeze(self, prefix: Prefix) -> None:
+        """The session's requests begin with another prefix from here on."""
+        await self._commit(op=Note(kind=OpKind.REFREEZE), patch=SessionPatch(prefix=prefix))
 
     async def ask(self, call: ToolCall, approval: ApprovalId, expires_at: int) -> None:
         ask = AskApproval(
@@ -124,8 +129,8 @@ class Recorder:
         consume = None if approval is None else ConsumeApproval(id=approval, args_sha256=args_sha256(call))
         await self._commit(calls=(MoveCall(id=call.id, to=CallState.STARTED),), consume=consume)
 
-    async def result(self, call: ToolCall, result: ToolResult, step: int) -> None:
-        """The result message; the call is finished, unknown or never run by the same commit."""
+    async def result(self, call: ToolCall, result: ToolResult, step: int) -> CallState:
+        """The result message; by the same commit the call is finished, unknown or never run. Returns which."""
         blobs = tuple(
             NewBlob(sha256=hashlib.sha256(f.bytes).hexdigest(), media_type=f.media_type, bytes=f.bytes)
             for f in result.files
@@ -149,6 +154,7 @@ class Recorder:
             calls=(MoveCall(id=call.id, to=state),),
             blobs=blobs,
         )
+        return state
 
     async def patch(self, patch: SessionPatch) -> None:
         """Changes the session's own settings, as an audited op that leaves the head alone."""
@@ -161,8 +167,8 @@ class Recorder:
         """The turn waits for an approval: no lease is held."""
         await self._commit(set_turn=SetTurn(turn=self.turn, state=TurnState.WAITING), release=True)
 
-    async def close(self, close: Close) -> None:
-        """The end of a turn that did not end with an answer."""
+    async def close(self, close: Close, usage: Usage | None) -> None:
+        """The end of a turn that did not end with an answer; `usage` is what the call of the model took that failed."""
         messages: list[NewMessage] = []
         if close.partial or (close.state == TurnState.INTERRUPTED and not close.unsettled):
             messages.append(self._said(clean(close.partial).text, close.step, Status.INTERRUPTED, None))
@@ -178,9 +184,39 @@ class Recorder:
         await self._commit(
             op=Append(messages=tuple(messages), turn=self.turn) if messages else None,
             calls=tuple(MoveCall(id=call.id, to=state) for call, state in close.unsettled),
+            usage=() if usage is None else (self._used(usage, close.step, UsageState.FAILED),),
             set_turn=ended,
             release=True,
         )
+
+    async def keep_shown(self, partial: str, step: int) -> bool:
+        """After the session was lost: whether by a stop alone. Then what had been shown becomes the interrupted reply.
+
+        Nothing is written when anything else happened since: whoever did it has seen the session without these words.
+        """
+        try:
+            turn = await self._ledger.turn(self._principal, self.session, self.turn)
+            row = await self._ledger.session(self._principal, self.session)
+            alone = (row.handle.epoch, row.handle.head) == (self.handle.epoch + 1, self.handle.head)
+            if turn is None or turn.end_reason != STOPPED or not alone:
+                return False
+            if partial:
+                message = self._said(clean(partial).text, step, Status.INTERRUPTED, None)
+                fence = AsObserver(version=row.handle.version, head=row.handle.head)
+                append = Append(messages=(message,), turn=self.turn)
+                await self._ledger.commit(
+                    Commit(
+                        session=self.session, actor=self._principal, at=self._now_ms(), fence=fence, op=append
+                    )
+                )
+        except LedgerError:
+            return False  # the session is somebody else's by now, or the file cannot be used
+        return True
+
+    async def settled(self) -> None:
+        """Returns when no commit is on its way any more."""
+        while self._writing:
+            await asyncio.wait(set(self._writing))
 
     def _said(self, text: str, step: int, status: Status, body: AssistantBody | None) -> NewMessage:
         kept = body if body is not None and body != AssistantBody() else None
@@ -219,11 +255,25 @@ class Recorder:
         )
 
     async def _commit(self, **rows: object) -> None:
-        """One at a time: each names the head that the one before left."""
+        """One at a time: each names the head that the one before left. Whoever waits may be cancelled, a commit is not:
+        it may be on disk already, and the next one has to name what it left."""
+        writing = asyncio.create_task(self._commit_next(rows))
+        self._writing.add(writing)
+        writing.add_done_callback(self._written)
+        await asyncio.shield(writing)
+
+    async def _commit_next(self, rows: Mapping[str, object]) -> None:
         async with self._in_order:
             fence = AsHolder(epoch=self.handle.epoch, head=self.handle.head)
             base = Commit(session=self.session, actor=self._principal, at=self._now_ms(), fence=fence)
-            self.handle = (await self._ledger.commit(msgspec.structs.replace(base, **rows))).handle
+            work = msgspec.structs.replace(base, **rows)
+            self.handle = (await self._ledger.commit(work)).handle
+            self.has_released |= work.release
+
+    def _written(self, writing: asyncio.Task[None]) -> None:
+        self._writing.discard(writing)
+        if not writing.cancelled():
+            writing.exception()  # whoever waits hears it; a canceller has stopped listening
 
 
 _STATE_AFTER = {

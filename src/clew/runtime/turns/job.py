@@ -1,0 +1,53 @@
+"""What a turn is given: the work asked for, and what every turn of a process works with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.tools.policy import ApprovalMode
+from clew.domain.turn.prefix import Instructions
+from clew.domain.turn.prompt import Overlay
+from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.models import ModelChoice
+from clew.runtime.ports.owners import Owners
+from clew.runtime.ports.tools import Tool
+from clew.runtime.ports.world import Chance, Clock
+from clew.runtime.turns.opening import Opening
+
+
+class TurnSettings(msgspec.Struct, frozen=True, kw_only=True):
+    max_steps: int = 50
+    max_seconds: float = 1800
+    lease_seconds: float = 30
+    approval_mode: ApprovalMode = ApprovalMode.ASK
+    approval_expires_seconds: float = 86400
+
+
+class Means(msgspec.Struct, frozen=True, kw_only=True):
+    """What all turns of a process share."""
+
+    ledger: Ledger
+    owners: Owners
+    clock: Clock
+    chance: Chance
+    settings: TurnSettings
+
+
+class TurnJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What a turn needs to know of its surroundings."""
+
+    principal: PrincipalId
+    session: SessionId
+    opening: Opening
+    model: ModelChoice
+    tools: Sequence[Tool]
+    cwd: Path
+    instructions: Sequence[Instructions] = ()
+    overlays: Sequence[Overlay] = ()
+    approval_mode: ApprovalMode | None = None
+    notify: Callable[[str, str], Awaitable[None]]
+    """Takes (kind, text) of what tools started and what ended after they returned."""

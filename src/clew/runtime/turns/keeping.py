@@ -1,0 +1,70 @@
+"""What goes on beside a turn: the lease is kept alive, and its seconds are counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from clew.domain.conversation.ids import SessionId
+from clew.domain.ledger.errors import StoreUnusable
+from clew.runtime.turns.job import Means
+
+
+class Lease:
+    """Shows other processes that this one lives, and notices when the session is no longer its own."""
+
+    def __init__(self, means: Means, session: SessionId, epoch: int) -> None:
+        self._means = means
+        self._session = session
+        self._epoch = epoch
+        self._look = asyncio.Event()
+
+    def look(self) -> None:
+        """Somebody may have ended the turn: beat now instead of later."""
+        self._look.set()
+
+    async def kept(self) -> None:
+        """Beats until the lease is lost; then returns."""
+        while True:
+            try:
+                async with asyncio.timeout(self._means.settings.lease_seconds / 3):
+                    await self._look.wait()
+            except TimeoutError:
+                pass  # nobody called: it is simply time for the next beat
+            self._look.clear()
+            try:
+                if not await self._means.ledger.beat(self._session, self._means.owners.me, self._epoch):
+                    return
+            except StoreUnusable:
+                continue  # a missed beat proves nothing; the turn's next commit says what is wrong
+
+
+class TimeLimit:
+    """Counts the seconds of a turn; they stand still while a person is asked."""
+
+    def __init__(self, seconds: float, reached: Callable[[], None]) -> None:
+        self._left = seconds
+        self._reached = reached
+        self._timer: asyncio.TimerHandle | None = None
+        self._since = 0.0
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._since = loop.time()
+        self._timer = loop.call_later(max(self._left, 0.0), self._reached)
+
+    def stop(self) -> None:
+        """Idempotent."""
+        if self._timer is not None:
+            self._left -= asyncio.get_running_loop().time() - self._since
+            self._timer.cancel()
+            self._timer = None
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()

@@ -1,0 +1,379 @@
+"""A turn under way: takes the machine's effects, performs them, brings back what became of them.
+
+Everything that waits (the model, the tools, the person) runs as a task and ends in an event; the turn's steps are
+committed here, one after the other. Stopping cancels the tasks first and records the end after. When the session
+belongs to somebody else meanwhile, the work is cancelled and nothing more is written or shown. Whatever breaks ends the
+turn as failed, on disk if the disk still takes it; if it does not, the ledger holds the turn open until somebody goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from clew.domain.conversation.ids import SessionId
+from clew.domain.conversation.messages import Status, ToolBody, ToolCall
+from clew.domain.ledger.errors import Fenced, HeadMoved, LedgerError, NotFound, Refused
+from clew.domain.ledger.rows import CallState, Prefix
+from clew.domain.models.answer import Answer
+from clew.domain.tools.session_settings import read_settings
+from clew.domain.turn.machine import (
+    Answered,
+    AnswerRecorded,
+    AskModel,
+    Broke,
+    CallStarted,
+    CancelWork,
+    Close,
+    Closed,
+    Decide,
+    Denied,
+    Effect,
+    Event,
+    Failed,
+    Lost,
+    Opened,
+    Park,
+    Parked,
+    Phase,
+    RecordAnswer,
+    RecordResult,
+    ResultRecorded,
+    Returned,
+    RunTool,
+    StartCall,
+    StopRequested,
+    TurnMachine,
+    WorkCancelled,
+)
+from clew.runtime.ports.people import (
+    Approver,
+    CallAnnounced,
+    CallEnded,
+    CallRunning,
+    Noticed,
+    StepRecorded,
+    Watch,
+)
+from clew.runtime.turns.asking import TOO_LATE, Asking
+from clew.runtime.turns.calls import CallDesk
+from clew.runtime.turns.context import TurnContext
+from clew.runtime.turns.job import Means, TurnJob
+from clew.runtime.turns.keeping import Lease, TimeLimit
+from clew.runtime.turns.model_step import ModelStep
+from clew.runtime.turns.opening import GoOn, OpenedTurn
+from clew.runtime.turns.outcome import (
+    STOPPED_ELSEWHERE,
+    TAKEN_OVER,
+    Ending,
+    Tally,
+    TurnOutcome,
+    TurnStatus,
+    ending_of,
+)
+from clew.runtime.turns.recording import Recorder
+from clew.runtime.turns.tasks import Tasks
+from clew.runtime.turns.watching import Watched
+
+REFROZEN = "The model, its tools or the project's instructions changed: the prompt was frozen anew."
+
+
+class _LeaseGone(msgspec.Struct, frozen=True):
+    """A beat found the lease gone: lost, or given up by the commit that ended the turn."""
+
+
+class RunningTurn:
+    """One turn. Whoever began it calls `finish` once; everything else may be called at any time."""
+
+    def __init__(  # noqa: PLR0917
+        self, means: Means, job: TurnJob, opened: OpenedTurn, prefix: Prefix, watch: Watch, approver: Approver
+    ) -> None:
+        self._means = means
+        self._job = job
+        self._opened = opened
+        self._prefix = prefix
+        self._watch = Watched(watch)
+        self._machine = TurnMachine(max_steps=means.settings.max_steps)
+        self._news: asyncio.Queue[Event | _LeaseGone] = asyncio.Queue()
+        self._tasks = Tasks(self._post, self._broke)
+        self._tally = Tally()
+        self._cause: Exception | None = None
+        self._run: asyncio.Task[TurnOutcome] | None = None
+        profile = job.model.profile
+        self._recorder = Recorder(
+            means.ledger,
+            principal=job.principal,
+            handle=opened.handle,
+            turn=opened.turn,
+            model=profile.name,
+            price=job.model.price,
+            now_ms=means.clock.now_ms,
+        )
+        self._context = TurnContext(
+            means.ledger, job.principal, job.session, prefix=prefix, profile=profile, overlays=job.overlays
+        )
+        self._model = ModelStep(job.model.client, self._watch)
+        self._desk = _call_desk(means, job, opened, self._watch)
+        self._limit = TimeLimit(means.settings.max_seconds, self._out_of_time)
+        self._asking = Asking(means, job, self._desk, self._recorder, approver, self._limit)
+        self._lease = Lease(means, job.session, opened.handle.epoch)
+
+    @property
+    def turn(self) -> int:
+        return self._opened.turn
+
+    @property
+    def session(self) -> SessionId:
+        return self._job.session
+
+    @property
+    def epoch(self) -> int:
+        """The session's epoch as long as this turn owns it."""
+        return self._opened.handle.epoch
+
+    def stop(self, reason: str) -> None:
+        """Asks the turn to end; `finish` returns when its end is on disk. Safe at any time, any number of times."""
+        self._post(StopRequested(reason))
+
+    def look(self) -> None:
+        """Somebody may have ended the turn in the ledger: have it look now."""
+        self._lease.look()
+
+    async def record_event(self, kind: str, text: str) -> bool:
+        """Stores something that happened outside the talk; False when the turn is over."""
+        if self._machine.is_over or self._machine.phase == Phase.CLOSING:
+            return False
+        try:
+            await self._recorder.event(kind, text, self._machine.step)
+        except (Fenced, HeadMoved, NotFound):
+            return False
+        return True
+
+    async def finish(self) -> TurnOutcome:
+        """Runs the turn to its end. Cancelling it stops the turn, and passes on once that is on disk."""
+        run = self._run = asyncio.create_task(self._to_the_end())
+        cancelled: asyncio.CancelledError | None = None
+        while not run.done():
+            try:
+                await asyncio.wait([run])
+            except asyncio.CancelledError as error:
+                cancelled = error
+                self.stop("cancelled")
+        if cancelled is not None and not run.cancelled() and run.exception() is None:
+            raise cancelled
+        return run.result()
+
+    @property
+    def has_ended(self) -> bool:
+        return self._run is not None and self._run.done()
+
+    async def ended(self) -> None:
+        """Returns when nothing of the turn runs any more; at once if `finish` was never called."""
+        if self._run is not None:
+            await asyncio.wait([self._run])
+
+    async def _to_the_end(self) -> TurnOutcome:
+        lease = asyncio.create_task(self._lease.kept())
+        lease.add_done_callback(self._lease_ended)
+        self._limit.start()
+        try:
+            await self._begun()
+            while not self._machine.is_over:
+                event = await self._news.get()
+                if not isinstance(event, _LeaseGone):
+                    await self._perform_all(self._machine.receive(event))
+                elif not self._recorder.has_released:
+                    await self._perform_all(self._machine.receive(Lost()))
+            return await self._outcome()
+        finally:
+            self._limit.stop()
+            lease.cancel()
+            await self._tasks.cancel()
+            await self._recorder.settled()
+
+    # -- events and effects --------------------------------------------------------------------------------------
+    def _post(self, event: Event) -> None:
+        self._news.put_nowait(event)
+
+    def _out_of_time(self) -> None:
+        seconds = self._means.settings.max_seconds
+        sentence = f"The turn reached its limit of {seconds:g} seconds. Say “go on” to continue."
+        self._post(StopRequested("time_limit", sentence))
+
+    def _lease_ended(self, lease: asyncio.Task[None]) -> None:
+        if lease.cancelled():
+            return
+        error = lease.exception()
+        if isinstance(error, Exception):
+            self._broke(error)
+        else:
+            self._news.put_nowait(_LeaseGone())
+
+    def _broke(self, error: Exception, call: ToolCall | None = None) -> None:
+        """What an error means for the turn: it is not ours any more, or it ends as failed."""
+        if isinstance(error, Fenced | HeadMoved | NotFound):
+            self._post(Lost())
+            return
+        self._cause = self._cause or error
+        self._post(Broke(*_in_words(error), call.id if call is not None else None))
+
+    async def _begun(self) -> None:
+        """The first effects, and what has to be on disk before them."""
+        try:
+            if self._opened.row.prefix != self._prefix.sha256:
+                await self._recorder.refreeze(self._prefix)
+                if self._opened.row.prefix is not None:
+                    self._watch(Noticed(REFROZEN))
+            effects = await self._first_effects()
+        except Exception as error:  # noqa: BLE001 - the supervisor: it becomes the turn's end
+            self._broke(error)
+        else:
+            await self._perform_all(effects)
+
+    async def _first_effects(self) -> tuple[Effect, ...]:
+        if not isinstance(self._job.opening, GoOn):
+            return self._machine.receive(Opened())
+        ledger, principal, session = self._means.ledger, self._job.principal, self.session
+        rows = {row.id: row for row in await ledger.calls(principal, session, self.turn)}
+        path = [m for m in await ledger.path(principal, session) if m.turn == self.turn]
+        answered = {m.body.call for m in path if isinstance(m.body, ToolBody)}
+        asked = next(m for m in reversed(path) if m.calls)
+        self._machine, effects = TurnMachine.resumed(
+            max_steps=self._means.settings.max_steps,
+            step=asked.step,
+            calls=[
+                (call, rows[call.id].state, rows[call.id].safe_to_repeat)
+                for call in asked.calls
+                if call.id not in answered
+            ],
+        )
+        return effects
+
+    async def _perform_all(self, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:
+            try:
+                await self._perform(effect)
+            except Exception as error:  # noqa: BLE001 - the supervisor: it becomes the turn's end
+                self._broke(error, effect.call if isinstance(effect, RecordResult) else None)
+                if isinstance(effect, Close):
+                    self._post(Lost())  # its end cannot be recorded: nothing more can be done here
+                return
+
+    async def _perform(self, effect: Effect) -> None:
+        match effect:
+            case AskModel(step):
+                self._tasks.start(lambda: self._ask_model(step))
+            case RecordAnswer(answer, step, closes):
+                await self._record_answer(answer, step, closes)
+            case Decide(call):
+                self._tasks.start(lambda: self._asking.verdict(call))
+            case StartCall():
+                await self._start_call(effect)
+            case RunTool(call):
+                self._tasks.start(lambda: self._run_tool(call))
+            case RecordResult():
+                await self._record_result(effect)
+            case Park():
+                await self._recorder.park()
+                self._post(Parked())
+            case CancelWork():
+                await self._tasks.cancel()
+                self._post(WorkCancelled(self._model.partial))
+            case Close():
+                await self._close(effect)
+
+    async def _ask_model(self, step: int) -> Answered | Failed:
+        ready = await self._context.request(self._recorder.handle)
+        return await self._model.ask(ready, f"{self.session}-{self.turn}-{step}")
+
+    async def _record_answer(self, answer: Answer, step: int, closes: bool) -> None:
+        calls = await self._recorder.answer(answer, step, closes=closes, is_safe=self._desk.is_safe_to_repeat)
+        self._model.recorded()
+        self._tally.text = answer.text
+        self._tally.used(answer.usage)
+        self._watch(StepRecorded(text=answer.text, usage=answer.usage))
+        for call in calls:
+            self._tally.note(call, CallState.PLANNED)
+            self._watch(CallAnnounced(call=call.id, name=call.name, line=self._desk.line(call)))
+        self._post(AnswerRecorded(calls))
+
+    async def _start_call(self, start: StartCall) -> None:
+        try:
+            await self._recorder.start(start.call, start.approval)
+        except Refused:
+            if start.approval is None:
+                raise
+            self._post(Denied(start.call.id, TOO_LATE))  # it ran out between the yes and the start
+            return
+        self._tally.note(start.call, CallState.STARTED)
+        self._watch(CallRunning(start.call.id))
+        self._post(CallStarted(start.call.id))
+
+    async def _run_tool(self, call: ToolCall) -> Returned:
+        return Returned(call.id, await self._desk.run(call))
+
+    async def _record_result(self, record: RecordResult) -> None:
+        call, result = record.call, record.result
+        self._tally.note(call, await self._recorder.result(call, result, record.step))
+        self._watch(CallEnded(call=call.id, status=result.status, text=result.text, diff=result.diff))
+        self._post(ResultRecorded(call.id))
+
+    async def _close(self, close: Close) -> None:
+        usage = self._model.unrecorded_usage()
+        await self._recorder.close(close, usage)
+        if usage is not None:
+            self._tally.used(usage)
+        for call, state in close.unsettled:
+            self._tally.note(call, state)
+            status = Status.UNKNOWN if state == CallState.UNKNOWN else Status.NOT_RUN
+            self._watch(CallEnded(call=call.id, status=status, text="The turn ended.", diff=""))
+        self._tally.closed = close
+        self._post(Closed())
+
+    async def _outcome(self) -> TurnOutcome:
+        tally, closed = self._tally, self._tally.closed
+        is_lost = self._machine.is_lost
+        waiting = tuple(self._asking.waiting) if self._machine.phase == Phase.PARKED else ()
+        if is_lost and self._cause is None:
+            stopped = await self._recorder.keep_shown(self._model.partial, self._machine.step)
+            ending = STOPPED_ELSEWHERE if stopped else TAKEN_OVER
+        elif is_lost and self._cause is not None:
+            ending = Ending(TurnStatus.FAILED, _in_words(self._cause))
+        else:
+            ending = ending_of(closed, waiting)
+        shown = self._model.partial if is_lost else closed.partial if closed is not None else tally.text
+        return TurnOutcome(
+            handle=self._recorder.handle,
+            turn=self.turn,
+            status=ending.status,
+            text=shown,
+            model=self._job.model.profile.name,
+            usage=tally.usage,
+            cost_usd=self._recorder.cost_usd,
+            calls=tally.calls,
+            error=ending.error,
+            waiting_for=waiting,
+            cause=self._cause or self._watch.error,
+        )
+
+
+def _in_words(error: Exception) -> tuple[str, str]:
+    """A code and a sentence for what ended a turn."""
+    if isinstance(error, LedgerError):
+        return "store", str(error)
+    return "internal", f"An error inside Clew ended the turn: {error!r}."
+
+
+def _call_desk(means: Means, job: TurnJob, opened: OpenedTurn, watch: Watch) -> CallDesk:
+    own = read_settings(opened.row.settings)
+    return CallDesk(
+        job.tools,
+        session=job.session,
+        principal=job.principal,
+        cwd=job.cwd,
+        mode=own.approval or job.approval_mode or means.settings.approval_mode,
+        allowed=frozenset(own.allow),
+        watch=watch,
+        notify=job.notify,
+    )
