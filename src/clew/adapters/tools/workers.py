@@ -7,6 +7,7 @@ is a module with a main: it reads one request from standard input and writes its
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -19,7 +20,13 @@ from clew.adapters.tools.declared import ToolFailed
 from clew.adapters.tools.uninterrupted import to_the_end
 
 ANSWER_BYTES_MAX: Final = 16_000_000
+ALARM_SECONDS: Final = 5
 _READ_BYTES: Final = 1 << 16
+# The alarm ends a worker whose Clew was killed: no exception handler runs then, and an expression that is being
+# matched listens to nothing but a signal's default action.
+_PROGRAM: Final = (
+    "import runpy, signal; signal.alarm({seconds}); runpy.run_module({module!r}, run_name='__main__')"
+)
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +44,8 @@ async def ask_worker(module: str, request: bytes, *, seconds: float) -> Answered
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",  # the directory Clew was started in is somebody's project, not a place to import from
-        "-m",
-        module,
+        "-c",
+        _PROGRAM.format(module=module, seconds=math.ceil(seconds) + ALARM_SECONDS),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
