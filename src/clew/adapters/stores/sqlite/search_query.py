@@ -7,6 +7,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 import apsw
+import msgspec
 
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.paths import Segment, segments
@@ -20,6 +21,7 @@ from clew.domain.ledger.search import Query, Term, parse, snippet
 RANKED_MAX: Final = 1000
 """Ranking scores the newest so many hits: bm25() over all of them took 85 ms at 200k messages, 448 at 1M."""
 SHARED_MAX: Final = 500
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def expression(query: Query, scope: tuple[str, ...]) -> str:
@@ -81,6 +83,9 @@ SELECT id FROM readable LIMIT ?2
 """
 
 
+_OWNERS: Final = "SELECT DISTINCT session_id FROM branch WHERE id IN (SELECT value FROM json_each(?))"
+
+
 class Place:
     """A session the principal may see: its title and the path of its head."""
 
@@ -123,9 +128,15 @@ class Seeker:
             self._ledger.execute("ROLLBACK")
 
     def _scope(self, session: SessionId | None) -> tuple[str, ...]:
-        """Where hits may be: everything of one's own, and the sessions whose messages a shared one stands on."""
-        if session is not None and self._place(session) is None:
-            raise NotFound(f"There is no session {session}.")
+        """Where hits may be: in one session, those on whose branches its path runs; else everything of one's own, and
+        the sessions whose messages a shared one stands on."""
+        if session is not None:
+            place = self._place(session)
+            if place is None:
+                raise NotFound(f"There is no session {session}.")
+            branches = _encode([stretch.branch for stretch in place.segments]).decode()
+            within = fetch(self._ledger, _OWNERS, (branches,)) or [(session,)]
+            return tuple(session_token(ident) for (ident,) in within)
         shared = fetch(self._ledger, _SHARED, (self._principal, SHARED_MAX))
         return (owner_token(self._principal), *(session_token(ident) for (ident,) in shared))
 
