@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -229,11 +230,12 @@ async def test_calls_run_side_by_side_and_one_can_be_cancelled(box: McpServers) 
 
 
 async def test_a_call_that_takes_too_long_is_given_up() -> None:
-    """With a sentence; the server stays."""
-    async with McpServers([over_pipes()], McpLimits(call_seconds=0.5)) as box:
+    """With a sentence; the server stays, also past the time it had to start."""
+    async with McpServers([over_pipes()], McpLimits(connect_seconds=8, call_seconds=8.5)) as box:
+        assert box.problems == ()
         before = await pid_of(box)
         result = await run(box, "local__wait")
-        assert result == ToolResult(text="MCP server local did not answer within 0.5 s.", status=Status.ERROR)
+        assert result == ToolResult(text="MCP server local did not answer within 8.5 s.", status=Status.ERROR)
         assert await pid_of(box) == before
 
 
@@ -333,3 +335,62 @@ async def test_an_http_server_that_was_started_again_is_reached_again() -> None:
         assert results[-1] == ToolResult(text="x")
         assert await pid_of(box, "web") == second.pid
         await box.close()
+
+
+class OldServer:
+    """A server of the protocol of 2025, which remembers sessions, and forgets them when it is started again."""
+
+    def __init__(self) -> None:
+        self.sessions: list[str] = []
+        self.known: set[str] = set()
+
+    def restart(self) -> None:
+        self.known.clear()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(head.partition("content-length:")[2].split("\r\n")[0] or 0)
+        body = json.loads(await reader.readexactly(length) or "{}")
+        session = head.partition("mcp-session-id:")[2].split("\r\n")[0].strip()
+        status, answer, extra = self._answer(head.split()[0], body, session)
+        data = json.dumps({"jsonrpc": "2.0", "id": body.get("id"), **answer}).encode() if answer else b""
+        writer.write(f"HTTP/1.1 {status}\r\n{extra}Content-Type: application/json\r\n".encode())
+        writer.write(f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n".encode() + data)
+        await writer.drain()
+        writer.close()
+
+    def _answer(self, verb: str, body: JsonObject, session: str) -> tuple[str, JsonObject, str]:
+        if verb != "post":
+            return "405 Not Allowed", {}, ""
+        match body["method"]:
+            case "server/discover":
+                return "400 Bad Request", {"error": {"code": -32600, "message": "no session"}}, ""
+            case "initialize":
+                new = f"session-{len(self.sessions)}"
+                self.sessions.append(new)
+                self.known.add(new)
+                about = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}}
+                hello = {**about, "serverInfo": {"name": "old", "version": "1"}}
+                return "200 OK", {"result": hello}, f"Mcp-Session-Id: {new}\r\n"
+            case _ if session not in self.known:
+                return "404 Not Found", {}, ""
+            case "tools/list":
+                which = {"name": "which", "inputSchema": {"type": "object"}}
+                return "200 OK", {"result": {"tools": [which]}}, ""
+            case "tools/call":
+                return "200 OK", {"result": {"content": [{"type": "text", "text": session}]}}, ""
+            case _:
+                return "202 Accepted", {}, ""
+
+
+async def test_a_session_that_a_server_forgot_is_begun_anew() -> None:
+    """The call that finds it gone is an error; the next one begins another session."""
+    old = OldServer()
+    listening = await asyncio.start_server(old.serve, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    async with listening, McpServers([McpServer(name="old", url=f"http://127.0.0.1:{port}/mcp")]) as box:
+        assert box.problems == ()
+        assert (await run(box, "old__which")).text == "session-0"
+        old.restart()
+        assert (await run(box, "old__which")).status is Status.ERROR
+        assert await run(box, "old__which") == ToolResult(text="session-1")

@@ -103,6 +103,19 @@ async def test_a_binary_file_is_refused_by_name(bench: Bench, tmp_path: Path, da
     assert result.text == f"{tmp_path}/b is not text: {kind}, {len(data)} bytes."
 
 
+async def test_lines_far_into_a_huge_file_are_refused(bench: Bench, tmp_path: Path) -> None:
+    """Looking for them would take minutes; its beginning is shown all the same."""
+    path = tmp_path / "huge"
+    with path.open("wb") as file:
+        file.write(b"first\n")
+        file.write((b"x" * 999 + b"\n") * 101_000)
+    assert (await bench.run("read", path="huge", limit=1)).text.startswith(
+        "     1\tfirst\n[lines 1-1; there is more"
+    )
+    result = await bench.run("read", path="huge", offset=100_990)
+    assert result.text == "Lines beyond the first 100.0 MB of a file are not read: use grep or sed."
+
+
 async def test_an_image_comes_as_a_file(bench: Bench, tmp_path: Path) -> None:
     """Bytes and media type, for a model that can look."""
     (tmp_path / "p.dat").write_bytes(PNG)

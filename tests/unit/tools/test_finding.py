@@ -56,6 +56,8 @@ def put(root: Path, **files: str) -> None:
         ("*.{ts,tsx}", ["a.ts", "d/b.tsx"], ["a.js"]),
         ("[!a-c]x", ["dx", "e/zx"], ["ax"]),
         ("a[", ["a["], ["a"]),
+        ("**", ["a", "d/e"], []),
+        ("a**/b", ["ax/b"], ["a/c/b", "b"]),
         ("docs/**", ["docs/a", "docs/a/b"], ["docs", "x/docs/a"]),
     ],
 )
@@ -131,6 +133,17 @@ async def test_a_link_that_leads_in_a_circle_ends_nowhere(bench: Bench, tmp_path
     (tmp_path / "d" / "loop").symlink_to(tmp_path)
     (tmp_path / "link").symlink_to("d/a")
     assert (await bench.run("glob", pattern="*")).text == "d/a\nlink"
+
+
+async def test_a_tree_deeper_than_pythons_stack_is_walked(tmp_path: Path) -> None:
+    """Some build made it, and its files are files."""
+    deep = f"{'d/' * 1500}f"
+    make = f"mkdir -p {os.path.dirname(deep)} && touch {deep}"
+    subprocess.run(make, shell=True, cwd=tmp_path, check=True)  # noqa: ASYNC221 - Python's own way recurses, too
+    try:
+        assert (await Bench(ToolboxOptions(cwd=tmp_path)).run("glob", pattern="f")).text == deep
+    finally:
+        subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # noqa: ASYNC221
 
 
 _NAMES = st.sampled_from(["a", "b", "ab", "a.b", ".a", "a b", "[a]", "*"])

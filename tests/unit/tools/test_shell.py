@@ -87,6 +87,19 @@ async def test_keys_of_ours_are_not_shown_to_commands(bench: Bench, monkeypatch:
     assert (await bench.run("shell", command="echo $CLEW_API_KEY$OTHER")).text == "visible"
 
 
+async def test_output_that_cannot_be_shown_is_an_error_not_a_gap(tmp_path: Path) -> None:
+    """A surface that fails while it shows output is a bug, and comes to light."""
+
+    class Blind(Bench):
+        def _show(self, text: str) -> None:
+            raise ZeroDivisionError
+
+    bench = Blind(ToolboxOptions(cwd=tmp_path))
+    with pytest.raises(ZeroDivisionError):
+        await bench.run("shell", command="echo x")
+    await bench.box.close()
+
+
 # -- where it is -----------------------------------------------------------------------------------------------------
 async def test_a_change_of_directory_holds_for_the_next_command(bench: Bench, tmp_path: Path) -> None:
     """And only for the shell: variables and file tools do not move."""

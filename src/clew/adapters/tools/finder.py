@@ -51,6 +51,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
 
 
 Answer = Found | Finished
+Step = tuple[str, os.DirEntry[str], Ignored]
 
 
 class Finder:
@@ -104,18 +105,28 @@ class Finder:
             ignored = ignored.within(directory, base)
         return ignored
 
-    def _walk(self, directory: Path, base: str, above: Ignored) -> Iterator[str]:
-        """Paths relative to the repository's top; `base` is the directory's own."""
+    def _walk(self, top: Path, base: str, above: Ignored) -> Iterator[str]:
+        """Paths of files relative to the repository's top; `base` is the first directory's own, such as "a/b/".
+
+        Not recursive: a tree may be deeper than Python's stack.
+        """
+        open_directories = [self._admitted(top, base, above)]
+        while open_directories:
+            path, entry, ignored = next(open_directories[-1], (None, None, None))
+            if entry is None or path is None or ignored is None:
+                open_directories.pop()
+            elif entry.is_dir(follow_symlinks=False):
+                open_directories.append(self._admitted(Path(entry.path), f"{path}/", ignored))
+            elif entry.is_file():
+                yield path
+
+    def _admitted(self, directory: Path, base: str, above: Ignored) -> Iterator[Step]:
+        """What is to be looked at in one directory, each with the rules in force there."""
         ignored = above if self._search.include_ignored else above.within(directory, base)
         for entry in self._entries(directory):
             path = base + entry.name
-            is_directory = entry.is_dir(follow_symlinks=False)
-            if entry.name == ".git" or ignored(path, is_directory=is_directory):
-                continue
-            if is_directory:
-                yield from self._walk(directory / entry.name, f"{path}/", ignored)
-            elif entry.is_file():
-                yield path
+            if entry.name != ".git" and not ignored(path, is_directory=entry.is_dir(follow_symlinks=False)):
+                yield path, entry, ignored
 
     def _entries(self, directory: Path) -> list[os.DirEntry[str]]:
         try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-_TOKEN: Final = re.compile(r"\*\*/|/\*\*$|\*\*|\*|\?|\[!?\]?[^\]]*\]|\{[^{}]*\}|\\.|.", re.DOTALL)
+_TOKEN: Final = re.compile(r"(?<![^/])\*\*/|/\*\*$|\*\*|\*|\?|\[!?\]?[^\]]*\]|\{[^{}]*\}|\\.|.", re.DOTALL)
 
 
 def path_pattern(typed: str) -> re.Pattern[str]:
@@ -21,6 +22,8 @@ def path_pattern(typed: str) -> re.Pattern[str]:
 
 
 def _regex(pattern: str, *, braces: bool) -> str:
+    if pattern == "**":
+        return ".*"
     return "".join(
         _either(token) if braces and len(token) > 1 and token[0] == "{" else _piece(token)
         for token in _TOKEN.findall(pattern)
@@ -103,8 +106,8 @@ class Ignored:
         """These rules and those of `directory`, whose path relative to the top is `relative` ("" or "a/b/")."""
         rules: tuple[IgnoreRule, ...] = ()
         for source in (directory / ".git" / "info" / "exclude", directory / ".gitignore"):
-            if source.is_file():
-                rules += ignore_rules(source.read_text("utf-8", errors="replace"))
+            with suppress(OSError):  # there is none, or it is not ours to read: git goes on without it, too
+                rules += ignore_rules(source.read_text("utf-8", errors="replace")) if source.is_file() else ()
         return Ignored((*self._levels, (relative, rules))) if rules else self
 
     def __call__(self, relative: str, *, is_directory: bool) -> bool:

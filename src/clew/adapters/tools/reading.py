@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from collections.abc import Iterator
@@ -15,13 +16,14 @@ from clew.adapters.tools.bounded import whole_characters
 from clew.adapters.tools.declared import DeclaredTool, ToolFailed
 from clew.adapters.tools.kinds import SAMPLE_BYTES, binary_kind, image_type, is_binary, size_of
 from clew.adapters.tools.paths import absolute
-from clew.adapters.tools.uninterrupted import in_thread
 from clew.domain.tools.spec import Effect, ToolFile, ToolResult
 from clew.runtime.ports.tools import ToolContext
 
 LINES_MAX: Final = 2000
 LINE_BYTES_MAX: Final = 2000
 """At least one line is always shown, so this is also how far a result may pass the output limit."""
+SCANNED_BYTES_MAX: Final = 100_000_000
+"""How far into a file lines are counted: about a second's work."""
 IMAGE_BYTES_MAX: Final = 5_000_000
 ENTRIES_MAX: Final = 1000
 
@@ -39,7 +41,7 @@ def read_tool(base: Path, output_bytes: int) -> DeclaredTool[ReadArguments]:
 
     async def perform(arguments: ReadArguments, context: ToolContext) -> ToolResult:
         path = absolute(context.cwd, arguments.path)
-        return await in_thread(lambda: _read(path, arguments, output_bytes))
+        return await asyncio.to_thread(_read, path, arguments, output_bytes)
 
     return DeclaredTool(
         name="read",
@@ -120,12 +122,22 @@ def _nothing(lines: int, offset: int) -> str:
 def bounded_lines(file: BinaryIO) -> Iterator[str]:
     """The lines of a file without their ends; long ones are cut, and it is said by how much.
 
-    Never holds more than a line's limit, so a file of one endless line costs no memory.
+    Never holds more than a line's limit, so a file of one endless line costs no memory. Raises ToolFailed
+    SCANNED_BYTES_MAX into the file.
     """
     while line := file.readline(LINE_BYTES_MAX):
         cut = 0
         rest = line
         while not rest.endswith(b"\n") and (rest := file.readline(1 << 16)):
             cut += len(rest.rstrip(b"\r\n"))
+            _refuse_beyond_scan(file)
         text = whole_characters(line) if cut else line.decode("utf-8", errors="replace").rstrip("\r\n")
         yield f"{text}[… {cut:,} more bytes]" if cut else text
+        _refuse_beyond_scan(file)
+
+
+def _refuse_beyond_scan(file: BinaryIO) -> None:
+    if file.tell() > SCANNED_BYTES_MAX:
+        raise ToolFailed(
+            f"Lines beyond the first {size_of(SCANNED_BYTES_MAX)} of a file are not read: use grep or sed."
+        )

@@ -166,6 +166,8 @@ async def _attend(command: Command, sink: Callable[[bytes], None], seconds: int)
         async with asyncio.timeout(seconds):
             code = await command.wait()
         left = await _still_open(copying)
+        if not left:
+            copying.result()  # raises what kept the output from being taken
         return _ended(code, await _sweep(command, copying) if left else ())
     except TimeoutError:
         gone = await command.end()
