@@ -44,6 +44,8 @@ MESSAGE_COLUMNS: Final = (
 _decode_body: Final = msgspec.json.Decoder(Body).decode
 _ROLE: Final = {role.value: role for role in Role}
 _STATUS: Final = {status.value: status for status in Status}
+_OP_KIND: Final = {kind.value: kind for kind in OpKind}
+_ORIGIN: Final = {origin.value: origin for origin in Origin}
 
 
 def messages(found: Iterable[Row]) -> list[Message]:
@@ -71,7 +73,7 @@ def session(row: Row) -> SessionRow:
         settings=row[6],
         prefix=row[7],
         parent=row[8],
-        origin=Origin(row[9]),
+        origin=_ORIGIN[row[9]],
         handle=handle,
         lease_owner=row[15],
         last_active_at=row[16],
@@ -94,7 +96,7 @@ def op(row: Row) -> OpRow:
     return OpRow(
         session=row[0],
         version=row[1],
-        kind=OpKind(row[2]),
+        kind=_OP_KIND[row[2]],
         from_head=None if row[3] is None else Head(row[3], row[4]),
         to_head=Head(row[5], row[6]),
         from_summary=row[7],
