@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
 
 from clew.adapters.mcp.servers import McpServers
 from clew.adapters.mcp.settings import McpLimits, McpServer
@@ -102,7 +101,7 @@ class SettingsToolmaker:
         wanted = self._settings.tools.web_search_provider
         if not wanted:
             return None
-        known: tuple[Provider, ...] = get_args(Provider)
+        known = tuple(Provider)
         provider = next((name for name in known if name == wanted), None)
         if provider is None:
             sentence = f"there is no web search {wanted}; there is {', '.join(known)}"
