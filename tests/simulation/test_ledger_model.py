@@ -13,9 +13,16 @@ from collections.abc import Awaitable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from clew.adapters.stores.memory import Disk, MemoryLedger
 from clew.adapters.stores.sqlite import open_ledger
@@ -503,13 +510,16 @@ class SqliteMachine(LedgerMachine):
 
 EXAMPLES = settings().max_examples
 """Of the profile in force; with its usual 100, both stores together take about 20 seconds."""
-LONG = settings(
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
 
-TestMemoryLedger = MemoryMachine.TestCase
-TestMemoryLedger.settings = settings(LONG, max_examples=EXAMPLES)
-TestSqliteLedger = SqliteMachine.TestCase
-TestSqliteLedger.settings = settings(LONG, max_examples=max(1, EXAMPLES // 8))
+
+@pytest.mark.timeout(400)  # a failing course is made short before it is shown, for up to five minutes
+@pytest.mark.parametrize(("machine", "courses"), [(MemoryMachine, EXAMPLES), (SqliteMachine, EXAMPLES // 8)])
+def test_the_ledger_shows_what_the_tree_shows(machine: type[LedgerMachine], courses: int) -> None:
+    """After every step of any course: the same paths, undone messages, summaries, hits and places."""
+    long = settings(
+        max_examples=max(1, courses),
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+    run_state_machine_as_test(machine, settings=long)
