@@ -1,12 +1,33 @@
-"""Exports that a command writes into the working directory."""
+"""Exports that the command `/export` writes into the working directory."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
-from clew.domain.conversation.ids import SessionId
+from clew.domain.conversation.ids import LOCAL, SessionId
+from clew.runtime.archive import ExportFormat, export
 from clew.runtime.ports.ledger import Ledger
 
 
-def exporter(ledger: Ledger) -> Callable[[SessionId, str], Awaitable[str]] | None:
-    return None
+def exporter(ledger: Ledger) -> Callable[[SessionId, str], Awaitable[str]]:
+    """Writes `clew-SESSION.FORMAT`, readable by its owner only; never over a file that is there."""
+
+    async def write(session: SessionId, wanted: str) -> str:
+        parts = [part async for part in export(ledger, LOCAL, session, ExportFormat(wanted))]
+        return str(_written(Path.cwd(), f"clew-{session}", wanted, parts))
+
+    return write
+
+
+def _written(folder: Path, stem: str, suffix: str, parts: list[bytes]) -> Path:
+    for number in range(1, 1000):
+        path = folder / (f"{stem}.{suffix}" if number == 1 else f"{stem}-{number}.{suffix}")
+        try:
+            with path.open("xb") as file:
+                path.chmod(0o600)
+                file.writelines(parts)
+        except FileExistsError:
+            continue  # the next number
+        return path
+    raise OSError(f"{folder} already holds a thousand exports of this session.")

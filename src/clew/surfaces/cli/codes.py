@@ -6,6 +6,7 @@ from enum import IntEnum
 
 from clew.config.errors import ConfigError
 from clew.domain.ledger.errors import Busy, LedgerError, NotFound, Outdated, Refused
+from clew.runtime.archive import ImportFailed
 from clew.runtime.commands import CommandError
 from clew.runtime.ports.models import ModelUnavailable
 from clew.runtime.turns import TurnStatus
@@ -25,14 +26,23 @@ class UsageError(Exception):
     """The command line itself was wrong; the text says how."""
 
 
-EXPECTED = (LedgerError, ConfigError, CommandError, ModelUnavailable, PullRefused, UsageError, OSError)
+EXPECTED = (
+    LedgerError,
+    ImportFailed,
+    ConfigError,
+    CommandError,
+    ModelUnavailable,
+    PullRefused,
+    UsageError,
+    OSError,
+)
 """Errors whose text is a sentence for the person. Anything else is a bug of ours."""
 
 
 def code_of(error: BaseException) -> Exit:
     """The exit code for an error."""
     match error:
-        case UsageError() | NotFound() | CommandError():
+        case UsageError() | NotFound() | CommandError() | ImportFailed():
             return Exit.USAGE
         case ConfigError():
             return Exit.USAGE

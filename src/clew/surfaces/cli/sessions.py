@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 import click
 
@@ -13,44 +10,18 @@ from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.ledger.rows import Order, SessionRow
 from clew.runtime.commands.looking import when
 from clew.runtime.talk import Services
+from clew.surfaces.cli.archive import export_, import_
 from clew.surfaces.cli.codes import Exit, UsageError
 from clew.surfaces.cli.host import Host
+from clew.surfaces.cli.opened import with_services
 from clew.surfaces.cli.output import json_line
+from clew.surfaces.cli.public import public
 from clew.surfaces.cli.tree import draw
-
-T = TypeVar("T")
-
-
-def with_services(host: Host, work: Callable[[Services], Awaitable[T]]) -> T:
-    """Runs one piece of work on opened services."""
-
-    async def opened() -> T:
-        async with host.services() as services:
-            return await work(services)
-
-    return asyncio.run(opened())
 
 
 @click.group()
 def sessions() -> None:
     """Look at, search, export and delete sessions."""
-
-
-def public(row: SessionRow) -> dict[str, object]:
-    """The columns of v_session, which other programs rely on."""
-    return {
-        "id": row.id,
-        "parent_id": row.parent,
-        "origin": row.origin,
-        "live": row.ended_at is None and row.archived_at is None,
-        "end_reason": row.end_reason,
-        "title": row.title,
-        "surface": row.surface,
-        "owner": row.owner,
-        "model": row.model,
-        "created_at": row.created_at,
-        "last_active_at": row.last_active_at,
-    }
 
 
 @sessions.command("list")
@@ -196,3 +167,7 @@ def _confirmed(row: SessionRow) -> bool:
     if not sys.stdin.isatty():
         raise UsageError("This cannot be undone: say --yes.")
     return click.confirm(f"Delete {row.id} “{row.title or 'untitled'}” for good?", err=True)
+
+
+sessions.add_command(export_)
+sessions.add_command(import_)
