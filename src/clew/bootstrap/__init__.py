@@ -48,11 +48,13 @@ class Program:
         return EmbeddedWeights(self.home.models)
 
     @asynccontextmanager
-    async def models(self, settings: ModelSettings | None = None) -> AsyncIterator[DetectedModels]:
+    async def models(
+        self, settings: ModelSettings | None = None, *, keys: Mapping[str, str] | None = None
+    ) -> AsyncIterator[DetectedModels]:
         from clew.bootstrap.models import opened_models  # noqa: PLC0415  HTTP client
 
         chosen = settings if settings is not None else self.settings().model
-        async with opened_models(chosen, self.home, self.environ) as models:
+        async with opened_models(chosen, self.home, {**self.environ, **(keys or {})}) as models:
             yield models
 
 

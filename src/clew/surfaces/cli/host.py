@@ -79,6 +79,8 @@ class Host(Protocol):
 
     def weights(self) -> Weights: ...
 
-    def models(self, settings: ModelSettings | None = None) -> AbstractAsyncContextManager[DetectedModels]:
-        """Models without a ledger: as configured, or for settings that are being tried out."""
+    def models(
+        self, settings: ModelSettings | None = None, *, keys: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[DetectedModels]:
+        """Models without a ledger: as configured, or for settings and keys that are being tried out."""
         ...

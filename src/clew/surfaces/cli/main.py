@@ -43,14 +43,15 @@ class LazyGroup(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.option("--session", "session", metavar="ID", help="Chat: go on with this session.")
 @click.option("--continue", "-c", "go_on", is_flag=True, help="Chat: go on with the last session.")
+@click.option("--resume", "-r", "pick", is_flag=True, help="Chat: pick the session to go on with.")
 @click.version_option(package_name="clew", message="clew %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, debug: bool, session: str | None, go_on: bool) -> None:
+def cli(ctx: click.Context, debug: bool, session: str | None, go_on: bool, pick: bool) -> None:
     """An assistant that never loses the thread. Without a command: chat."""
     if ctx.invoked_subcommand is None:
         from clew.surfaces.cli.chat import chat  # noqa: PLC0415  prompt_toolkit and rich: 0.2 s
 
-        ctx.exit(chat(ctx.obj, session, go_on))
+        ctx.exit(chat(ctx.obj, session, go_on, pick=pick, debug=debug))
 
 
 def main(host: Host, arguments: list[str]) -> int:

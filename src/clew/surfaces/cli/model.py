@@ -68,10 +68,13 @@ def pull(host: Host, name: str) -> None:
     if name in weights.names() and weights.is_pulled(name):
         click.echo(f"{name} is here already.", err=True)
         return
-    _pull(host, name)
+    pull_weights(host, name)
 
 
-def _pull(host: Host, name: str) -> None:
+def pull_weights(host: Host, name: str) -> None:
+    """Fetches them with a progress bar; nothing where they are here. Raises PullRefused."""
+    if name in host.weights().names() and host.weights().is_pulled(name):
+        return
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn  # noqa: PLC0415  0.1 s
 
@@ -101,7 +104,7 @@ def ensure(host: Host) -> int:
         err=True,
     )
     try:
-        _pull(host, "smollm2")
+        pull_weights(host, "smollm2")
     except PullRefused as error:
         click.echo(f"clew: {error}", err=True)
     return Exit.DONE

@@ -1,137 +1,393 @@
-"""The chat itself: lines in, turns and commands out. What is typed while a turn runs waits in the ledger."""
+"""The chat itself: what a line does. Turns and shell commands run beside it, so that the line is always there.
+
+Lines are taken one after the other, in the order they were sent. Nothing a person sees as sent is only in memory: a
+message goes into a turn or into the ledger's inbox before it is said to be queued.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Final, Protocol
 
-from clew.runtime.commands import CommandError, CommandReply, is_command
+from clew.domain.conversation.ids import SessionId
+from clew.runtime.commands import COMMANDS, CommandError, CommandReply, is_command
+from clew.runtime.ports.people import Consent, Question
 from clew.runtime.talk import Talk
-from clew.runtime.turns import TurnOutcome
-from clew.runtime.turns.opening import Opening, Say
-from clew.runtime.turns.runner import RunningTurn
+from clew.runtime.turns import NewFile
+from clew.runtime.turns.opening import Say
 from clew.surfaces.cli.chat.approving import Asker
 from clew.surfaces.cli.chat.attach import attachments
+from clew.surfaces.cli.chat.completion import LOCAL_COMMANDS
+from clew.surfaces.cli.chat.composer import Entry
+from clew.surfaces.cli.chat.preview import preview
+from clew.surfaces.cli.chat.recap import describe, recap
 from clew.surfaces.cli.chat.screen import Screen
-from clew.surfaces.cli.chat.shell import run_shell
+from clew.surfaces.cli.chat.shell import ShellCommand
 from clew.surfaces.cli.chat.status import StatusLine
+from clew.surfaces.cli.chat.turns import TurnDriver
 from clew.surfaces.cli.codes import EXPECTED
 
-QUIT = frozenset({"/quit", "/exit", "/q"})
+ENTRIES_MAX: Final = 100
+QUIT: Final = frozenset({"/quit", "/exit", "/q"})
+SETUP: Final = "/setup"
+DEMO: Final = "A tiny demo model answers: real, and poor, without tools. /setup chooses a better one."
+_ENDS_TURN: Final = frozenset(
+    name for command in COMMANDS if command.needs_idle for name in (command.name, *command.aliases)
+)
+_SETTLED: Final = {
+    Consent.ONCE: "Allowed once.",
+    Consent.SESSION: "Allowed in this session from now on.",
+    Consent.NO: "Refused.",
+}
+
+
+class Line(Protocol):
+    """The input line, as the chat needs it."""
+
+    @property
+    def is_empty(self) -> bool: ...
+
+    def put(self, text: str, *, takes_back: int = 0) -> None: ...
+
+    def set_aside(self) -> None: ...
+
+    def bring_back(self) -> None: ...
+
+
+class Chooser(Protocol):
+    """Lets the person pick a session."""
+
+    async def session(self, talk: Talk) -> SessionId | None: ...
 
 
 class ChatLoop:
-    """One person's chat. `draft` is text for the input line, set by /undo; whoever shows the line takes it."""
+    """One person's chat."""
 
-    def __init__(self, talk: Talk, screen: Screen, status: StatusLine) -> None:
+    def __init__(
+        self,
+        talk: Talk,
+        screen: Screen,
+        status: StatusLine,
+        *,
+        changed: Callable[[], None],
+        broken: Callable[[BaseException], None],
+    ) -> None:
         self.talk = talk
-        self.asker = Asker()
-        self.draft = ""
+        self.wants_setup = False
+        self.asker = Asker(self._asked, self._answered)
+        self.line: Line | None = None
+        self.chooser: Chooser | None = None
         self._screen = screen
         self._status = status
-        self._turn: asyncio.Task[None] | None = None
+        self._changed = changed
+        self._broken = broken
+        self._entries: asyncio.Queue[Entry | None] = asyncio.Queue(ENTRIES_MAX + 1)
+        self._beside: set[asyncio.Task[None]] = set()
+        self._shell: ShellCommand | None = None
+        self._instructions: tuple[tuple[str, str], ...] = ()
+        self.turns = TurnDriver(
+            talk, screen, status, self.asker,
+            give_back=self._give_back, settled=self._turn_settled, broken=broken,
+        )  # fmt: skip
 
-    @property
-    def is_busy(self) -> bool:
-        return self._turn is not None and not self._turn.done()
-
-    async def line(self, text: str) -> bool:
-        """Does what a line says; False when the chat should end. Every expected error is one line on the screen."""
-        if self.asker.question is not None and self.asker.answer(text):
-            return True
-        if text.strip() in QUIT:
+    # -- what the keys do ----------------------------------------------------------------------------------------
+    def enter(self, entry: Entry) -> bool:
+        """Takes a line; False when so many wait already that this one has to stay where it is."""
+        if self._entries.qsize() >= ENTRIES_MAX:
             return False
-        try:
-            await self._do(text, text.strip())
-        except EXPECTED as error:
-            self._screen.problem(str(error))
-        await self._status.refresh(self.talk)
+        self._entries.put_nowait(entry)
         return True
 
     def interrupt(self) -> bool:
-        """Stops the running turn; False when none runs."""
-        if not self.is_busy or self.talk.running is None:
+        """Ctrl-C: stops what runs; False when nothing does."""
+        if self._shell is not None:
+            self._shell.stop()
+            return True
+        return self.turns.interrupt()
+
+    def leave(self) -> None:
+        """Ends the chat after the lines that were sent."""
+        self._entries.put_nowait(None)
+
+    def recall(self, turns_back: int) -> None:
+        """Puts an earlier message into the line, to be edited."""
+        self.beside(self._recall(turns_back))
+
+    @property
+    def activity(self) -> str:
+        """What is being waited for."""
+        if self._shell is not None:
+            return f"! {self._shell.command}"
+        if not self.turns.is_busy:
+            return ""
+        return "thinking" if self._screen.thinking else "working"
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+    async def run(self, *, pick: bool = False) -> None:
+        """Until somebody leaves. What ran is ended, and its end recorded, when this returns."""
+        try:
+            await self._expecting(self._begin(pick=pick))
+            self._screen.gap()
+            while (entry := await self._entries.get()) is not None:
+                if not await self._taken(entry):
+                    break
+        finally:
+            await self._close()
+
+    def beside(self, work: Coroutine[object, object, None]) -> None:
+        """Runs something beside the line; what goes wrong in it is said."""
+        task = asyncio.create_task(self._expecting(work))
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+    async def _expecting(self, work: Coroutine[object, object, None]) -> None:
+        try:
+            await work
+        except EXPECTED as error:
+            self._screen.problem(str(error))
+        except Exception as error:  # noqa: BLE001 - the supervisor: said on the screen, in full with --debug
+            self._broken(error)
+        self._changed()
+
+    async def _taken(self, entry: Entry) -> bool:
+        """Does what a line says; False when the chat should end."""
+        stripped = entry.text.strip()
+        if self.asker.question is not None and self._decides(self.asker.question, stripped):
+            return True
+        if stripped.lower() in QUIT:
             return False
-        self.talk.running.stop("interrupted")
+        if stripped.lower() == SETUP:
+            self.wants_setup = True
+            return False
+        await self._expecting(self._do(entry, stripped))
+        self._screen.gap()
+        self.refresh()
         return True
 
-    async def close(self) -> None:
-        """Ends what runs, and waits until its end is on disk."""
-        self.interrupt()
-        await self._turn_settled()
-
-    async def _do(self, text: str, stripped: str) -> None:
+    async def _do(self, entry: Entry, stripped: str) -> None:
         if not stripped:
-            return
-        if stripped.split(maxsplit=1)[0] == "/open":
-            self._open(stripped)
-        elif stripped.startswith("!"):
-            await run_shell(stripped[1:], self.talk.cwd, self._screen)
-        elif is_command(text):
+            await self._empty_line()
+        elif entry.text.startswith("!") and not entry.takes_back:
+            self._run_shell(stripped)
+        elif is_command(stripped) and not entry.text[0].isspace():
             await self._command(stripped)
         else:
-            await self._say(text)
+            if entry.takes_back:
+                await self._run_command(f"/undo {entry.takes_back}", draft=False)
+            await self._say(entry.text)
 
-    def _open(self, line: str) -> None:
-        argument = line.removeprefix("/open").strip()
-        if argument and not (argument.isascii() and argument.isdigit()):
-            raise CommandError("/open takes the number of a result.")
-        self._screen.open_result(int(argument) if argument else None)
+    def refresh(self) -> None:
+        """Reads the facts of the status line again."""
+        self.beside(self._refresh())
 
-    async def _command(self, line: str) -> None:
-        if line.split(maxsplit=1)[0] == "/stop" and self.interrupt():
+    async def _refresh(self) -> None:
+        await self.turns.refresh_waiting()
+        await self._status.refresh(self.talk)
+
+    async def _close(self) -> None:
+        if self._shell is not None:
+            self._shell.stop()
+        await self.turns.close()
+        for task in tuple(self._beside):
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
+
+    # -- beginning -----------------------------------------------------------------------------------------------
+    async def _begin(self, *, pick: bool) -> None:
+        if self.talk.session is not None:
+            self._screen.notice(await describe(self.talk))
+            await self._show_session()
+        elif pick:
+            await self._pick()
+        self.beside(self._introduce_model())
+
+    async def _introduce_model(self) -> None:
+        """Looks for the model, which may take a while, and says what somebody should know of it."""
+        row = None
+        if self.talk.session is not None:
+            row = await self.talk.services.ledger.session(self.talk.principal, self.talk.session)
+        choice = await self.talk.services.models.choose(row.model if row else None)
+        if choice.profile.is_demo:
+            self._screen.notice(DEMO)
+        await self._refresh()
+
+    async def _show_session(self) -> None:
+        await recap(self.talk, self._screen)
+        await self.turns.refresh_waiting()
+        if self.turns.waiting:
+            count = len(self.turns.waiting)
+            what = "A message waits" if count == 1 else f"{count} messages wait"
+            self._screen.notice(
+                f"{what} from before and will be sent first. Enter on the empty line sends now."
+            )
+
+    def name_instructions(self, *, first: bool = False) -> None:
+        """Says which instructions of the project hold, when that is new. Raises OSError."""
+        found = tuple((i.source, i.text) for i in self.talk.services.instructions(self.talk.cwd))
+        if found == self._instructions:
             return
-        reply: CommandReply = await self.talk.command(line)
-        if reply.opening is not None or reply.draft is not None or reply.session is not None:
-            await self._turn_settled()
-        self._screen.reply(reply.text)
-        if reply.draft is not None:
-            self.draft = reply.draft
-        if reply.opening is not None:
-            await self._begin(reply.opening)
+        before, self._instructions = dict(self._instructions), found
+        names = [self._near(source) for source, text in found if first or before.get(source) != text]
+        gone = [self._near(source) for source in before if source not in dict(found)]
+        if names:
+            self._screen.notice(
+                f"{'Project instructions' if first else 'New project instructions'}: {', '.join(names)}"
+            )
+        if gone:
+            self._screen.notice(f"No longer among the project's instructions: {', '.join(gone)}")
+
+    def _near(self, source: str) -> str:
+        return source.removeprefix(f"{self.talk.cwd}/")
+
+    # -- lines ---------------------------------------------------------------------------------------------------
+    async def _empty_line(self) -> None:
+        if self.turns.waiting and not self.turns.is_busy:
+            await self.turns.send_waiting()
 
     async def _say(self, text: str) -> None:
-        files, problems = attachments(text, self.talk.cwd)
+        files, problems = await asyncio.to_thread(attachments, text, self.talk.cwd)
         for problem in problems:
-            self._screen.problem(problem)
-        if self.is_busy:
-            await self.talk.queue(text, files)
-            self._screen.notice("Queued: it is sent when this turn ends. /stop ends the turn now.")
+            self._screen.notice(problem)
+        await self.turns.refresh_waiting()
+        if self.turns.is_busy or self.turns.waiting:
+            await self._queue(text, files)
             return
-        for file in files:
-            self._screen.notice(f"attached {file.name} ({file.media_type}, {len(file.bytes)} bytes)")
-        await self._begin(Say(text=text, files=tuple(files), cwd=str(self.talk.cwd)))
+        self.name_instructions()
+        self._screen.person(text, tuple(f"{f.name} ({f.media_type}, {len(f.bytes)} bytes)" for f in files))
+        self.turns.start(Say(text=text, files=tuple(files), cwd=str(self.talk.cwd)))
 
-    async def _begin(self, opening: Opening) -> None:
-        await self._turn_settled()
-        running = await self.talk.begin(opening, self._screen.watch, self.asker)
-        self._turn = asyncio.create_task(self._follow(running))
+    async def _queue(self, text: str, files: list[NewFile]) -> None:
+        try:
+            await self.talk.queue(text, files)
+        except EXPECTED:
+            self._give_back(text)
+            raise
+        await self.turns.refresh_waiting()
+        await self.turns.send_waiting()
 
-    async def _follow(self, running: RunningTurn | None) -> None:
-        """Runs the turn to its end, then those that wait, one after the other."""
-        while running is not None:
-            outcome = await running.finish()
-            self._screen.end()
-            self._told(outcome)
-            await self._status.refresh(self.talk)
-            running = await self._next(outcome)
+    def _give_back(self, text: str) -> None:
+        if self.line is not None and self.line.is_empty:
+            self.line.put(text)
+        else:
+            self._screen.notice(f"Not sent: {text}")
 
-    async def _next(self, outcome: TurnOutcome) -> RunningTurn | None:
-        if outcome.error is not None and outcome.error[0] == "fenced":
-            return None
-        waiting = await self.talk.next_queued()
-        if waiting is None:
-            return None
-        self._screen.person(str(waiting.text))
-        return await self.talk.begin(waiting, self._screen.watch, self.asker)
+    def _run_shell(self, line: str) -> None:
+        if self._shell is not None:
+            raise CommandError(f"Still running: !{self._shell.command}. Ctrl-C ends it.")
+        self._screen.entered(line)
+        self._shell = ShellCommand(line[1:], self.talk.cwd, self._screen)
+        self.beside(self._follow_shell(self._shell))
 
-    def _told(self, outcome: TurnOutcome) -> None:
-        if outcome.error is not None:
-            self._screen.problem(outcome.error[1])
-        elif outcome.status != "done":
-            self._screen.notice(f"({outcome.status})")
+    async def _follow_shell(self, shell: ShellCommand) -> None:
+        try:
+            await shell.run()
+        finally:
+            self._shell = None
+            self._screen.gap()
 
-    async def _turn_settled(self) -> None:
-        """Waits for a turn that was ended to notice."""
-        if self._turn is not None:
-            turn, self._turn = self._turn, None
-            await turn
+    # -- commands ------------------------------------------------------------------------------------------------
+    async def _command(self, line: str) -> None:
+        name, _, argument = line[1:].partition(" ")
+        match name.lower(), argument.strip():
+            case "open", argument:
+                self._screen.entered(line)
+                self._open(argument)
+            case "stop", "" if self.turns.interrupt():
+                pass  # the end of the turn says it
+            case "resume", "":
+                self._screen.entered(line)
+                await self._pick()
+            case "help", "":
+                await self._run_command(line, entered=line)
+                self._screen.reply("\n".join(f"{u:32} {s}" for u, s in LOCAL_COMMANDS.values()))
+                self._screen.reply("!command                         run it in your shell, beside the chat\n"
+                                   "@path in a message               attach a file or an image")  # fmt: skip
+            case _:
+                await self._run_command(line, entered=line)
+
+    def _open(self, argument: str) -> None:
+        if argument and not (argument.isascii() and argument.isdigit()):
+            raise CommandError("/open takes the number of a result.")
+        self._screen.open_result(int(argument[:9]) if argument else None)
+
+    async def _pick(self) -> None:
+        if not await self.talk.services.ledger.sessions(self.talk.principal, limit=1):
+            raise CommandError("There are no sessions yet.")
+        if self.chooser is None:
+            raise CommandError("/resume takes a session's id, title or number in the list; see /sessions.")
+        chosen = await self.chooser.session(self.talk)
+        if chosen is None:
+            self._screen.notice("Nothing was picked.")
+        elif chosen == self.talk.session:
+            self._screen.notice("You are in it.")
+        else:
+            await self._run_command(f"/resume {chosen}")
+
+    async def _run_command(self, line: str, *, entered: str = "", draft: bool = True) -> None:
+        """Does a command; `entered` is shown after what the turn said that it ended."""
+        name = line[1:].partition(" ")[0].lower()
+        before = self.talk.session
+        try:
+            reply = await self.talk.command(line)
+            if name in _ENDS_TURN:
+                await self.turns.end_unheard()
+                self._status.moved()
+        finally:
+            if entered:
+                self._screen.entered(entered)
+        if name not in _ENDS_TURN and self.talk.session != before and self.turns.leave():
+            self._screen.notice(f"The answer in {before} goes on there.")
+        self._screen.reply(reply.text)
+        await self._after(reply, before, name, draft=draft)
+
+    async def _after(self, reply: CommandReply, before: SessionId | None, name: str, *, draft: bool) -> None:
+        if self.talk.session != before:
+            self._status.moved()
+            if name == "resume":
+                await self._show_session()
+        if draft and reply.draft is not None and self.line is not None and self.line.is_empty:
+            self.line.put(reply.draft)
+        await self.turns.refresh_waiting()
+        if reply.opening is not None:
+            await self.turns.stop()
+            self.name_instructions()
+            self.turns.start(reply.opening)
+
+    async def _recall(self, turns_back: int) -> None:
+        if self.line is None or self.talk.session is None:
+            return
+        starts = await self.talk.services.ledger.turn_starts(
+            self.talk.principal, self.talk.session, turns_back
+        )
+        if len(starts) >= turns_back:
+            self.line.put(starts[turns_back - 1].text, takes_back=turns_back)
+
+    # -- questions -----------------------------------------------------------------------------------------------
+    def _asked(self, question: Question) -> None:
+        self._screen.gap()
+        self._screen.raw(preview(question, self.talk.cwd, self._screen.typesetter))
+        self._screen.previewed.add(question.call)
+        if self.line is not None:
+            self.line.set_aside()
+        self._changed()
+
+    def _answered(self, question: Question) -> None:
+        if self.line is not None:
+            self.line.bring_back()
+        self._changed()
+
+    def _decides(self, question: Question, typed: str) -> bool:
+        """Whether this was about the question; anything else is done as always, and the question stays."""
+        if typed.lower() == "v":
+            self._screen.raw(preview(question, self.talk.cwd, self._screen.typesetter, whole=True))
+            return True
+        consent = self.asker.answer(typed)
+        if consent is None:
+            return not typed
+        self._screen.notice(_SETTLED[consent])
+        return True
+
+    def _turn_settled(self) -> None:
+        self.refresh()
+        self._changed()

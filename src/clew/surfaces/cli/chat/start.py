@@ -1,158 +1,215 @@
-"""Opens the chat: the first-run setup, the session, the input line, and the order in which all of it ends."""
+"""Opens the chat: which session, which view, and the order in which all of it ends."""
 
 from __future__ import annotations
 
 import asyncio
+import io
+import signal
 import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Final, Protocol
 
-from prompt_toolkit import PromptSession
-from prompt_toolkit.formatted_text import FormattedText
-from prompt_toolkit.history import FileHistory, InMemoryHistory
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.patch_stdout import patch_stdout
-from rich.console import Console
+import msgspec
 
+from clew import __version__
 from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.ledger.errors import NotFound
-from clew.runtime.ports.models import ModelUnavailable
 from clew.runtime.talk import Services, Talk
 from clew.surfaces.cli.chat.completion import ChatCompleter
+from clew.surfaces.cli.chat.composer import Composer
+from clew.surfaces.cli.chat.history import ChatHistory, ShellLines, said_before
 from clew.surfaces.cli.chat.loop import ChatLoop
-from clew.surfaces.cli.chat.screen import Screen
+from clew.surfaces.cli.chat.plain import PlainDisplay, PlainView
+from clew.surfaces.cli.chat.screen import Display, Screen, ScreenOptions
 from clew.surfaces.cli.chat.status import StatusLine
+from clew.surfaces.cli.chat.typesetting import Typesetter
+from clew.surfaces.cli.chat.view import ChatView, Terminal
 from clew.surfaces.cli.codes import Exit, UsageError
 from clew.surfaces.cli.host import Host
 from clew.surfaces.cli.places import TERMINAL
+from clew.surfaces.cli.setup import offer_setup, run_setup
+from clew.surfaces.cli.terminal import SteadyOutput, is_dumb, quiet_terminal, uses_colours
 
-WELCOME = "Clew. Say something; /help lists commands, Ctrl-D leaves, Alt-Enter starts a new line."
+HELLO: Final = "/help lists commands · ↑ edits your last message · Ctrl-D leaves"
 
 
-def chat(host: Host, session: str | None, go_on: bool) -> int:
-    """Runs the chat until the person leaves."""
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How a chat ended."""
+
+    code: Exit
+    session: SessionId | None
+    wants_setup: bool = False
+
+
+class View(Protocol):
+    """How the chat is shown and typed into."""
+
+    async def run(self) -> None: ...
+
+    def exit(self) -> None: ...
+
+    def leave_picker(self) -> None: ...
+
+
+def chat(host: Host, session: str | None, go_on: bool, *, pick: bool = False, debug: bool = False) -> int:
+    """Runs the chat until the person leaves. The first time, without any model, setup comes before it."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("The chat needs a terminal; `clew run TEXT` does not.")
-    return asyncio.run(_chat(host, session, go_on))
+    if (session is not None) + go_on + pick > 1:
+        raise UsageError("Use one of --session, --continue and --resume.")
+    offer_setup(host)
+    while True:
+        with ExitStack() as stack:
+            if not is_dumb(host.environ):
+                stack.enter_context(quiet_terminal())
+            ended = asyncio.run(_opened(host, session, go_on, pick=pick, debug=debug))
+        if not ended.wants_setup:
+            return ended.code
+        run_setup(host)
+        session, go_on, pick = ended.session, False, False
 
 
-async def _chat(host: Host, session: str | None, go_on: bool) -> int:
+async def _opened(host: Host, session: str | None, go_on: bool, *, pick: bool, debug: bool) -> Ended:
     async with host.services() as services:
         chosen = await _chosen(services, session, go_on)
         talk = Talk(services, LOCAL, TERMINAL, Path.cwd(), chosen)
         try:
-            await ChatScreen(host, talk).run()
+            return await _Chat(host, talk, debug=debug).run(pick=pick)
         finally:
             await talk.close()
-    return Exit.DONE
 
 
 async def _chosen(services: Services, session: str | None, go_on: bool) -> SessionId | None:
     if session is not None:
-        return await services.ledger.resolve(LOCAL, session)
-    if not go_on:
+        chosen = await services.ledger.resolve(LOCAL, session)
+    elif go_on:
+        row = await services.desk.current(LOCAL, TERMINAL)
+        if row is None:
+            raise NotFound("There is no session to continue.")
+        chosen = row.id
+    else:
         return None
-    row = await services.desk.current(LOCAL, TERMINAL)
-    if row is None:
-        raise NotFound("There is no session to continue.")
-    return row.id
+    await services.desk.point(TERMINAL, chosen)
+    return chosen
 
 
-class ChatScreen:
-    """The input line at the bottom and what scrolls above it."""
+class _Chat:
+    """The parts of one chat, put together."""
 
-    def __init__(self, host: Host, talk: Talk) -> None:
-        # Everything is printed through the patched stdout, so that it lands above the input line.
-        self._screen = Screen(Console(), self._redraw)
-        self._status = StatusLine(self._screen)
-        self._loop = ChatLoop(talk, self._screen, self._status)
+    def __init__(self, host: Host, talk: Talk, *, debug: bool) -> None:
+        self._host = host
         self._talk = talk
-        history = (
-            FileHistory(str(host.home.root / "history")) if host.home.root.exists() else InMemoryHistory()
+        self._debug = debug
+        self._code = Exit.DONE
+        self._status = StatusLine()
+        self._display = self._made_display()
+        settings = host.settings().terminal
+        self._screen = Screen(
+            self._display,
+            Typesetter(colours=uses_colours(host.environ)),
+            ScreenOptions(show_thinking=settings.show_thinking, tool_output_lines=settings.tool_output_lines),
         )
-        self._prompt: PromptSession[str] = PromptSession(
-            history=history,
-            completer=ChatCompleter(talk.cwd),
-            complete_while_typing=False,
-            key_bindings=self._keys(),
-            multiline=True,
-            prompt_continuation="  ",
-            bottom_toolbar=self._status.text,
-            refresh_interval=0.5,
+        self._loop = ChatLoop(
+            talk, self._screen, self._status, changed=self._display.changed, broken=self._broken
         )
 
-    async def run(self) -> None:
-        with patch_stdout(raw=True):
-            self._screen = self._rebound()
-            await self._welcome()
-            while await self._once():
-                pass
-            await self._loop.close()
+    async def run(self, *, pick: bool) -> Ended:
+        view = await self._made_view()
+        with ExitStack() as stack:
+            stack.enter_context(self._signals())
+            stack.enter_context(self._stray_prints())
+            asyncio.get_running_loop().set_exception_handler(self._stray_error)
+            self._welcome()
+            running = asyncio.create_task(self._loop.run(pick=pick))
+            running.add_done_callback(lambda _: view.exit())
+            try:
+                await view.run()
+            finally:
+                self._loop.leave()
+                view.leave_picker()
+                await running
+        self._farewell()
+        return Ended(code=self._code, session=self._talk.session, wants_setup=self._loop.wants_setup)
 
-    def _rebound(self) -> Screen:
-        """A console made while stdout is patched writes above the input line."""
-        screen = Screen(Console(force_terminal=True, color_system="auto"), self._redraw)
-        self._status = StatusLine(screen)
-        self._loop = ChatLoop(self._talk, screen, self._status)
-        self._prompt.bottom_toolbar = self._status.text
-        return screen
+    # -- pieces --------------------------------------------------------------------------------------------------
+    def _made_display(self) -> Display:
+        if is_dumb(self._host.environ):
+            return PlainDisplay()
+        return Terminal(SteadyOutput(sys.stdout, self._host.environ))
 
-    async def _welcome(self) -> None:
-        self._screen.notice(WELCOME)
-        await self._status.refresh(self._talk)
-        for found in self._talk.services.instructions(self._talk.cwd):
-            self._screen.notice(f"Project instructions: {found.source}")
-        if self._talk.session is not None:
-            row = await self._talk.services.ledger.session(LOCAL, self._talk.session)
-            self._screen.notice(
-                f"Session {row.id}: {row.title or 'untitled'}, {row.handle.head.seq} messages."
-            )
+    async def _made_view(self) -> View:
+        if not isinstance(self._display, Terminal):
+            return PlainView(self._screen, self._loop)
+        lines = ShellLines(self._host.home.root / "history")
+        past = [*await said_before(self._talk.services.ledger, LOCAL), *lines.read()]
+        history = ChatHistory(past, lines, self._talk.services.clock)
+        composer = Composer(ChatCompleter(self._talk.cwd), history, self._loop.enter)
+        return ChatView(
+            self._display, self._screen, self._status, self._loop, composer, environ=self._host.environ
+        )
+
+    def _welcome(self) -> None:
+        self._screen.notice(f"Clew {__version__} · {self._talk.cwd}")
+        self._screen.notice(HELLO)
+        self._loop.name_instructions(first=True)
+        self._screen.gap()
+
+    def _farewell(self) -> None:
+        if self._talk.session is not None and not self._loop.wants_setup:
+            self._screen.notice(f"Session {self._talk.session}. `clew --continue` goes on with it.")
+
+    # -- what comes from outside ---------------------------------------------------------------------------------
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and SIGHUP leave as a person would: what runs is stopped, and its end recorded."""
+        loop, numbers = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, self._told_to_end)
         try:
-            await self._talk.services.models.choose(None)
-        except ModelUnavailable as error:
-            self._screen.problem(str(error))
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
 
-    async def _once(self) -> bool:
-        draft, self._loop.draft = self._loop.draft, ""
-        try:
-            line = await self._prompt.prompt_async(self._message, default=draft)
-        except KeyboardInterrupt:
-            if not self._loop.interrupt():
-                self._screen.notice("Ctrl-D or /quit leaves.")
-            return True
-        except EOFError:
-            return False
-        if line.strip() and self._loop.asker.question is None:
-            pass  # the line stays on the screen as it was typed
-        return await self._loop.line(line)
+    def _told_to_end(self) -> None:
+        self._code = Exit.INTERRUPTED
+        self._loop.leave()
 
-    def _message(self) -> FormattedText:
-        parts: list[tuple[str, str]] = []
-        if self._screen.growing:
-            parts.append(("", self._screen.growing + "\n"))
-        question = self._loop.asker.question
-        if question is not None:
-            parts.append(("bold fg:ansiyellow", f"{question.line}\n"))
-            parts.append(("bold", "allow? [y]es  [a]lways in this session  [n]o ❯ "))
-            return FormattedText(parts)
-        if self._loop.is_busy:
-            parts.append(("fg:ansibrightblack", f"… {self._screen.activity or 'working'}  (Ctrl-C stops)\n"))
-        parts.append(("bold fg:ansicyan", "❯ "))
-        return FormattedText(parts)
+    @contextmanager
+    def _stray_prints(self) -> Iterator[None]:
+        """What a library prints goes above the input line, not through it."""
+        stream = _StrayText(asyncio.get_running_loop(), self._screen.notice)
+        with redirect_stdout(stream), redirect_stderr(stream):
+            yield
 
-    def _redraw(self) -> None:
-        if self._prompt.app.is_running:
-            self._prompt.app.invalidate()
+    def _stray_error(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        self._broken(error if isinstance(error, BaseException) else RuntimeError(str(context.get("message"))))
 
-    def _keys(self) -> KeyBindings:
-        keys = KeyBindings()
+    def _broken(self, error: BaseException) -> None:
+        """An error nobody expected: said in one line, in full with --debug."""
+        if self._debug:
+            self._screen.problem("".join(traceback.format_exception(error)).rstrip())
+        else:
+            self._screen.problem(f"An error inside Clew: {error!r}. `clew --debug` shows where.")
 
-        @keys.add("enter")
-        def _(event: KeyPressEvent) -> None:
-            event.current_buffer.validate_and_handle()
 
-        @keys.add("escape", "enter")
-        @keys.add("c-j")
-        def _(event: KeyPressEvent) -> None:
-            event.current_buffer.insert_text("\n")
+class _StrayText(io.TextIOBase):
+    """A stream whose whole lines are shown; may be written to from any thread."""
 
-        return keys
+    def __init__(self, loop: asyncio.AbstractEventLoop, show: Callable[[str], None]) -> None:
+        self._loop = loop
+        self._show = show
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        if lines:
+            self._loop.call_soon_threadsafe(self._show, "\n".join(lines))
+        return len(text)
+
+    def writable(self) -> bool:
+        return True

@@ -1,0 +1,283 @@
+"""Turns of the chat, run beside the input line: one at a time, then those whose messages wait in the ledger.
+
+Rule: a message is in the line, in the inbox or in the history, never nowhere. One that could not be sent comes back
+into the line; one that waits stays in the ledger until a turn takes it; what fails is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from clew.domain.conversation.ids import SessionId
+from clew.runtime.ports.people import Consent, Question, StepRecorded, TurnNews
+from clew.runtime.talk import MESSAGE, QueuedMessage, Talk
+from clew.runtime.turns import TurnOutcome, TurnStatus
+from clew.runtime.turns.opening import Opening, Say
+from clew.runtime.turns.runner import RunningTurn
+from clew.surfaces.cli.chat.approving import Asker
+from clew.surfaces.cli.chat.screen import Screen
+from clew.surfaces.cli.chat.status import StatusLine
+from clew.surfaces.cli.codes import EXPECTED
+
+STOPPED: Final = "interrupted"
+_decode: Final = msgspec.json.Decoder(QueuedMessage).decode
+
+
+class TurnView:
+    """What one turn says and asks; once it is detached nobody hears it, and its questions wait in the ledger."""
+
+    def __init__(self, screen: Screen, status: StatusLine, asker: Asker) -> None:
+        self._screen = screen
+        self._status = status
+        self._asker = asker
+        self._detached = asyncio.Event()
+
+    @property
+    def is_attached(self) -> bool:
+        return not self._detached.is_set()
+
+    def detach(self) -> None:
+        self._detached.set()
+
+    def watch(self, news: TurnNews) -> None:
+        if self.is_attached:
+            if isinstance(news, StepRecorded):
+                self._status.took(news.usage)
+            self._screen.watch(news)
+
+    async def ask(self, question: Question) -> Consent | None:
+        """`Approver`: the person's answer, or None when the turn was left meanwhile."""
+        asking = asyncio.ensure_future(self._asker.ask(question))
+        leaving = asyncio.ensure_future(self._detached.wait())
+        try:
+            await asyncio.wait((asking, leaving), return_when=asyncio.FIRST_COMPLETED)
+            return asking.result() if asking.done() else None
+        finally:
+            asking.cancel()
+            leaving.cancel()
+            await asyncio.gather(asking, leaving, return_exceptions=True)
+
+
+class TurnDriver:
+    """Runs the turns of one chat. `give_back` takes a text that could not be sent; `settled` is called after each turn."""
+
+    def __init__(
+        self,
+        talk: Talk,
+        screen: Screen,
+        status: StatusLine,
+        asker: Asker,
+        *,
+        give_back: Callable[[str], None],
+        settled: Callable[[], None],
+        broken: Callable[[BaseException], None],
+    ) -> None:
+        self.waiting: tuple[str, ...] = ()
+        """The messages that wait for this session's turn to end."""
+        self.began_at = 0.0
+        self._talk = talk
+        self._screen = screen
+        self._status = status
+        self._asker = asker
+        self._give_back = give_back
+        self._settled = settled
+        self._broken = broken
+        self._task: asyncio.Task[None] | None = None
+        self._left: set[asyncio.Task[None]] = set()
+        """Turns of sessions that were left, which end by themselves."""
+        self._view: TurnView | None = None
+        self._preparing: asyncio.Task[None] | None = None
+        self._running: RunningTurn | None = None
+        self._stop_asked = False
+        self._more = False
+        self._prepared_for: SessionId | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        return self._task is not None
+
+    # -- beginning and ending ------------------------------------------------------------------------------------
+    def start(self, opening: Opening) -> None:
+        """Begins a turn; it is followed to its end, and so are those that wait."""
+        assert self._task is None, "one turn at a time"
+        self._stop_asked = self._more = False
+        self.began_at = asyncio.get_running_loop().time()
+        view = self._view = TurnView(self._screen, self._status, self._asker)
+        self._task = asyncio.create_task(self._follow(opening, view))
+
+    async def send_waiting(self) -> bool:
+        """Begins with the oldest message that waits; False when none does."""
+        if self.is_busy:
+            self._more = True
+            return False
+        waiting = await self._next_waiting()
+        if waiting is None or self.is_busy:
+            return False
+        self.start(waiting)
+        return True
+
+    async def refresh_waiting(self) -> None:
+        """Reads again which messages wait."""
+        talk = self._talk
+        rows = await talk.services.ledger.queued(talk.principal, talk.session) if talk.session else ()
+        self.waiting = tuple(_decode(row.body).text for row in rows if row.kind == MESSAGE)
+
+    def interrupt(self) -> bool:
+        """Stops the turn, and lets it record its end; False when none runs."""
+        if not self.is_busy:
+            return False
+        self._stop_asked = True
+        if self._running is not None:
+            self._running.stop(STOPPED)
+        elif self._preparing is not None:
+            self._preparing.cancel()
+        return True
+
+    async def end_unheard(self) -> None:
+        """Ends a turn that a command has cut off, whose end is recorded already."""
+        if self._view is not None:
+            self._view.detach()
+        await self.stop()
+        self._screen.end()
+
+    async def stop(self) -> None:
+        """Stops the turn; its end is on disk when this returns."""
+        task = self._task
+        self.interrupt()
+        if task is not None:
+            await task
+
+    def leave(self) -> bool:
+        """Lets the turn go on unheard, because the chat goes on in another session; False when none runs."""
+        if self._task is None or self._view is None:
+            return False
+        self._view.detach()
+        self._left.add(self._task)
+        self._task.add_done_callback(self._left.discard)
+        self._task = self._running = self._view = None
+        self._screen.end()
+        return True
+
+    async def close(self) -> None:
+        """Ends everything that runs, and waits until its end is on disk."""
+        await self.stop()
+        for task in tuple(self._left):
+            task.cancel()
+        await asyncio.gather(*self._left, return_exceptions=True)
+
+    # -- a turn --------------------------------------------------------------------------------------------------
+    async def _follow(self, opening: Opening, view: TurnView) -> None:
+        """The supervisor of the chat's turns: whatever goes wrong in one is said, and the line stays usable."""
+        following: Opening | None = opening
+        try:
+            while following is not None:
+                following = await self._next(await self._one(following, view), view)
+        except Exception as error:  # noqa: BLE001 - the supervisor: said on the screen, in full with --debug
+            self._broken(error)
+        finally:
+            if self._task is asyncio.current_task():
+                self._task = self._running = self._view = None
+                self._screen.end()
+                self._settled()
+
+    async def _one(self, opening: Opening, view: TurnView) -> TurnOutcome | None:
+        """Runs one turn; None when it could not begin."""
+        try:
+            await self._prepare()
+            running = await self._talk.begin(opening, view.watch, view)
+        except EXPECTED as error:
+            self._screen.problem(str(error))
+            self._return(opening)
+            return None
+        except asyncio.CancelledError:
+            if not self._stop_asked:
+                raise
+            self._screen.notice("Stopped before it was sent.")
+            self._return(opening)
+            return None
+        self._settled()
+        self._running = running if view.is_attached else self._running
+        if self._stop_asked:
+            running.stop(STOPPED)
+        outcome = await running.finish()
+        if view.is_attached:
+            self._running = None
+            self._screen.end()
+            self._tell(outcome)
+        return outcome
+
+    async def _prepare(self) -> None:
+        """What may take long and commits nothing, so that it can be stopped: the model's facts, the tools."""
+        session = await self._talk.ensure_session()
+        if self._prepared_for == session:
+            return
+        self._preparing = asyncio.create_task(self._open_tools(session))
+        try:
+            await self._preparing
+        finally:
+            self._preparing = None
+        self._prepared_for = session
+
+    async def _open_tools(self, session: SessionId) -> None:
+        services = self._talk.services
+        row = await services.ledger.session(self._talk.principal, session)
+        choice = await services.models.choose(row.model)
+        if choice.profile.takes_tools:
+            for problem in await self._talk.problems():
+                self._screen.problem(problem)
+
+    def _return(self, opening: Opening) -> None:
+        if isinstance(opening, Say) and not opening.inbox:
+            self._give_back(opening.text if isinstance(opening.text, str) else opening.text.decode())
+
+    def _tell(self, outcome: TurnOutcome) -> None:
+        if outcome.waiting_for:
+            ids = ", ".join(outcome.waiting_for)
+            self._screen.notice(f"A call waits for your decision: /approve or /deny ({ids}).")
+        elif outcome.error is not None:
+            self._screen.problem(outcome.error[1])
+        elif outcome.status == TurnStatus.INTERRUPTED:
+            self._screen.notice("Stopped. /retry asks again, /undo takes the message back.")
+
+    # -- what waits ----------------------------------------------------------------------------------------------
+    async def _next(self, outcome: TurnOutcome | None, view: TurnView) -> Opening | None:
+        """The next message that waits. After a failure they go on waiting: the next turn would fail as well."""
+        if not view.is_attached:
+            return None
+        self._stop_asked = False
+        await self.refresh_waiting()
+        if (
+            outcome is None
+            or outcome.status in (TurnStatus.FAILED, TurnStatus.REFUSED)
+            or _was_taken(outcome)
+        ):
+            if self.waiting:
+                count = len(self.waiting)
+                self._screen.notice(f"{count} message{'s wait' if count > 1 else ' waits'}; Enter sends.")
+            return None
+        while True:
+            self._more = False
+            waiting = await self._next_waiting()
+            if waiting is not None:
+                self.began_at = asyncio.get_running_loop().time()
+                self._settled()
+                return waiting
+            if not self._more:
+                return None
+
+    async def _next_waiting(self) -> Say | None:
+        if self._talk.session is None:
+            return None
+        waiting = await self._talk.next_queued()
+        if waiting is not None:
+            names = tuple(file.name or file.media_type for file in waiting.files)
+            self._screen.person(str(waiting.text), names)
+        return waiting
+
+
+def _was_taken(outcome: TurnOutcome) -> bool:
+    return outcome.error is not None and outcome.error[0] == "fenced"
