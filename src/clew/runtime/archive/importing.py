@@ -156,6 +156,7 @@ class _Import:
         self._begun.push_async_exit(partial(self._clean_up, ident))
         replay = await Replay.begin(self._ledger, self._principal, line, ident, self._at)
         self._replay = self._replays[ident] = replay
+        await replay.hide()
 
     async def _exists(self, session: SessionId) -> bool:
         try:
@@ -170,8 +171,6 @@ class _Import:
         """Forgets a session that was begun, unless a person's words are in it."""
         try:
             replay = self._replays.get(ident)
-            if replay is not None and replay.is_revealed:
-                return
             if replay is not None and not await replay.is_all_ours():
                 raise ImportFailed(
                     f"Somebody wrote to session {ident} while it was being imported, so it stays as it is. {reason}"

@@ -103,13 +103,12 @@ class Replay:
         self._summaries: dict[int, SummaryLine] = {}
         self._turn_max = 0
         self.messages = 0
-        self.is_revealed = False
 
     @classmethod
     async def begin(
         cls, ledger: Ledger, principal: PrincipalId, line: SessionLine, ident: SessionId, at: int
     ) -> Replay:
-        """Opens the session, as old as the one it repeats, and keeps it out of lists until it is whole."""
+        """Opens the session, as old as the one it repeats."""
         new = NewSession(
             id=ident,
             owner=principal,
@@ -118,10 +117,12 @@ class Replay:
             model=line.model,
             cwd=line.cwd,
         )
-        replay = cls(ledger, principal, await ledger.open(new, actor=principal, at=line.created_at), line, at)
-        hidden = SessionPatch(archived_at=at, end_reason=IMPORTING)
-        await replay._chain.commit(op=Note(kind=OpKind.ARCHIVE), patch=hidden)
-        return replay
+        return cls(ledger, principal, await ledger.open(new, actor=principal, at=line.created_at), line, at)
+
+    async def hide(self) -> None:
+        """Keeps the session out of lists until it is revealed."""
+        patch = SessionPatch(archived_at=self._at, end_reason=IMPORTING)
+        await self._chain.commit(op=Note(kind=OpKind.ARCHIVE), patch=patch)
 
     async def is_all_ours(self) -> bool:
         """Whether nobody else wrote to the session. Waits for what was handed in, whatever comes of it."""
@@ -212,7 +213,7 @@ class Replay:
             raise ImportFailed("the summary in force does not stand on the head's path")
 
     async def reveal(self) -> SessionRow:
-        """Lets the session be seen, under a title of its own. From here on it is the person's."""
+        """Lets the session be seen, under a title of its own."""
         patch = SessionPatch(archived_at=None, end_reason=None, title=await self._free_title())
         if self._turn_max:
             # The newest turn's row, so that the next turn has a number of its own also where later ones were undone.
@@ -223,7 +224,6 @@ class Replay:
             )
         else:
             await self._chain.commit(op=Note(kind=OpKind.IMPORT), patch=patch)
-        self.is_revealed = True
         return await self._ledger.session(self._principal, self._chain.handle.session)
 
     async def _make_summaries(self, in_force: int | None) -> dict[int, SummaryId]:
