@@ -134,6 +134,8 @@ async def test_times_are_kept(ledger: MemoryLedger, lines: list[bytes]) -> None:
     """A session is as old as it was, its messages too; it was last active when it came, so retention spares it."""
     row = await imported(ledger, lines)
     assert (row.created_at, row.last_active_at) == (START_MS, LATER_MS)
+    straight = await exported(ledger, (await exchange(ledger, await begin(ledger, 2), "Straight on")).session)
+    assert (await imported(ledger, straight, unused_id)).last_active_at == LATER_MS
     path = await ledger.path(ANN, row.id)
     assert [message.created_at for message in path] == [
         msgspec.json.decode(line)["created_at"] for line in [*lines[5:7], *lines[9:11]]
@@ -164,11 +166,11 @@ async def test_an_export_can_be_imported_again_and_again(ledger: MemoryLedger, l
 
 async def test_the_talk_goes_on_under_new_turns(ledger: MemoryLedger, lines: list[bytes]) -> None:
     """The newest turn is known, also when it was undone: no later turn gets the number of an earlier one."""
-    head = changed(lines[-1], head=[1, 2])
-    row = await imported(ledger, [*lines[:-1], head])
+    lines[7], lines[8] = changed(lines[7], turn=40), changed(lines[8], turn=40)
+    row = await imported(ledger, lines)
     newest = await ledger.turn(ANN, row.id)
     assert newest is not None
-    assert newest.turn == max(msgspec.json.decode(line)["turn"] for line in lines[5:11])
+    assert newest.turn == 40
     await run_turn(ledger, row.handle, "And now?")
     await check(ledger, ANN, row.id)
 

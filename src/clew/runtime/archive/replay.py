@@ -153,7 +153,7 @@ class Replay:
         run = self._run
         if run is None or not run.takes(line):
             await self._flush()
-            await self._stand((line.branch, line.seq - 1), line.created_at)
+            await self._stand((line.branch, line.seq - 1))
             run = self._run = _Run(line.branch, line.turn, line.created_at, [], [])
         run.take(line, blobs)
         self._places.extend(line.branch, line.seq)
@@ -204,11 +204,11 @@ class Replay:
             raise ImportFailed("the summary in force is not there")
         self._places.check(line.head)
         await self._flush()
-        # By this move the session was last active when it was imported, however old its messages are: retention would
-        # otherwise delete it at once.
-        await self._stand(START, self._at)
+        # By this move, if by no other, the session was last active when it was imported, however old its messages are:
+        # retention would otherwise delete it at once.
+        await self._stand(START)
         made = await self._make_summaries(line.summary)
-        await self._stand(line.head, self._at)
+        await self._stand(line.head)
         if self._chain.handle.summary != (None if line.summary is None else made[line.summary]):
             raise ImportFailed("the summary in force does not stand on the head's path")
 
@@ -233,7 +233,7 @@ class Replay:
             line = self._summaries[number]
             before = None if line.previous is None else made[line.previous]
             await self._expand_to(before)
-            await self._stand(line.upto, self._at)
+            await self._stand(line.upto)
             if self._chain.handle.summary != before:
                 raise ImportFailed(f"summary {number} does not follow from the one before it")
             await self._chain.commit(op=_compaction(line, self._chain.handle.head), at=line.created_at)
@@ -266,11 +266,11 @@ class Replay:
             return False
         return True
 
-    async def _stand(self, position: Position, at: int) -> None:
+    async def _stand(self, position: Position) -> None:
         """Puts the head on a position of the file."""
         to = self._places.find(position)
         if to != self._chain.handle.head:
-            await self._chain.commit(op=MoveHead(kind=OpKind.IMPORT, to=to), at=at)
+            await self._chain.commit(op=MoveHead(kind=OpKind.IMPORT, to=to))
 
 
 def _said(line: MessageLine) -> NewMessage:
