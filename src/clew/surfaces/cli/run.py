@@ -112,6 +112,7 @@ async def _run(  # noqa: PLR0917
                 return await _command(talk, line, printer)
             async with _interruptible() as interrupt:
                 turn = await talk.say(said, printer.watch, NobodyToAsk(), files)
+                await _foreword(talk, printer)
                 await _note_replacement(said, printer)
                 return _finished(await interrupt.finish(turn), talk, printer)
         finally:
@@ -130,6 +131,16 @@ async def _chosen(services: Services, session: str | None, go_on: bool) -> Sessi
     return row.id
 
 
+async def _foreword(talk: Talk, printer: Printer) -> None:
+    """What a person should know before they read the answer: tools that are missing, a model that is only a demo."""
+    for problem in await talk.problems():
+        printer.note(problem)
+    row = await talk.services.ledger.session(LOCAL, await talk.ensure_session())
+    choice = await talk.services.models.choose(row.model)
+    if choice.profile.is_demo:
+        printer.note("(A tiny demo model answers: real, and poor. `clew setup` sets a better one.)")
+
+
 async def _note_replacement(said: str | bytes, printer: Printer) -> None:
     if isinstance(said, bytes):
         try:
@@ -146,6 +157,7 @@ async def _command(talk: Talk, line: str, printer: Printer) -> int:
     printer.note(reply.text)
     async with _interruptible() as interrupt:
         turn = await talk.begin(reply.opening, printer.watch, NobodyToAsk())
+        await _foreword(talk, printer)
         return _finished(await interrupt.finish(turn), talk, printer)
 
 
