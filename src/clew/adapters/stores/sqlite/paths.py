@@ -20,15 +20,15 @@ class Segment(NamedTuple):
     high: int
 
 
-_SEGMENTS: Final = """
--- from a head back to its root: one row per branch
+PATH: Final = """
+-- from a head (branch ?1, seq ?2) back to its root: one row per branch
 WITH RECURSIVE path(branch, low, high, parent) AS (
   SELECT id, parent_seq, ?2, parent_branch FROM branch WHERE id = ?1
   UNION ALL
   SELECT b.id, b.parent_seq, min(p.low, p.high), b.parent_branch FROM path p JOIN branch b ON b.id = p.parent
 )
-SELECT branch, low, high FROM path
 """
+_SEGMENTS: Final = f"{PATH} SELECT branch, low, high FROM path"
 
 
 def walk(db: apsw.Connection, head: Head) -> Iterator[Segment]:

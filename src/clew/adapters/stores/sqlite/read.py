@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Final
 
 import apsw
-import msgspec
 
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
-from clew.adapters.stores.sqlite.paths import Segment, in_tree, normalised, segments, walk
+from clew.adapters.stores.sqlite.paths import PATH, in_tree, normalised, segments, walk
 from clew.domain.conversation.ids import SESSION_ID_LENGTH, BranchId, CallId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.errors import Ambiguous, Corrupt, NotFound, Refused
@@ -29,7 +29,6 @@ from clew.domain.ledger.rows import (
 )
 
 PREFIX_LENGTH_MIN: Final = 3
-_encode: Final = msgspec.json.Encoder().encode
 _SESSION: Final = f"SELECT {rows.SESSION_COLUMNS} FROM session s WHERE s.id = ?2 AND {rows.VISIBLE}"
 
 
@@ -66,29 +65,27 @@ def _only(found: list[SessionId], typed: str) -> SessionId:
     return found[0]
 
 
-_PATH: Final = f"""
--- the messages of stretches (branch, low, high], in the order of the stretches: one range of an index for each
-SELECT {rows.MESSAGE_COLUMNS} FROM json_each(?) stretch
-CROSS JOIN message m ON m.branch = stretch.value ->> 0 AND m.seq > stretch.value ->> 1 AND m.seq <= stretch.value ->> 2
+_ABOVE: Final = f"""
+{PATH}
+-- its messages above a position: the newest branch first, each branch from its oldest on, so that nothing is sorted here
+SELECT {rows.MESSAGE_COLUMNS} FROM path p
+CROSS JOIN message m ON m.branch = p.branch AND m.seq > max(p.low, ?3) AND m.seq <= p.high
 """
+_SEQ: Final = attrgetter("seq")
 
 
 def path(
     db: apsw.Connection, principal: PrincipalId, ident: SessionId, at: Head | None, above: int
 ) -> tuple[Message, ...]:
     head = _head(db, principal, ident, at)
-    found = _messages(db, [s for s in reversed(segments(db, head)) if s.high > above], above)
+    found = rows.messages(db.execute(_ABOVE, (head.branch, head.seq, above)))
+    if found and found[0].seq > found[-1].seq:
+        found.sort(key=_SEQ)
     positions = range(above + 1, head.seq + 1)
-    if [message.seq for message in found] != list(positions):
-        missing = min(set(positions) - {message.seq for message in found}, default=head.seq)
+    if list(map(_SEQ, found)) != list(positions):
+        missing = min(set(positions) - set(map(_SEQ, found)), default=head.seq)
         raise Corrupt(f"Session {ident} lacks message {missing} of its history; run `clew db check`.")
     return tuple(found)
-
-
-def _messages(db: apsw.Connection, stretches: list[Segment], above: int = 0) -> list[Message]:
-    """The messages of stretches of a path that stand above a position."""
-    wanted = _encode([(s.branch, max(s.low, above), s.high) for s in stretches]).decode()
-    return rows.messages(db.execute(_PATH, (wanted,)))
 
 
 def _head(db: apsw.Connection, principal: PrincipalId, ident: SessionId, at: Head | None) -> Head:
@@ -213,12 +210,17 @@ def _inherited(db: apsw.Connection, ident: SessionId) -> dict[BranchId, int]:
     return {} if fork[0] is None else {s.branch: s.high for s in segments(db, Head(*fork))}
 
 
+_RANGE: Final = (
+    f"SELECT {rows.MESSAGE_COLUMNS} FROM message m WHERE m.branch = ? AND m.seq <= ? ORDER BY m.seq"
+)
+
+
 def segment(
     db: apsw.Connection, principal: PrincipalId, ident: SessionId, branch: int
 ) -> tuple[Message, ...]:
     for row in branches(db, principal, ident):
         if row.id == branch:
-            return tuple(_messages(db, [Segment(row.id, 0, row.tip)]))
+            return tuple(rows.messages(db.execute(_RANGE, (row.id, row.tip))))
     raise NotFound("That branch is not in this session.")
 
 
