@@ -168,9 +168,8 @@ class Talk:
 
     # -- pieces --------------------------------------------------------------------------------------------------
     async def problems(self) -> Sequence[str]:
-        """Tool servers of this session that did not start, once its tools were needed."""
-        tools = None if self.session is None else self._tools.get(self.session)
-        return () if tools is None else tools.problems
+        """Opens the session's tools if they are not open yet; the servers that did not start, a sentence each."""
+        return () if self.session is None else (await self._tools_of(self.session)).problems
 
     async def _row(self) -> SessionRow:
         if self.session is None:

@@ -133,12 +133,12 @@ async def _chosen(services: Services, session: str | None, go_on: bool) -> Sessi
 
 async def _foreword(talk: Talk, printer: Printer) -> None:
     """What a person should know before they read the answer: tools that are missing, a model that is only a demo."""
-    for problem in await talk.problems():
-        printer.note(problem)
     row = await talk.services.ledger.session(LOCAL, await talk.ensure_session())
     choice = await talk.services.models.choose(row.model)
     if choice.profile.is_demo:
         printer.note("(A tiny demo model answers: real, and poor. `clew setup` sets a better one.)")
+    for problem in await talk.problems() if choice.profile.takes_tools else ():
+        printer.note(problem)
 
 
 async def _note_replacement(said: str | bytes, printer: Printer) -> None:
