@@ -97,6 +97,9 @@ class Readers:
         if self._at_hand is None:
             db = self._connect()
             db.set_busy_handler(None)
+            db.execute(
+                "PRAGMA cache_size=-2000"
+            ).fetchall()  # it looks at little, and every commit empties it
             db.set_progress_handler(self._is_late, _GLANCE_STEPS)
             self._at_hand = db
         return self._at_hand
