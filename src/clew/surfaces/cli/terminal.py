@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import termios
 from collections.abc import Iterator, Mapping
@@ -77,6 +78,11 @@ def quiet_terminal() -> Iterator[None]:
     finally:
         with suppress(termios.error):  # the terminal is gone
             termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def has_typed_ahead() -> bool:
+    """Whether a whole line was typed before anybody read."""
+    return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
 def uses_colours(environ: Mapping[str, str]) -> bool:

@@ -146,6 +146,7 @@ class ChatLoop:
             await work
         except EXPECTED as error:
             self._screen.problem(str(error))
+            self._screen.gap()
         except Exception as error:  # noqa: BLE001 - the supervisor: said on the screen, in full with --debug
             self._broken(error)
         self._changed()
@@ -207,10 +208,13 @@ class ChatLoop:
         row = None
         if self.talk.session is not None:
             row = await self.talk.services.ledger.session(self.talk.principal, self.talk.session)
-        choice = await self.talk.services.models.choose(row.model if row else None)
-        if choice.profile.is_demo:
-            self._screen.notice(DEMO)
-        await self._refresh()
+        try:
+            choice = await self.talk.services.models.choose(row.model if row else None)
+            if choice.profile.is_demo:
+                self._screen.notice(DEMO)
+                self._screen.gap()
+        finally:
+            await self._refresh()
 
     async def _show_session(self) -> None:
         await recap(self.talk, self._screen)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from typing import Final
+from typing import Final, TextIO
 
 from clew.surfaces.cli.chat.composer import Entry
 from clew.surfaces.cli.chat.loop import ChatLoop
@@ -20,17 +20,20 @@ QUESTION: Final = "Allow it? y once, a always in this session, n no, v shows all
 class PlainDisplay:
     """`Display` that prints and never takes anything back."""
 
+    def __init__(self, stdout: TextIO) -> None:
+        self._stdout = stdout
+
     @property
     def columns(self) -> int:
         try:
-            return os.get_terminal_size(sys.stdout.fileno()).columns or FALLBACK.columns
+            return os.get_terminal_size(self._stdout.fileno()).columns or FALLBACK.columns
         except OSError:
             return FALLBACK.columns
 
     def show(self, text: str) -> None:
         try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            self._stdout.write(text)
+            self._stdout.flush()
         except OSError:
             return  # hung up: the conversation is in the ledger, only its picture ends here
 

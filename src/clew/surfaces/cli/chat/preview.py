@@ -93,8 +93,12 @@ def _around(content: str | None, old: str, new: str, times: int) -> tuple[str, s
     )
 
 
+def _split(text: str) -> list[str]:
+    return exact(text).split("\n") if text else []
+
+
 def _difference(before: str, after: str) -> Iterator[Text]:
-    lines = list(difflib.unified_diff(exact(before).split("\n"), exact(after).split("\n"), n=2, lineterm=""))
+    lines = list(difflib.unified_diff(_split(before), _split(after), n=2, lineterm=""))
     if not lines:
         yield Text("  (no difference)", style="dim")
     for line in lines[2:]:

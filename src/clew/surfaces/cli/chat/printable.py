@@ -1,4 +1,4 @@
-"""Text of models, tools and files made safe to print: it may not move the cursor, set colours or fake a question."""
+"""Text of models, tools and files made safe to print: it may not move the cursor, set colours or turn words around."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SEQUENCE: Final = re.compile(
     r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC, DCS and the like: titles, links, the clipboard
     r"|\x1b[ -/]*[0-~]?"
 )
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 _UNUSUAL: Final = re.compile(r"[^\n\t -~]")
 _TAB_COLUMNS: Final = 4
 

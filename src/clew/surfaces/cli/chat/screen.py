@@ -62,8 +62,10 @@ class Display(Protocol):
 
 
 class ScreenOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The section `terminal` of the settings."""
+    """The section `terminal` of the settings, and what the terminal does by itself."""
 
+    repeats_lines: bool = True
+    """Whether what is sent is shown: not where the terminal leaves it standing."""
     show_thinking: bool = False
     tool_output_lines: int = 10
 
@@ -109,6 +111,9 @@ class Screen:
     # -- sentences -----------------------------------------------------------------------------------------------
     def person(self, text: str, files: tuple[str, ...] = ()) -> None:
         """What somebody sent."""
+        if not self.options.repeats_lines:
+            self.gap()
+            return
         lines = printable(text).split("\n")
         shown = lines if len(lines) <= PERSON_LINES_MAX else lines[:PERSON_LINES_MAX]
         words = Text(PROMPT + "\n  ".join(shown), style="bold")
@@ -120,7 +125,8 @@ class Screen:
 
     def entered(self, line: str) -> None:
         """A command, as it was typed."""
-        self._paragraph(Text(f"{PROMPT}{one_line(line, 200)}", style="dim"))
+        if self.options.repeats_lines:
+            self._paragraph(Text(f"{PROMPT}{one_line(line, 200)}", style="dim"))
 
     def notice(self, text: str) -> None:
         self._sentence(Text(printable(text), style="dim"))

@@ -109,8 +109,12 @@ class _Chat:
         settings = host.settings().terminal
         self._screen = Screen(
             self._display,
-            Typesetter(colours=uses_colours(host.environ)),
-            ScreenOptions(show_thinking=settings.show_thinking, tool_output_lines=settings.tool_output_lines),
+            Typesetter(styles=not is_dumb(host.environ), colours=uses_colours(host.environ)),
+            ScreenOptions(
+                repeats_lines=not is_dumb(host.environ),
+                show_thinking=settings.show_thinking,
+                tool_output_lines=settings.tool_output_lines,
+            ),
         )
         self._loop = ChatLoop(
             talk, self._screen, self._status, changed=self._display.changed, broken=self._broken
@@ -137,7 +141,7 @@ class _Chat:
     # -- pieces --------------------------------------------------------------------------------------------------
     def _made_display(self) -> Display:
         if is_dumb(self._host.environ):
-            return PlainDisplay()
+            return PlainDisplay(sys.stdout)
         return Terminal(SteadyOutput(sys.stdout, self._host.environ))
 
     async def _made_view(self) -> View:

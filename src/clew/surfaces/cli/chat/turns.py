@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from clew.domain.conversation.ids import SessionId
+from clew.domain.models.answer import FailureKind
 from clew.runtime.ports.people import Consent, Question, StepRecorded, TurnNews
 from clew.runtime.talk import MESSAGE, QueuedMessage, Talk
 from clew.runtime.turns import TurnOutcome, TurnStatus
@@ -24,6 +25,7 @@ from clew.surfaces.cli.chat.status import StatusLine
 from clew.surfaces.cli.codes import EXPECTED
 
 STOPPED: Final = "interrupted"
+MENDED_BY_SETUP: Final = frozenset({FailureKind.AUTH, FailureKind.UNKNOWN_MODEL})
 _decode: Final = msgspec.json.Decoder(QueuedMessage).decode
 
 
@@ -239,9 +241,12 @@ class TurnDriver:
             ids = ", ".join(outcome.waiting_for)
             self._screen.notice(f"A call waits for your decision: /approve or /deny ({ids}).")
         elif outcome.error is not None:
-            self._screen.problem(outcome.error[1])
+            hint = " /setup changes it." if outcome.error[0] in MENDED_BY_SETUP else ""
+            self._screen.problem(outcome.error[1] + hint)
         elif outcome.status == TurnStatus.INTERRUPTED:
             self._screen.notice("Stopped. /retry asks again, /undo takes the message back.")
+        elif not outcome.text.strip():
+            self._screen.notice("(The model answered with nothing.)")
 
     # -- what waits ----------------------------------------------------------------------------------------------
     async def _next(self, outcome: TurnOutcome | None, view: TurnView) -> Opening | None:

@@ -51,10 +51,10 @@ _parser: Final = MarkdownIt("commonmark", {"html": False}).enable(["strikethroug
 class Typesetter:
     """Turns what is to be shown into text with colours."""
 
-    def __init__(self, *, colours: bool) -> None:
+    def __init__(self, *, styles: bool, colours: bool) -> None:
         self._console = Console(
-            file=StringIO(), force_terminal=True, no_color=not colours, theme=_THEME, legacy_windows=False,
-            highlight=False, emoji=False, markup=False, color_system="auto" if colours else "standard",
+            file=StringIO(), force_terminal=styles, no_color=not colours, theme=_THEME, legacy_windows=False,
+            highlight=False, emoji=False, markup=False, color_system="auto" if styles else None,
         )  # fmt: skip
 
     def set(self, renderable: RenderableType, columns: int) -> str:

@@ -45,12 +45,12 @@ from clew.surfaces.cli.chat.resizing import rows_gained
 from clew.surfaces.cli.chat.screen import PROMPT, Screen
 from clew.surfaces.cli.chat.status import StatusLine
 from clew.surfaces.cli.picker import Choice, Picker
-from clew.surfaces.cli.terminal import SteadyOutput, rewraps_lines
+from clew.surfaces.cli.terminal import SteadyOutput, has_typed_ahead, rewraps_lines
 
 ROWS_KEPT: Final = 2
 """Rows of the transcript that stay visible."""
 REDRAW_SECONDS: Final = 0.04
-EARLY_SECONDS: Final = 0.1
+EARLY_SECONDS: Final = 0.05
 """What was typed before the input line was there is read at once."""
 QUESTION: Final = "Allow it?  y once · a always in this session · n no   (Enter)"
 QUESTION_NARROW: Final = "Allow? y once, a always, n no"
@@ -149,7 +149,7 @@ class ChatView:
         self._picker: Picker | None = None
         self.composer = composer
         self.hint = ""
-        self.is_early = True
+        self.is_early = False
         self._search = SearchToolbar(forward_search_prompt="search: ", backward_search_prompt="search back: ")
         self._input = self._input_window()
         self.application = ChatApplication(
@@ -170,6 +170,7 @@ class ChatView:
     async def run(self) -> None:
         """Until the person leaves or the terminal is gone."""
         ticking = asyncio.create_task(self._tick())
+        self.is_early = has_typed_ahead()
         asyncio.get_running_loop().call_later(EARLY_SECONDS, self._no_longer_early)
         try:
             await self.application.run_async(set_exception_handler=False)

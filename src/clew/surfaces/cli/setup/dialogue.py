@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
 from clew.surfaces.cli.host import Host
 from clew.surfaces.cli.picker import Choice, Picker, pick
-from clew.surfaces.cli.terminal import SteadyOutput, is_dumb
+from clew.surfaces.cli.terminal import SteadyOutput, is_dumb, quiet_terminal
 
 LISTED_MAX = 30
 
@@ -49,6 +50,16 @@ class Dialogue:
     def line(self, question: str, default: str = "") -> str:
         typed: str = click.prompt(question, default=default, show_default=bool(default))
         return typed.strip()
+
+    @contextmanager
+    def waiting(self, sentence: str) -> Iterator[None]:
+        """While something is tried, what is typed is not shown: it may be a key."""
+        click.echo(sentence)
+        if is_dumb(self._host.environ):
+            yield
+            return
+        with quiet_terminal():
+            yield
 
     def agrees(self, question: str) -> bool:
         return click.confirm(question, default=True)

@@ -144,9 +144,9 @@ def _with_model(host: Host, dialogue: Dialogue, offer: Offer, draft: Draft) -> D
     proposed = offer.model
     while True:
         listed = Listed()
-        dialogue.say("Asking for its models …")
         try:
-            listed = asyncio.run(listed_models(host, draft, offer))
+            with dialogue.waiting("Asking for its models …"):
+                listed = asyncio.run(listed_models(host, draft, offer))
         except Refusal as refusal:
             dialogue.say(str(refusal))
             if offer.needs_key:
@@ -155,9 +155,9 @@ def _with_model(host: Host, dialogue: Dialogue, offer: Offer, draft: Draft) -> D
         proposed = chosen = _chosen_model(dialogue, proposed, listed.names)
         if listed.proves and chosen in listed.names:
             return draft.with_model(chosen)
-        dialogue.say(f"Trying {chosen} …")
         try:
-            asyncio.run(try_model(host, draft.with_model(chosen)))
+            with dialogue.waiting(f"Trying {chosen} …"):
+                asyncio.run(try_model(host, draft.with_model(chosen)))
         except Refusal as refusal:
             dialogue.say(str(refusal))
             if refusal.kind == FailureKind.AUTH and offer.key_names:
