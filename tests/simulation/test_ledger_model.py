@@ -196,7 +196,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """The head goes to the last message a person sent, and another answer follows it."""
         starts = self.tree.starts(talk)
         if starts:
-            await self._elsewhere(talk, OpKind.RETRY, starts[0])
+            await self._elsewhere(talk, OpKind.RETRY, starts[0], self.tree.heads[starts[0]])
             answer = assistant(self._word())
             handle = await add(self.other, talk.handle, answer, actor=talk.owner)
             await self._after(talk, handle, answer.text)
@@ -204,14 +204,19 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.tree.alive)
     @rule(which=Choice, where=Choice)
     def resume(self, which: int, where: int) -> None:
-        """Any message of the tree, undone ones too."""
+        """Any message of the tree, undone ones too, named by any branch that passes through it."""
         talk = self._talk(which)
-        self.run(self._elsewhere(talk, OpKind.RESUME, self._node(talk, where)))
+        node = self._node(talk, where)
+        later = sorted(each for each in self.tree.tree_of(talk) if node in [START, *self.tree.path(each)])
+        branch = self.tree.heads[later[where % len(later)]].branch if later else talk.root.branch
+        named = Head(branch, len(self.tree.path(node)))
+        self.run(self._elsewhere(talk, OpKind.RESUME, node, named))
 
-    async def _elsewhere(self, talk: Talk, kind: OpKind, node: int) -> None:
+    async def _elsewhere(self, talk: Talk, kind: OpKind, node: int, named: Head) -> None:
         if node != talk.head:
             talk.undone.clear()
-        await self._move(talk, kind, node, self._head_of(talk, node))
+        await self._move(talk, kind, node, named)
+        assert talk.handle.head == self._head_of(talk, node)
 
     @precondition(lambda self: self.tree.alive)
     @rule(which=Choice, where=Choice, is_owner=st.booleans())
