@@ -65,11 +65,15 @@ class SqliteLedger:
         self._writer = writer
         self._readers = readers
         self._index = index
-        self._purger = Purger(writer, readers, index, home)
+        self._purger = Purger(writer, readers, index, home / LEDGER_FILE)
 
     async def resume_purges(self) -> None:
         """Finishes what a crash left of a deletion."""
         await self._purger.resume()
+
+    async def rebuild_search(self) -> None:
+        """Drops the derived search file and builds it anew, whole."""
+        await self._index.rebuild()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._close)

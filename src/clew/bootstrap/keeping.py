@@ -1,0 +1,39 @@
+"""`Keeper` over the SQLite ledger of a home."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from clew.adapters.stores.sqlite import keeper, open_ledger
+from clew.adapters.system import SystemClock
+from clew.config.home import Home
+from clew.surfaces.cli.host import Finding
+
+
+class LedgerKeeper:
+    """Administration by the owner of the home."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home.root
+
+    def check(self) -> Sequence[Finding]:
+        return [Finding(place=wrong.place, sentence=wrong.sentence) for wrong in keeper.check(self._home)]
+
+    def backup(self, target: Path) -> int:
+        return keeper.backup(self._home, target)
+
+    def restore(self, source: Path) -> Path | None:
+        return keeper.restore(self._home, source)
+
+    def stats(self) -> Mapping[str, int]:
+        return keeper.stats(self._home)
+
+    async def rebuild_search(self) -> int:
+        """Drops the index and builds it anew, whole."""
+        ledger = await open_ledger(self._home, SystemClock())
+        try:
+            await ledger.rebuild_search()
+        finally:
+            await ledger.close()
+        return keeper.stats(self._home)["message rows"]
