@@ -40,9 +40,10 @@ class ProviderPrices:
             cache_write_tokens=usage.cache_write or None,
         )
         try:
-            price = calc_price(
-                priced, model_ref=self._model, provider_id=self._provider, provider_api_url=self._base_url
-            )
+            if self._base_url:
+                price = calc_price(priced, self._model, provider_api_url=self._base_url)
+            else:
+                price = calc_price(priced, self._model, provider_id=self._provider)
         except (LookupError, ValueError):
             return None  # the list does not know it: no price is better than a wrong one
         return Cost(usd=float(price.total_price), source=f"genai-prices {version('genai-prices')}")

@@ -52,7 +52,9 @@ def fold(word: str) -> str:
     if word.isascii():
         return word.lower()
     bare = "".join(c for c in unicodedata.normalize("NFD", word.lower()) if not unicodedata.combining(c))
-    return unicodedata.normalize("NFC", bare)  # Hangul syllables, which were taken apart into letters, are whole again
+    return unicodedata.normalize(
+        "NFC", bare
+    )  # Hangul syllables, which were taken apart into letters, are whole again
 
 
 def words(text: str) -> tuple[str, ...]:
