@@ -53,6 +53,9 @@ from clew.runtime.ports.world import Clock
 
 LEDGER_FILE = "clew.db"
 SEARCH_FILE = "clew-search.db"
+GLANCED_MESSAGES_MAX = 200
+"""A path of so many messages is read where it is asked for: it takes less time than the way to a thread and back, or
+little more. A glance that turns out to be long is given up."""
 
 
 class SqliteLedger:
@@ -145,7 +148,9 @@ class SqliteLedger:
     async def path(
         self, principal: PrincipalId, session: SessionId, at: Head | None = None, *, above: int = 0
     ) -> tuple[Message, ...]:
-        return await self._readers.read(lambda db: read.path(db, principal, session, at, above))
+        head = at if at is not None else (await self.session(principal, session)).handle.head
+        look = self._readers.glance if head.seq - above <= GLANCED_MESSAGES_MAX else self._readers.read
+        return await look(lambda db: read.path(db, principal, session, at, above))
 
     async def turn_starts(
         self, principal: PrincipalId, session: SessionId, limit: int, at: Head | None = None
