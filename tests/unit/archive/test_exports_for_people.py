@@ -283,7 +283,7 @@ async def test_images_are_in_the_page(ledger: MemoryLedger) -> None:
     kinds = ("image/png", "image/svg+xml", "text/html", "image/jpeg")
     files = [
         (
-            Attachment(sha256=sha256(kind), media_type=kind, size=size, name=f"file {n}"),
+            Attachment(sha256=sha256(kind), media_type=kind, size=size, name=f'file {n} " onerror="x'),
             NewBlob(sha256=sha256(kind), media_type=kind, bytes=kind.encode()),
         )
         for n, (kind, size) in enumerate(zip(kinds, (9, 9, 9, IMAGE_BYTES_MAX + 1), strict=True))
@@ -294,8 +294,10 @@ async def test_images_are_in_the_page(ledger: MemoryLedger) -> None:
     assert page.attributes("src") == ["data:image/png;base64,aW1hZ2UvcG5n"]
     markdown = await written(ledger, handle.session, ExportFormat.MD)
     for n in range(4):
-        assert f"file {n} (" in page.text
-        assert f"*Attached:* file {n} (" in markdown
+        assert f'file {n} " onerror="x (' in page.text
+        assert f'*Attached:* file {n} " onerror="x (' in markdown
+    assert page.attributes("alt") == ['file 0 " onerror="x (image/png, 9 bytes)']
+    assert not page.attributes("onerror")
 
 
 async def test_code_is_set_as_code(ledger: MemoryLedger) -> None:
@@ -305,6 +307,12 @@ async def test_code_is_set_as_code(ledger: MemoryLedger) -> None:
     assert '<div class="text" dir="auto">Before</div>' in html
     assert '<pre><span class="language">py</span><code>x &lt; 1</code></pre>' in html
     assert '<div class="text" dir="auto">after</div><pre><code>the ``` rest</code></pre>' in html
+    handle = await add(ledger, handle, user("````\n```\n~~~~~\n````\n```not a fence``` but prose"))
+    html = await written(ledger, handle.session, ExportFormat.HTML)
+    assert (
+        '<pre><code>```\n~~~~~</code></pre><div class="text" dir="auto">```not a fence``` but prose</div>'
+        in html
+    )
 
 
 # -- all of them ---------------------------------------------------------------------------------------------------
@@ -328,6 +336,9 @@ async def test_calls_stand_beside_their_results(ledger: MemoryLedger, wanted: Ex
         user("Go."),
         assistant("Going.", first, second, third),
         failed,
+        tool_result(call("fourth_tool", ident="unasked"), "Orphan."),
+        assistant("Again.", first, second, third),
+        failed,
         tool_result(first, "Found it."),
         user("Wait!", step=1),
         tool_result(third, "Late."),
@@ -344,8 +355,9 @@ async def test_calls_stand_beside_their_results(ledger: MemoryLedger, wanted: Ex
         "third_tool",
     ]
     order += ["no result", "Wait!", "Result of third", "Late."]
-    places = [text.find(words, text.find("Going.")) for words in order]
+    places = [text.find(words, text.find("Again.")) for words in ["Again.", *order[1:]]]
     assert -1 not in places
+    assert "Orphan." in text
     assert places == sorted(places)
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from clew.adapters.stores.memory import Disk, MemoryLedger
 from clew.domain.conversation.ids import PrincipalId, SessionId
-from clew.domain.ledger.commits import Commit, Committed, Note, SessionPatch
+from clew.domain.ledger.commits import Commit, Committed, NewBlob, Note, SessionPatch
 from clew.domain.ledger.errors import Refused, StoreUnusable
-from clew.domain.ledger.rows import Forgotten, Handle, OpKind
+from clew.domain.ledger.rows import BranchRow, Forgotten, Handle, OpKind, SessionRow, SummaryRow
 from clew.runtime.archive import ImportFailed, export_jsonl, import_jsonl
 from clew.testing.histories import history_of
 from clew.testing.invariants import check
@@ -38,6 +38,7 @@ from clew.testing.ledgers import (
     run_turn,
     say,
     session_id,
+    sha256,
     texts,
     undo,
     user,
@@ -114,6 +115,39 @@ class Unordered(MemoryLedger):
         for _ in range(self.commits * 7 % 5):
             await asyncio.sleep(0)
         return await super().commit(work)
+
+
+class Stubborn(MemoryLedger):
+    """A store that does what it was asked even when nobody waits for it any more, as a writing thread does."""
+
+    async def commit(self, work: Commit) -> Committed:
+        return await asyncio.shield(asyncio.ensure_future(super().commit(work)))
+
+
+class Lively(MemoryLedger):
+    """A store in which talk and summaries go on between any two reads of a session."""
+
+    at_rest = False
+
+    async def session(self, principal: PrincipalId, session: SessionId) -> SessionRow:
+        row = await super().session(principal, session)
+        await self._go_on(session)
+        return row
+
+    async def summaries(self, principal: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
+        rows = await super().summaries(principal, session)
+        await self._go_on(session)
+        return rows
+
+    async def branches(self, principal: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
+        rows = await super().branches(principal, session)
+        await self._go_on(session)
+        return rows
+
+    async def _go_on(self, session: SessionId) -> None:
+        if not self.at_rest:
+            handle = await exchange(self, (await super().session(ANN, session)).handle, "more")
+            await compact(self, handle, handle.head.seq)
 
 
 # -- what comes in -------------------------------------------------------------------------------------------------
@@ -360,7 +394,7 @@ async def test_an_import_that_is_cancelled(ledger: MemoryLedger, lines: list[byt
     assert await all_sessions(ledger) == []
 
 
-@pytest.mark.parametrize("store", [MemoryLedger, Unordered])
+@pytest.mark.parametrize("store", [MemoryLedger, Unordered, Stubborn])
 async def test_an_import_that_is_cancelled_anywhere(lines: list[bytes], store: type[MemoryLedger]) -> None:
     """At whatever step: what was handed to the ledger is waited for, so nothing comes to life afterwards."""
     cancelled, others = 0, asyncio.all_tasks()
@@ -491,6 +525,31 @@ async def test_an_export_is_of_one_moment(ledger: MemoryLedger) -> None:
 
 async def _goes_on(ledger: MemoryLedger, handle: Handle) -> Handle:
     return await undo(ledger, handle) if handle.version % 3 == 0 else await exchange(ledger, handle, "more")
+
+
+async def test_an_export_of_one_moment_fits_together() -> None:
+    """No summary in it stands for messages that came later."""
+    source = Lively()
+    source.at_rest = True
+    await known_to_all(source)
+    handle = await exchange(source, await begin(source), "a")
+    source.at_rest = False
+    lines = await exported(source, handle.session)
+    row = await imported(await known_to_all(MemoryLedger()), lines)
+    assert row.handle.head.seq == 2
+
+
+async def test_an_attachment_is_written_once(ledger: MemoryLedger) -> None:
+    """However many messages name it; and the bytes of a message that was no text come along."""
+    reference, blob = attachment(b"seen twice", "a.png")
+    broken = NewBlob(sha256=sha256(b"caf\xe9"), media_type="application/octet-stream", bytes=b"caf\xe9")
+    messages = user("a", reference), user("b", reference), user("caf\ufffd", original=broken.sha256)
+    handle = await add(ledger, await begin(ledger), *messages, blobs=(blob, broken))
+    lines = await exported(ledger, handle.session)
+    assert [line.startswith(b'{"type":"blob"') for line in lines].count(True) == 2
+    target = await known_to_all(MemoryLedger())
+    copy = await imported(target, lines)
+    assert await history_of(target, ANN, copy.id) == await history_of(ledger, ANN, handle.session)
 
 
 async def test_the_same_session_gives_the_same_bytes(ledger: MemoryLedger, lines: list[bytes]) -> None:
