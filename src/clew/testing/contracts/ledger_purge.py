@@ -250,8 +250,8 @@ class PurgeContract(LedgerCase):
 
     async def test_ids_are_never_given_twice(self, ledger: Ledger, reopen: Reopen) -> None:
         """What named a forgotten message, branch or summary names nothing new, after a restart either."""
-        gone = await compact(ledger, await say(ledger, await begin(ledger, 1), "a"), 1)
-        (old,) = await ledger.path(ANN, gone.session)
+        gone = await compact(ledger, await say(ledger, await begin(ledger, 1), *"abcdef"), 6)
+        *_, old = await ledger.path(ANN, gone.session)
         await ledger.forget(ANN, gone.session, START_MS)
         await ledger.close()
         again = await reopen()
