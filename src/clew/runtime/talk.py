@@ -118,12 +118,17 @@ class Talk:
         self, text: str | bytes, watch: Watch, approver: Approver, files: Sequence[NewFile] = ()
     ) -> RunningTurn:
         """Begins a turn with what a person said; the returned turn is then finished by the caller."""
-        return await self.begin(Say(text=text, files=tuple(files), cwd=str(self.cwd)), watch, approver)
+        return await self.begin(self.saying(text, files), watch, approver)
+
+    def saying(self, text: str | bytes, files: Sequence[NewFile] = ()) -> Say:
+        """What a person says here, as the opening of a turn."""
+        return Say(text=text, files=tuple(files), cwd=str(self.cwd))
 
     async def begin(self, opening: Opening, watch: Watch, approver: Approver) -> RunningTurn:
-        """Begins a turn. Raises Busy, Refused, ModelUnavailable."""
-        row = await self._row()
-        model = await self.services.models.choose(row.model)
+        """Begins a turn. Raises Busy, Refused, NotFound, ModelUnavailable; then no session was opened for it."""
+        known = await self._row() if self.session is not None else None
+        model = await self.services.models.choose(known.model if known else None)
+        row = known or await self._row()
         tools = await self._tools_of(row.id) if model.profile.takes_tools else None
         job = TurnJob(
             principal=self.principal,

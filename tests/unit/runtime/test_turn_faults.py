@@ -160,6 +160,17 @@ async def test_what_a_failed_call_used_is_kept(disk: Disk) -> None:
     assert (await disk.usage(LOCAL, session_of(talk))).input == 7
 
 
+async def test_a_call_that_nobody_answered_used_nothing(disk: Disk) -> None:
+    """No estimate is made for a server that is not there."""
+
+    async def events() -> AsyncIterator[ModelEvent]:
+        yield Failure(kind=FailureKind.NETWORK, message="Nothing answers.")
+
+    talk = OddModel(disk, events).talk()
+    assert (await exchange(talk, "hi")).usage == Usage()
+    assert (await disk.usage(LOCAL, session_of(talk))).calls == 0
+
+
 async def test_what_a_stopped_call_used_is_estimated(disk: Disk) -> None:
     """A call that was cut is not free."""
     hold = Hold()

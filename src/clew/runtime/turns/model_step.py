@@ -66,6 +66,8 @@ class ModelStep:
                     return Answered(event)
                 case Failure():
                     self._failed = event.usage
+                    if not self.partial:
+                        self._asked = None  # nothing came: there is nothing to estimate
                     return Failed(event)
         return Failed(NO_END)
 

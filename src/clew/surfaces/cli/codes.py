@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from enum import IntEnum
 
 from clew.config.errors import ConfigError
@@ -50,8 +51,21 @@ def code_of(error: BaseException) -> Exit:
             return Exit.RESTART
         case Refused() | Busy():
             return Exit.REFUSED
+        case KeyboardInterrupt() | CancelledError():
+            return Exit.INTERRUPTED
         case _:
             return Exit.FAILED
+
+
+def sentence_of(error: BaseException) -> str:
+    """What to tell a person: the error's own sentence, in the words of the system for what it refused."""
+    if isinstance(error, KeyboardInterrupt | CancelledError):
+        return "Interrupted before it was done."
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    if isinstance(error, EXPECTED):
+        return str(error)
+    return f"An error inside Clew: {error!r}. Run again with --debug to see where."
 
 
 def name_of(error: BaseException) -> str:
@@ -71,6 +85,10 @@ def name_of(error: BaseException) -> str:
             return "usage"
         case LedgerError():
             return "store"
+        case KeyboardInterrupt() | CancelledError():
+            return "interrupted"
+        case error if not isinstance(error, EXPECTED):
+            return "internal"
         case _:
             return "failed"
 

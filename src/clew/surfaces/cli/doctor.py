@@ -24,7 +24,8 @@ def doctor(host: Host) -> int:
 
 
 def _examined(host: Host) -> Iterator[tuple[str, str | None]]:
-    yield f"home {host.home.root}", None
+    home = host.home.root
+    yield f"home {home}", "is not a directory" if home.exists() and not home.is_dir() else None
     try:
         host.settings()
     except EXPECTED as error:

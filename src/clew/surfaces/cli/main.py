@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 import traceback
 from typing import Final
 
 import click
 
-from clew.surfaces.cli.codes import EXPECTED, Exit, code_of
+from clew.surfaces.cli.codes import Exit, code_of, sentence_of
 from clew.surfaces.cli.host import Host
 
 _COMMANDS: Final = {
@@ -56,6 +58,12 @@ def cli(ctx: click.Context, debug: bool, session: str | None, go_on: bool, pick:
 
 def main(host: Host, arguments: list[str]) -> int:
     """Runs the command line. Every expected error is one sentence on standard error and an exit code."""
+    prepare_streams()
+    code = _main(host, arguments)
+    return code if _all_printed() else code or Exit.FAILED
+
+
+def _main(host: Host, arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         result = cli.main(args=arguments, prog_name="clew", standalone_mode=False, obj=host)
@@ -70,15 +78,33 @@ def main(host: Host, arguments: list[str]) -> int:
         error.show()
         return Exit.USAGE
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output is gone: nothing more can be said
-        return Exit.FAILED
-    except EXPECTED as error:
-        if debug:
-            traceback.print_exc()
-        click.echo(f"clew: {error}", err=True)
-        return code_of(error)
+        return Exit.FAILED  # whoever read our output is gone: nothing more can be said
     except Exception as error:  # noqa: BLE001 - the last supervisor: a person sees one sentence, --debug shows all
         if debug:
             traceback.print_exc()
-        click.echo(f"clew: an error inside Clew: {error!r}. Run again with --debug to see where.", err=True)
-        return Exit.FAILED
+        click.echo(f"clew: {sentence_of(error)}", err=True)
+        return code_of(error)
+
+
+def prepare_streams() -> None:
+    """Closed standard streams are open on nothing, and no character is too odd to be printed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the life of the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _all_printed() -> bool:
+    """Whether standard output took everything. If not, what is left goes nowhere, and the interpreter says nothing more."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            click.echo(f"clew: standard output: {sentence_of(error)}", err=True)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return False
+    return True

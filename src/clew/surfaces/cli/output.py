@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
 
 from clew.domain.conversation.ids import SessionId
+from clew.domain.conversation.text import clean
 from clew.domain.models.answer import Usage
 from clew.runtime.ports.people import (
     AttemptVoid,
@@ -24,6 +26,7 @@ from clew.runtime.ports.people import (
 )
 from clew.runtime.turns import TurnOutcome
 
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _EVENT_NAMES: dict[type, str] = {
     TextShown: "text",
     ThinkingShown: "thinking",
@@ -35,6 +38,11 @@ _EVENT_NAMES: dict[type, str] = {
     CallEnded: "call_ended",
     Noticed: "notice",
 }
+
+
+def shown(text: str) -> str:
+    """A text for standard output: as it is in a file or pipe, without control characters on a terminal."""
+    return _CONTROL.sub("\ufffd", text) if sys.stdout.isatty() else text
 
 
 def json_line(value: object) -> str:
@@ -74,28 +82,32 @@ class Printer:
     """The answer on standard output, everything else on standard error."""
 
     def __init__(self, *, as_json: bool, as_stream: bool) -> None:
-        self._as_json = as_json
+        self.is_json = as_json or as_stream
+        self.session: SessionId | None = None
+        """The session that is talked about, once it is known."""
+        self.has_result = False
+        """Whether the one object of --json was printed."""
         self._as_stream = as_stream
         self._open_line = False
 
     def watch(self, news: TurnNews) -> None:
         if self._as_stream:
-            self.result(json_line({"event": _EVENT_NAMES[type(news)], **msgspec.structs.asdict(news)}))
-        elif not self._as_json:
+            self._line(json_line({"event": _EVENT_NAMES[type(news)], **msgspec.structs.asdict(news)}))
+        elif not self.is_json:
             self._show(news)
 
     def _show(self, news: TurnNews) -> None:
         match news:
             case TextShown(text):
-                self._write(text)
+                self._write(shown(text))
             case AttemptVoid():
                 self.note(
                     f"{news.reason} Trying again in {news.after_seconds:.0f} s; disregard what was shown."
                 )
             case CallAnnounced():
-                self.note(f"• {news.line}")
+                self.note(f"• {shown(news.line)}")
             case CallEnded() if news.status != "ok":
-                self.note(f"  {news.status}: {news.text[:200]}")
+                self.note(f"  {news.status}: {shown(news.text[:200])}")
             case Noticed(text):
                 self.note(text)
             case _:
@@ -112,26 +124,34 @@ class Printer:
 
     def note(self, text: str) -> None:
         """Something beside the answer."""
-        if self._as_json or self._as_stream:
+        if self.is_json:
             return
         self._end_line()
         click.echo(text, err=True)
 
-    def result(self, text: str) -> None:
+    def _line(self, text: str) -> None:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
-    def command(self, session: SessionId | None, text: str) -> None:
+    def _object(self, value: dict[str, Any]) -> None:
+        self.has_result = True
+        self._line(json_line(value))
+
+    def command(self, text: str) -> None:
         """What a command answered."""
-        if self._as_json or self._as_stream:
-            self.result(json_line(run_object(session=session, status="command", text=text)))
+        if self.is_json:
+            self._object(run_object(session=self.session, status="command", text=text))
         else:
-            self.result(text)
+            self._line(shown(text))
+
+    def error(self, code: str, sentence: str, *, status: str = "failed") -> None:
+        """The object for something that went wrong outside a turn."""
+        self._object(run_object(session=self.session, status=status, error=(code, clean(sentence).text)))
 
     def outcome(self, outcome: TurnOutcome) -> None:
         """The end of a turn."""
-        if self._as_json or self._as_stream:
-            self.result(json_line(run_object(outcome=outcome)))
+        if self.is_json:
+            self._object(run_object(outcome=outcome))
             return
         self._end_line()
         if outcome.error is not None and not outcome.waiting_for:

@@ -7,6 +7,7 @@ import mimetypes
 import os
 import signal
 import sys
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,20 +21,27 @@ from clew.runtime.commands import CommandReply, is_command
 from clew.runtime.ports.people import NobodyToAsk
 from clew.runtime.talk import Services, Talk
 from clew.runtime.turns import NewFile, TurnOutcome
+from clew.runtime.turns.opening import Opening
 from clew.runtime.turns.runner import RunningTurn
-from clew.surfaces.cli.codes import EXIT_OF_STATUS, EXPECTED, Exit, UsageError, code_of, name_of
+from clew.surfaces.cli.codes import EXIT_OF_STATUS, Exit, UsageError, code_of, name_of, sentence_of
 from clew.surfaces.cli.host import Host
-from clew.surfaces.cli.output import Printer, json_line, run_object
-from clew.surfaces.cli.places import TERMINAL
+from clew.surfaces.cli.output import Printer
+from clew.surfaces.cli.places import REFERENCE, TERMINAL
 
 STDIN_BYTES_MAX: Final = 64 * 1024 * 1024
 FILE_BYTES_MAX: Final = 32 * 1024 * 1024
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
 @click.argument("text", nargs=-1)
 @click.option(
-    "--session", "-s", "session", metavar="ID", help="Go on with this session (id, its start, or title)."
+    "--session",
+    "-s",
+    "session",
+    type=REFERENCE,
+    metavar="ID",
+    help="Go on with this session (id, its start, or title).",
 )
 @click.option("--continue", "-c", "go_on", is_flag=True, help="Go on with the last session.")
 @click.option(
@@ -59,11 +67,17 @@ def run(  # noqa: PLR0917
         if session is not None and go_on:
             raise UsageError("Use either --session or --continue.")
         return asyncio.run(_run(host, said, session, go_on, attached, printer))
-    except EXPECTED as error:
-        if not (as_json or as_stream):
+    except (Exception, KeyboardInterrupt, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError) and not printer.is_json:
+            return Exit.INTERRUPTED
+        if not printer.is_json or printer.has_result:
             raise
-        printer.result(json_line(run_object(error=(name_of(error), str(error)))))
-        return code_of(error)
+        if debug_asked():
+            traceback.print_exc()
+        code = code_of(error)
+        status = "interrupted" if code == Exit.INTERRUPTED else "failed"
+        printer.error(name_of(error), sentence_of(error), status=status)
+        return code
 
 
 def _said(text: tuple[str, ...]) -> str | bytes:
@@ -104,25 +118,22 @@ async def _run(  # noqa: PLR0917
     files: tuple[NewFile, ...],
     printer: Printer,
 ) -> int:
-    async with host.services() as services:
+    async with _interruptible() as interrupt, host.services() as services:
         talk = Talk(services, LOCAL, TERMINAL, Path.cwd(), await _chosen(services, session, go_on))
+        printer.session = talk.session
         try:
             line = said.decode("utf-8", errors="replace") if isinstance(said, bytes) else said
             if not files and is_command(line):
-                return await _command(talk, line, printer)
-            async with _interruptible() as interrupt:
-                turn = await talk.say(said, printer.watch, NobodyToAsk(), files)
-                await _foreword(talk, printer)
-                await _note_replacement(said, printer)
-                return _finished(await interrupt.finish(turn), talk, printer)
+                return await _command(talk, line, interrupt, printer)
+            _note_replacement(said, printer)
+            return await _turn(talk, talk.saying(said, files), interrupt, printer)
         finally:
             await talk.close()
 
 
 async def _chosen(services: Services, session: str | None, go_on: bool) -> SessionId | None:
     if session is not None:
-        reference = session.partition("@")[0]
-        return await services.ledger.resolve(LOCAL, reference)
+        return await services.ledger.resolve(LOCAL, session)
     if not go_on:
         return None
     row = await services.desk.current(LOCAL, TERMINAL)
@@ -141,7 +152,7 @@ async def _foreword(talk: Talk, printer: Printer) -> None:
         printer.note(problem)
 
 
-async def _note_replacement(said: str | bytes, printer: Printer) -> None:
+def _note_replacement(said: str | bytes, printer: Printer) -> None:
     if isinstance(said, bytes):
         try:
             said.decode("utf-8")
@@ -149,31 +160,43 @@ async def _note_replacement(said: str | bytes, printer: Printer) -> None:
             printer.note("Some bytes were not valid UTF-8: they are shown as \ufffd, and kept as they came.")
 
 
-async def _command(talk: Talk, line: str, printer: Printer) -> int:
+async def _command(talk: Talk, line: str, interrupt: _Interrupt, printer: Printer) -> int:
     reply: CommandReply = await talk.command(line)
+    printer.session = talk.session
     if reply.opening is None:
-        printer.command(talk.session, reply.text)
+        printer.command(reply.text)
         return Exit.DONE
     printer.note(reply.text)
-    async with _interruptible() as interrupt:
-        turn = await talk.begin(reply.opening, printer.watch, NobodyToAsk())
-        await _foreword(talk, printer)
-        return _finished(await interrupt.finish(turn), talk, printer)
+    return await _turn(talk, reply.opening, interrupt, printer)
 
 
-def _finished(outcome: TurnOutcome, talk: Talk, printer: Printer) -> int:
+async def _turn(talk: Talk, opening: Opening, interrupt: _Interrupt, printer: Printer) -> int:
+    try:
+        turn = await talk.begin(opening, printer.watch, NobodyToAsk())
+    finally:
+        printer.session = talk.session
+    outcome = await interrupt.finish(turn)
     printer.outcome(outcome)
     for approval in outcome.waiting_for:
         printer.note(
             f"Waiting for approval {approval}. To allow it: clew run --session {talk.session} '/approve {approval}'"
         )
+    if outcome.cause is not None and outcome.error is None:
+        raise outcome.cause  # the answer is recorded, but it could not be shown
+    if outcome.cause is not None and debug_asked():
+        traceback.print_exception(outcome.cause)
     return EXIT_OF_STATUS[outcome.status]
 
 
-class _Interrupt:
-    """Ctrl-C stops the turn and lets it record its end; a second one leaves at once."""
+def debug_asked() -> bool:
+    return bool(click.get_current_context().find_root().params.get("debug"))
 
-    def __init__(self) -> None:
+
+class _Interrupt:
+    """The first signal stops the turn and lets it record its end, or what comes before the turn; another leaves at once."""
+
+    def __init__(self, whole: asyncio.Task[object]) -> None:
+        self._whole = whole
         self._turn: RunningTurn | None = None
         self._asked = False
 
@@ -181,24 +204,29 @@ class _Interrupt:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        if self._turn is not None:
+        if self._turn is None:
+            self._whole.cancel()
+        else:
             self._turn.stop("interrupted")
 
     async def finish(self, turn: RunningTurn) -> TurnOutcome:
         self._turn = turn
-        if self._asked:
-            turn.stop("interrupted")
         return await turn.finish()
 
 
 @asynccontextmanager
 async def _interruptible() -> AsyncIterator[_Interrupt]:
-    interrupt = _Interrupt()
+    whole = asyncio.current_task()
+    assert whole is not None, "a coroutine runs in a task"
+    interrupt = _Interrupt(whole)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    heard = [
+        number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
+    ]  # nohup, background jobs
+    for number in heard:
         loop.add_signal_handler(number, interrupt.hit)
     try:
         yield interrupt
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in heard:
             loop.remove_signal_handler(number)

@@ -14,7 +14,8 @@ from clew.surfaces.cli.archive import export_, import_
 from clew.surfaces.cli.codes import Exit, UsageError
 from clew.surfaces.cli.host import Host
 from clew.surfaces.cli.opened import with_services
-from clew.surfaces.cli.output import json_line
+from clew.surfaces.cli.output import json_line, shown
+from clew.surfaces.cli.places import REFERENCE
 from clew.surfaces.cli.public import public
 from clew.surfaces.cli.tree import draw
 
@@ -36,13 +37,13 @@ def list_(host: Host, limit: int, archived: bool, as_json: bool) -> None:
         click.echo(json_line([public(row) for row in rows]))
         return
     for row in rows:
-        click.echo(f"{row.id}  {when(row.last_active_at)}  {row.surface:10} {row.title or 'untitled'}")
+        click.echo(f"{row.id}  {when(row.last_active_at)}  {row.surface:10} {shown(row.title or 'untitled')}")
     if not rows:
         click.echo("There are no sessions yet.", err=True)
 
 
 @sessions.command()
-@click.argument("session")
+@click.argument("session", type=REFERENCE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def show(host: Host, session: str, as_json: bool) -> None:
@@ -62,15 +63,19 @@ def show(host: Host, session: str, as_json: bool) -> None:
             ]  # fmt: skip
             click.echo(json_line({**public(row), "messages": messages}))
             return
-        click.echo(f"{row.id}  {row.title or 'untitled'}  {len(path)} messages, version {row.handle.version}")
+        click.echo(
+            f"{row.id}  {shown(row.title or 'untitled')}  {len(path)} messages, version {row.handle.version}"
+        )
         for message in path:
             status = "" if message.status == "ok" else f" ({message.status})"
             click.echo(
-                f"\n[{message.seq}] {message.role}{status}  {when(message.created_at)}\n{message.text}"
+                f"\n[{message.seq}] {message.role}{status}  {when(message.created_at)}\n{shown(message.text)}"
             )
             for call in message.calls:
                 known = calls.get(call.id)
-                click.echo(f"  → {call.name} {call.arguments}  [{known.state if known else 'imported'}]")
+                click.echo(
+                    f"  → {shown(f'{call.name} {call.arguments}')}  [{known.state if known else 'imported'}]"
+                )
 
     with_services(host, read)
 
@@ -79,7 +84,7 @@ def show(host: Host, session: str, as_json: bool) -> None:
 @click.argument("words", nargs=-1, required=True)
 @click.option("--limit", "-n", default=20, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--newest", is_flag=True, help="Newest first instead of best first.")
-@click.option("--session", "within", metavar="ID", help="Only in this session.")
+@click.option("--session", "within", type=REFERENCE, metavar="ID", help="Only in this session.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.pass_obj
 def search(  # noqa: PLR0917
@@ -104,7 +109,9 @@ def search(  # noqa: PLR0917
             click.echo(json_line(rows))
             return
         for hit in found.hits:
-            click.echo(f"{hit.session} [{hit.position}] {when(hit.created_at)} {hit.role}: {hit.snippet}")
+            click.echo(
+                f"{hit.session} [{hit.position}] {when(hit.created_at)} {hit.role}: {shown(hit.snippet)}"
+            )
         if found.incomplete_since is not None:
             click.echo(
                 f"Incomplete: messages after {when(found.incomplete_since)} are still being indexed.",
@@ -117,7 +124,7 @@ def search(  # noqa: PLR0917
 
 
 @sessions.command()
-@click.argument("session", required=False)
+@click.argument("session", type=REFERENCE, required=False)
 @click.pass_obj
 def tree(host: Host, session: str | None) -> None:
     """Draw branches and undone tips of SESSION (default: the last one)."""
@@ -125,7 +132,7 @@ def tree(host: Host, session: str | None) -> None:
     async def read(services: Services) -> None:
         ident = await _named_or_last(services, session)
         for line in await draw(services.ledger, LOCAL, ident):
-            click.echo(line)
+            click.echo(shown(line))
 
     with_services(host, read)
 
@@ -140,7 +147,7 @@ async def _named_or_last(services: Services, session: str | None) -> SessionId:
 
 
 @sessions.command()
-@click.argument("session")
+@click.argument("session", type=REFERENCE)
 @click.option("--with-forks", is_flag=True, help="Delete the sessions branched from it too.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.pass_obj
@@ -166,7 +173,7 @@ def delete(host: Host, session: str, with_forks: bool, yes: bool) -> int:
 def _confirmed(row: SessionRow) -> bool:
     if not sys.stdin.isatty():
         raise UsageError("This cannot be undone: say --yes.")
-    return click.confirm(f"Delete {row.id} “{row.title or 'untitled'}” for good?", err=True)
+    return click.confirm(f"Delete {row.id} “{shown(row.title or 'untitled')}” for good?", err=True)
 
 
 sessions.add_command(export_)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
 from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.rows import BranchRow
 from clew.runtime.commands.moving import shortened
 from clew.runtime.ports.ledger import Ledger
+
+DEPTH_SHOWN_MAX: Final = 20
 
 
 async def draw(ledger: Ledger, principal: PrincipalId, session: SessionId) -> list[str]:
@@ -15,35 +20,54 @@ async def draw(ledger: Ledger, principal: PrincipalId, session: SessionId) -> li
     branches = await ledger.branches(principal, session)
     messages = {b.id: await ledger.segment(principal, session, b.id) for b in branches}
     lines = [f"{row.id}  {row.title or 'untitled'}"]
-    for root in (b for b in branches if b.parent is None):
-        lines += _drawn(root, branches, messages, row.handle.head, 0)
+    lines += _drawn(branches, messages, row.handle.head)
     for child in await ledger.children(principal, session):
         lines.append(f"  ↳ {child.origin} {child.id}  {child.title or 'untitled'}")
     return lines
 
 
 def _drawn(
+    branches: tuple[BranchRow, ...], messages: dict[BranchId, tuple[Message, ...]], head: Head
+) -> Iterator[str]:
+    """Without recursion: a branch for each of a thousand retries is a thousand deep."""
+    children: dict[Head, list[BranchRow]] = {}
+    for branch in branches:
+        if branch.parent is not None:
+            children.setdefault(branch.parent, []).append(branch)
+    to_draw = [_walk(root, messages[root.id], children, head, 0) for root in branches if root.parent is None]
+    to_draw.reverse()
+    while to_draw:
+        for line, below, depth in to_draw[-1]:
+            yield line
+            if below:
+                walks = [_walk(child, messages[child.id], children, head, depth + 1) for child in below]
+                to_draw.extend(reversed(walks))
+                break
+        else:
+            to_draw.pop()
+
+
+def _walk(
     branch: BranchRow,
-    branches: tuple[BranchRow, ...],
-    messages: dict[BranchId, tuple[Message, ...]],
+    messages: tuple[Message, ...],
+    children: Mapping[Head, Sequence[BranchRow]],
     head: Head,
     depth: int,
-) -> list[str]:
-    margin = "  " * depth
-    lines: list[str] = []
-    children = [b for b in branches if b.parent is not None and b.parent.branch == branch.id]
-    if head == Head(branch.id, 0):
-        lines.append(f"{margin}  ◀ head, before the first message")
-    starting = [c for c in children if c.parent is not None and c.parent.seq == 0]
-    for child in starting:
-        lines += _drawn(child, branches, messages, head, depth + 1)
-    for message in messages[branch.id]:
+) -> Iterator[tuple[str, Sequence[BranchRow], int]]:
+    """A branch's lines, each with the branches to be drawn under it."""
+    margin = "  " * min(depth, DEPTH_SHOWN_MAX)
+    start = Head(branch.id, 0)
+    if head == start or start in children:
+        mark = "  ◀ head" if head == start else ""
+        yield f"{margin}     before the first message{mark}", children.get(start, ()), depth
+    for message in messages:
         mark = "  ◀ head" if message.head == head else ""
         is_tip = message.seq == branch.tip
-        if message.opens_turn or mark or is_tip:
+        below = children.get(message.head, ())
+        if message.opens_turn or mark or is_tip or below:
             tip = f"  (tip {branch.id}.{message.seq})" if is_tip and not mark else ""
-            lines.append(f"{margin}{message.seq:4} {message.role}: {shortened(message)}{tip}{mark}")
-        for child in children:
-            if child.parent is not None and child.parent.seq == message.seq:
-                lines += _drawn(child, branches, messages, head, depth + 1)
-    return lines
+            yield (
+                f"{margin}{message.seq:4} {message.role}: {shortened(message)}{tip}{mark}",
+                below,
+                depth,
+            )
