@@ -30,7 +30,7 @@ def attachments(text: str, cwd: Path) -> tuple[list[NewFile], list[str]]:
             problem = f"{named} was not attached: a message takes {FILES_MAX} files."
         if problem:
             problems.append(problem)
-        elif path.is_file():
+        elif _exists(path) and path.is_file():
             try:
                 files.append(attached(path))
             except OSError as error:

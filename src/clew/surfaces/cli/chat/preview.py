@@ -94,7 +94,7 @@ def _around(content: str | None, old: str, new: str, times: int) -> tuple[str, s
 
 
 def _split(text: str) -> list[str]:
-    return exact(text).split("\n") if text else []
+    return exact(text).splitlines()
 
 
 def _difference(before: str, after: str) -> Iterator[Text]:

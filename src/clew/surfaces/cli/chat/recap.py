@@ -80,6 +80,8 @@ async def _left_open(talk: Talk, screen: Screen) -> None:
     turn = await ledger.turn(principal, session)
     if turn is not None and turn.state in (TurnState.RUNNING, TurnState.ABANDONED):
         screen.notice("The last answer was cut off before it ended. /retry asks for it again.")
+    if turn is None or turn.state != TurnState.WAITING:
+        return
     for approval in await ledger.approvals(principal, session):
         if approval.state == ApprovalState.PENDING:
             screen.notice(

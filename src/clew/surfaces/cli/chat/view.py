@@ -12,7 +12,7 @@ from typing import Final
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.filters import Condition, has_completions, is_done
+from prompt_toolkit.filters import Condition, has_completions, is_done, is_searching
 from prompt_toolkit.formatted_text import ANSI, StyleAndTextTuples
 from prompt_toolkit.layout import (
     BufferControl,
@@ -272,7 +272,8 @@ class ChatView:
     def _input_window(self) -> Window:
         placeholder = ConditionalProcessor(
             AfterInput([("ansibrightblack", PLACEHOLDER)]),
-            Condition(lambda: self.composer.is_empty and not self._loop.activity and not self._lines),
+            Condition(lambda: self.composer.is_empty and not self._loop.activity and not self._lines)
+            & ~is_searching,
         )
         control = BufferControl(
             self.composer.buffer,

@@ -57,7 +57,7 @@ def tell_saved(host: Host, draft: Draft, winners: tuple[str, ...]) -> None:
     settings = draft.settings
     where = settings.base_url or settings.provider
     model = f"{settings.name} ({where})" if settings.name else "the tiny demo model"
-    click.echo(f"Done: {model} answers from now on. It stands in {host.home.config}.")
+    click.echo(f"Done: {model} answers from now on ({host.home.config}).")
     if draft.key:
         click.echo(f"The key is in {host.home.secrets}, which only you can read.")
     for name in winners:
