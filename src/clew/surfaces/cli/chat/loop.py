@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Final, Protocol
 
 from clew.domain.conversation.ids import SessionId
-from clew.runtime.commands import COMMANDS, CommandError, CommandReply, is_command
+from clew.runtime.commands import CommandError, CommandReply, is_command
 from clew.runtime.ports.people import Consent, Question
 from clew.runtime.talk import Talk
 from clew.runtime.turns import NewFile
@@ -32,9 +32,6 @@ ENTRIES_MAX: Final = 100
 QUIT: Final = frozenset({"/quit", "/exit", "/q"})
 SETUP: Final = "/setup"
 DEMO: Final = "A tiny demo model answers: real, and poor, without tools. /setup chooses a better one."
-_ENDS_TURN: Final = frozenset(
-    name for command in COMMANDS if command.needs_idle for name in (command.name, *command.aliases)
-)
 _SETTLED: Final = {
     Consent.ONCE: "Allowed once.",
     Consent.SESSION: "Allowed in this session from now on.",
@@ -334,13 +331,13 @@ class ChatLoop:
         before = self.talk.session
         try:
             reply = await self.talk.command(line)
-            if name in _ENDS_TURN:
+            if reply.ends_turn:
                 await self.turns.end_unheard()
                 self._status.moved()
         finally:
             if entered:
                 self._screen.entered(entered)
-        if name not in _ENDS_TURN and self.talk.session != before and self.turns.leave():
+        if not reply.ends_turn and self.talk.session != before and self.turns.leave():
             self._screen.notice(f"The answer in {before} goes on there.")
         self._screen.reply(reply.text)
         await self._after(reply, before, name, draft=draft)
@@ -361,11 +358,15 @@ class ChatLoop:
     async def _recall(self, turns_back: int) -> None:
         if self.line is None or self.talk.session is None:
             return
-        starts = await self.talk.services.ledger.turn_starts(
-            self.talk.principal, self.talk.session, turns_back
-        )
-        if len(starts) >= turns_back:
-            self.line.put(starts[turns_back - 1].text, takes_back=turns_back)
+        waiting = self.turns.waiting
+        wanted = turns_back - len(waiting)
+        if wanted <= 0:
+            self.line.put(waiting[-turns_back], takes_back=turns_back)
+            return
+        ledger = self.talk.services.ledger
+        starts = await ledger.turn_starts(self.talk.principal, self.talk.session, wanted)
+        if len(starts) >= wanted:
+            self.line.put(starts[wanted - 1].text, takes_back=turns_back)
 
     # -- questions -----------------------------------------------------------------------------------------------
     def _asked(self, question: Question) -> None:

@@ -96,7 +96,7 @@ class TurnDriver:
         self._running: RunningTurn | None = None
         self._stop_asked = False
         self._more = False
-        self._prepared_for: SessionId | None = None
+        self._told_problems_of: SessionId | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -201,6 +201,7 @@ class TurnDriver:
             self._screen.notice("Stopped before it was sent.")
             self._return(opening)
             return None
+        await self._tell_problems()
         self._settled()
         self._running = running if view.is_attached else self._running
         if self._stop_asked:
@@ -213,22 +214,22 @@ class TurnDriver:
         return outcome
 
     async def _prepare(self) -> None:
-        """What may take long and commits nothing, so that it can be stopped: the model's facts, the tools."""
-        session = await self._talk.ensure_session()
-        if self._prepared_for == session:
-            return
-        self._preparing = asyncio.create_task(self._open_tools(session))
+        """What may take long and commits nothing, so that it can be stopped: the model's facts, from its server."""
+        self._preparing = asyncio.create_task(self._find_model())
         try:
             await self._preparing
         finally:
             self._preparing = None
-        self._prepared_for = session
 
-    async def _open_tools(self, session: SessionId) -> None:
-        services = self._talk.services
-        row = await services.ledger.session(self._talk.principal, session)
-        choice = await services.models.choose(row.model)
-        if choice.profile.takes_tools:
+    async def _find_model(self) -> None:
+        talk = self._talk
+        row = await talk.services.ledger.session(talk.principal, await talk.ensure_session())
+        await talk.services.models.choose(row.model)
+
+    async def _tell_problems(self) -> None:
+        """Says once which tools are missing."""
+        if self._told_problems_of != self._talk.session:
+            self._told_problems_of = self._talk.session
             for problem in await self._talk.problems():
                 self._screen.problem(problem)
 

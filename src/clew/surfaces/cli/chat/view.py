@@ -247,8 +247,12 @@ class ChatView:
         turns = self.composer.takes_back
         if not turns:
             return ""
-        what = "your last message" if turns == 1 else f"your message {turns} turns back"
-        taken = "that turn" if turns == 1 else f"these {turns} turns"
+        if turns <= len(self._loop.turns.waiting):
+            what, taken = "a message that waits", "it"
+        elif turns == 1:
+            what, taken = "your last message", "that turn"
+        else:
+            what, taken = f"a message {turns} turns back", f"these {turns} turns"
         return f"Editing {what}: Enter takes {taken} back and sends this\nEsc leaves it · ↑ the one before"
 
     def _layout(self) -> AnyContainer:
