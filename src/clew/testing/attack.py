@@ -131,7 +131,7 @@ class Worker:
         self._place = Place(route_key=f"attack:{os.getpid()}", surface="attack")
         self._random = random.Random()
         self._fork: SessionId | None = None
-        self._old: Handle | None = None
+        self._old: dict[SessionId, Handle] = {}
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -162,8 +162,9 @@ class Worker:
 
     async def _append(self, session: SessionId) -> str:
         handle = (await self._ledger.session(LOCAL, session)).handle
-        old, self._old = self._old, handle
-        if old is not None and self._random.random() < STALE_SHARE:
+        old = self._old.get(session, handle)
+        self._old[session] = handle
+        if self._random.random() < STALE_SHARE:
             handle = old
         text = f"said {uuid.uuid4().hex}"
         said = NewMessage(role=Role.USER, text=text, step=0, actor=LOCAL)
