@@ -215,8 +215,9 @@ async def test_a_signal_before_the_turn_is_an_object_too(tmp_path: Path, server:
             pass  # it listens, and says nothing
         writer.close()
         await writer.wait_closed()
+        left.set()
 
-    reached = asyncio.Event()
+    reached, left = asyncio.Event(), asyncio.Event()
     listening = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     clew = CommandLine(tmp_path / "home", f"http://127.0.0.1:{port}/v1", model="")
@@ -224,10 +225,19 @@ async def test_a_signal_before_the_turn_is_an_object_too(tmp_path: Path, server:
     await asyncio.wait_for(reached.wait(), 20)
     process.send_signal(signal.SIGTERM)
     out, err = await asyncio.wait_for(process.communicate(), 20)
+    await asyncio.wait_for(left.wait(), 20)
     listening.close()
-    await asyncio.sleep(0.1)
     assert (process.returncode, err) == (130, b"")
     assert msgspec.json.decode(out)["status"] == "interrupted"
+
+
+async def test_only_what_was_shown_is_taken_back(tmp_path: Path) -> None:
+    """An attempt that failed before its first word leaves nothing to disregard."""
+    async with ModelServer([Served(status=500, message="down"), Served(text="ok")]) as server:
+        ran = await CommandLine(tmp_path / "home", server.base_url).run("run", "hi")
+    assert (ran.code, ran.out) == (0, "ok\n")
+    assert "Trying again" in ran.err
+    assert "disregard" not in ran.err
 
 
 async def test_a_tree_of_many_retries_is_drawn(clew: CommandLine) -> None:

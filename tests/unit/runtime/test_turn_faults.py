@@ -27,6 +27,7 @@ from clew.runtime.turns import TurnOutcome, TurnSettings, TurnStatus
 from clew.runtime.turns.opening import Say
 from clew.runtime.turns.running import RunningTurn
 from clew.testing.scripted_model import Hold, Step, ask, say
+from clew.testing.virtual_time import simulate
 from clew.testing.world import Answers, RecordingTool, World, command, exchange
 
 pytestmark = pytest.mark.anyio
@@ -354,17 +355,21 @@ async def test_a_turn_that_takes_too_long_says_so(disk: Disk) -> None:
     assert (await newest(talk)).error == outcome.error[1]
 
 
-async def test_the_time_of_a_turn_stands_still_while_a_person_is_asked(disk: Disk) -> None:
-    """Whoever thinks before saying yes loses nothing."""
+def test_the_time_of_a_turn_stands_still_while_a_person_is_asked() -> None:
+    """Whoever thinks for hours before saying yes loses nothing."""
+    limits = TurnSettings(max_seconds=60)
 
     class Slow:
         async def ask(self, question: Question) -> Consent | None:
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(limits.max_seconds * 60)
             return Consent.ONCE
 
-    tool = RecordingTool("t", effect=Effect.EDIT)
-    talk = World(disk, [ask("t"), say("ok")], tools=[tool], settings=TurnSettings(max_seconds=0.25)).talk()
-    assert (await exchange(talk, "hi", approver=Slow())).text == "ok"
+    async def scenario() -> str:
+        tool = RecordingTool("t", effect=Effect.EDIT)
+        talk = World(MemoryLedger(), [ask("t"), say("ok")], tools=[tool], settings=limits).talk()
+        return (await exchange(talk, "hi", approver=Slow())).text
+
+    assert simulate(0, scenario()) == "ok"
 
 
 # -- the disk ----------------------------------------------------------------------------------------------------------
@@ -421,25 +426,25 @@ async def test_a_failing_beat_does_not_end_the_turn(disk: Disk) -> None:
 
 async def test_a_beat_that_finds_the_lease_given_up_is_no_loss() -> None:
     """The commit that ended the turn gave it up; the answer stands."""
+    looked = asyncio.Event()
 
-    class Slow(MemoryLedger):
+    class GivenUp(MemoryLedger):
         async def beat(self, session: SessionId, owner: str, epoch: int) -> bool:
+            looked.set()
             return False
 
         async def commit(self, work: Commit) -> Committed:
             committed = await super().commit(work)
             if work.release:
-                await asyncio.sleep(0.1)
+                turn.look()
+                await looked.wait()
             return committed
 
-    ledger = Slow()
     hold = Hold()
-    talk = World(ledger, [say("a", hold)], settings=TurnSettings(lease_seconds=3000)).talk()
+    talk = World(GivenUp(), [say("a", hold)], settings=TurnSettings(lease_seconds=3000)).talk()
     turn, running = await begun(talk, "hi")
     await hold.reached()
     hold.release()
-    await asyncio.sleep(0.03)
-    turn.look()
     assert (await running).status == TurnStatus.DONE
 
 
