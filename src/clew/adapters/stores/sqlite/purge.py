@@ -1,12 +1,15 @@
 """Forgetting a session's words, in every file, whatever crashes.
 
-The first commit writes the purge row: from then on nobody can read the session. The rest goes in chunks, index before
-ledger, so that a crash between leaves an unfindable text and never a findable ghost; it resumes at the next start.
-What another session's path still reaches stays, and is named. Ops, turns and usage stay without text.
+The first commit writes the purge row: from then on nobody can read the session, and the guards let nothing more be
+written for it. The rest goes in chunks, index before ledger, so that a crash between leaves an unfindable text and
+never a findable ghost; then both files are scrubbed of what SQLite left in them, and only then the purge is done.
+Whatever is cut short resumes at the next start. What a living fork still reads stays, and the fork is named; it goes
+with the last of them. Ops, turns and usage stay without text.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from functools import partial
 from pathlib import Path
@@ -14,14 +17,14 @@ from typing import Final
 
 import apsw
 
-from clew.adapters.stores.sqlite.connection import fetch
-from clew.adapters.stores.sqlite.paths import segments
+from clew.adapters.stores.sqlite.connection import fetch, in_words
+from clew.adapters.stores.sqlite.heirs import doomed_messages, forgotten_ancestors, heirs
 from clew.adapters.stores.sqlite.readers import Readers
+from clew.adapters.stores.sqlite.scrub import scrub
 from clew.adapters.stores.sqlite.search import SearchIndex
 from clew.adapters.stores.sqlite.writer import Writer
-from clew.domain.conversation.ids import BranchId, MessageId, PrincipalId, SessionId
-from clew.domain.conversation.messages import Head
-from clew.domain.ledger.errors import NotFound
+from clew.domain.conversation.ids import MessageId, PrincipalId, SessionId
+from clew.domain.ledger.errors import LedgerError, NotFound, StoreUnusable
 from clew.domain.ledger.rows import Forgotten
 
 CHUNK_ROWS: Final = 500
@@ -30,59 +33,71 @@ CHUNK_ROWS: Final = 500
 class Purger:
     """Runs deletions to their end."""
 
-    def __init__(self, writer: Writer, readers: Readers, index: SearchIndex, home: Path) -> None:
+    def __init__(self, writer: Writer, readers: Readers, index: SearchIndex, path: Path) -> None:
         self._writer = writer
         self._readers = readers
         self._index = index
-        self._home = home
+        self._path = path
 
     async def forget(
         self, principal: PrincipalId, session: SessionId, at: int, with_forks: bool
     ) -> Forgotten:
-        """Raises NotFound unless the principal owns it. Returns when no byte is left."""
+        """Raises NotFound unless the principal owns it. Returns when no byte is left.
+
+        Raises StoreUnusable when that could not be brought to its end; the session is unreadable all the same.
+        """
         doomed = await self._writer.do(
             partial(_condemn, principal=principal, session=session, at=at, with_forks=with_forks)
         )
-        total = Forgotten(messages=0, blobs=0)
-        for ident in doomed:
-            gone = await self._erase(ident)
-            total = Forgotten(
-                messages=total.messages + gone.messages,
-                blobs=total.blobs + gone.blobs,
-                kept_for=gone.kept_for,
-            )
-        return total
+        kept_for = await self._readers.read(partial(heirs, session=session))
+        messages, blobs = await self._run(doomed)
+        return Forgotten(messages=messages, blobs=blobs, kept_for=tuple(kept_for))
 
     async def resume(self) -> None:
-        """Finishes deletions that a crash cut short."""
-        for ident in await self._readers.read(_unfinished):
-            await self._erase(ident)
+        """Finishes deletions that a crash cut short. What cannot be finished now is left for the next start."""
+        unfinished = await self._readers.read(_unfinished)
+        if unfinished:
+            try:
+                await self._run(unfinished)
+            except LedgerError:
+                return  # unreadable it is already; `clew db check` names it until it is done
 
-    async def _erase(self, session: SessionId) -> Forgotten:
-        messages, blobs, kept = await self._erase_messages(session)
-        for ancestor in await self._readers.read(partial(_forgotten_ancestors, session=session)):
-            more = await self._erase_messages(ancestor)  # what only this session still kept alive
-            messages, blobs = messages + more[0], blobs + more[1]
-        await self._writer.do(partial(_strip, session=session))
-        await self._writer.do(
-            partial(_finish, session=session, counts={"messages": messages, "blobs": blobs})
-        )
-        await self._writer.checkpoint()
-        return Forgotten(messages=messages, blobs=blobs, kept_for=kept)
+    async def _run(self, doomed: list[SessionId]) -> tuple[int, int]:
+        """Erases and scrubs. Returns how many messages and blobs went."""
+        counts = {session: await self._erase(session) for session in doomed}
+        await self._scrub()
+        await self._writer.do(partial(_finish, counts=counts))
+        return sum(messages for messages, _ in counts.values()), sum(blobs for _, blobs in counts.values())
 
-    async def _erase_messages(self, session: SessionId) -> tuple[int, int, tuple[SessionId, ...]]:
+    async def _erase(self, session: SessionId) -> tuple[int, int]:
         messages = blobs = 0
-        kept = await self._readers.read(partial(_heirs, session=session))
-        while chunk := await self._readers.read(partial(_doomed_messages, session=session, heirs=kept)):
+        while chunk := await self._readers.read(partial(doomed_messages, session=session, limit=CHUNK_ROWS)):
             await self._index.remove(chunk)
             blobs += await self._writer.do(partial(_delete_messages, messages=chunk))
             messages += len(chunk)
-        return messages, blobs, tuple(kept)
+        while words := await self._readers.read(partial(_some_words, session=session)):
+            statements, rows = words
+            await self._writer.do(partial(_strip, session=session, statements=statements, rows=rows))
+        await self._writer.do(partial(_strip_session, session=session))
+        return messages, blobs
+
+    async def _scrub(self) -> None:
+        gone = await self._index.scrub()
+        try:
+            gone = await asyncio.to_thread(scrub, self._path) and gone
+        except apsw.Error as error:
+            raise in_words(error, self._path) from error
+        if not gone:
+            raise StoreUnusable(
+                "The session is deleted and nobody can read it, but another program keeps reading the files, and its words"
+                " stay in their logs until Clew starts again after that."
+            )
 
 
 def _condemn(
     db: apsw.Connection, principal: PrincipalId, session: SessionId, at: int, with_forks: bool
 ) -> list[SessionId]:
+    """Writes the purge rows. Returns the sessions to erase: also deleted ones whose last readers go with these."""
     owned = fetch(
         db,
         "SELECT 1 FROM session WHERE id = ?1 AND owner = ?2 AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = ?1)",
@@ -90,11 +105,14 @@ def _condemn(
     )
     if not owned:
         raise NotFound(f"There is no session {session}.")
-    doomed = [*(reversed(_heirs(db, session)) if with_forks else ()), session]
+    ancestors = forgotten_ancestors(db, session)
+    doomed = [*(reversed(heirs(db, session)) if with_forks else ()), session]
     for ident in doomed:
         _cut(db, ident, at)
         db.execute("INSERT INTO purge(session_id, actor, at) VALUES(?, ?, ?)", (ident, principal, at))
-    return doomed
+    for ident in ancestors:
+        db.execute("UPDATE purge SET done = 0 WHERE session_id = ?", (ident,))
+    return [*doomed, *ancestors]
 
 
 def _cut(db: apsw.Connection, session: SessionId, at: int) -> None:
@@ -125,62 +143,6 @@ def _unfinished(db: apsw.Connection) -> list[SessionId]:
     return [row[0] for row in fetch(db, "SELECT session_id FROM purge WHERE done = 0 ORDER BY at")]
 
 
-def _forgotten_ancestors(db: apsw.Connection, session: SessionId) -> list[SessionId]:
-    """Deleted sessions that this one was forked from, nearest first."""
-    return [
-        row[0]
-        for row in fetch(
-            db,
-            "WITH RECURSIVE up(id) AS (SELECT parent_session FROM session WHERE id = ?1 AND parent_branch IS NOT NULL"
-            " UNION SELECT s.parent_session FROM up JOIN session s ON s.id = up.id WHERE s.parent_branch IS NOT NULL)"
-            " SELECT id FROM up WHERE EXISTS (SELECT 1 FROM purge WHERE session_id = up.id)",
-            (session,),
-        )
-    ]
-
-
-def _heirs(db: apsw.Connection, session: SessionId) -> list[SessionId]:
-    """Living sessions whose tree goes on from this one's, nearest first."""
-    return [
-        row[0]
-        for row in fetch(
-            db,
-            "WITH RECURSIVE heir(id) AS (SELECT id FROM session WHERE parent_session = ?1 AND parent_branch IS NOT NULL"
-            " UNION SELECT s.id FROM heir h JOIN session s ON s.parent_session = h.id WHERE s.parent_branch IS NOT NULL)"
-            " SELECT id FROM heir WHERE NOT EXISTS (SELECT 1 FROM purge WHERE session_id = heir.id)",
-            (session,),
-        )
-    ]
-
-
-def _doomed_messages(db: apsw.Connection, session: SessionId, heirs: list[SessionId]) -> list[MessageId]:
-    """The next messages of this session that no heir's tree reaches."""
-    kept = _reached(db, heirs)
-    found: list[MessageId] = []
-    for (branch,) in fetch(db, "SELECT id FROM branch WHERE session_id = ? ORDER BY id DESC", (session,)):
-        found += [
-            row[0]
-            for row in fetch(
-                db,
-                "SELECT id FROM message WHERE branch = ? AND seq > ? ORDER BY seq DESC LIMIT ?",
-                (branch, kept.get(branch, 0), CHUNK_ROWS - len(found)),
-            )
-        ]
-        if len(found) >= CHUNK_ROWS:
-            break
-    return found
-
-
-def _reached(db: apsw.Connection, heirs: list[SessionId]) -> dict[BranchId, int]:
-    """How far each branch is on an heir's inherited path: all that an heir can reach of another's tree."""
-    kept: dict[BranchId, int] = {}
-    for heir in heirs:
-        fork = fetch(db, "SELECT parent_branch, parent_seq FROM session WHERE id = ?", (heir,))[0]
-        for segment in segments(db, Head(*fork)):
-            kept[segment.branch] = max(kept.get(segment.branch, 0), segment.high)
-    return kept
-
-
 def _delete_messages(db: apsw.Connection, messages: list[MessageId]) -> int:
     """Removes them and the blobs nobody names any more. Returns how many blobs went."""
     named: set[str] = set()
@@ -199,35 +161,86 @@ def _delete_messages(db: apsw.Connection, messages: list[MessageId]) -> int:
     return gone
 
 
-def _strip(db: apsw.Connection, session: SessionId) -> None:
-    """Takes the words out of every other row of the session."""
+_IN: Final = "IN (SELECT value FROM json_each(?2))"
+_WORDS: Final = (
+    (
+        "SELECT id FROM inbox WHERE session_id = ?1 AND body <> '' LIMIT ?2",
+        (f"UPDATE inbox SET body = '' WHERE session_id = ?1 AND id {_IN}",),
+    ),
+    (
+        "SELECT id FROM outbox WHERE session_id = ?1 AND message IS NULL LIMIT ?2",
+        (f"DELETE FROM outbox WHERE session_id = ?1 AND id {_IN}",),
+    ),
+    (
+        "SELECT a.id FROM tool_call c JOIN approval a ON a.call = c.id WHERE c.session_id = ?1 LIMIT ?2",
+        (f"DELETE FROM approval WHERE ?1 IS NOT NULL AND id {_IN}",),
+    ),
+    (
+        # The name of a tool is what the model wrote, and the model may write anything.
+        "SELECT id FROM tool_call WHERE session_id = ?1 AND name <> '' LIMIT ?2",
+        (
+            "UPDATE tool_call SET name = '', provider_id = '', epoch = (SELECT epoch FROM session WHERE id = ?1)"
+            f" WHERE session_id = ?1 AND id {_IN}",
+        ),
+    ),
+    (
+        "SELECT turn FROM turn WHERE session_id = ?1 AND error IS NOT NULL LIMIT ?2",
+        (
+            "UPDATE turn SET error = NULL, epoch = (SELECT epoch FROM session WHERE id = ?1)"
+            f" WHERE session_id = ?1 AND turn {_IN}",
+        ),
+    ),
+    (
+        # From the newest on: each summary is named by the one after it.
+        "SELECT id FROM summary WHERE session_id = ?1 ORDER BY id DESC LIMIT ?2",
+        (f"DELETE FROM summary WHERE session_id = ?1 AND id {_IN}",),
+    ),
+    (
+        "SELECT id FROM fact WHERE session_id = ?1 LIMIT ?2",
+        (
+            f"UPDATE fact SET supersedes = NULL WHERE ?1 IS NOT NULL AND supersedes {_IN}",
+            f"DELETE FROM fact WHERE session_id = ?1 AND id {_IN}",
+        ),
+    ),
+    (
+        "SELECT id FROM job WHERE session_id = ?1 LIMIT ?2",
+        (f"DELETE FROM job WHERE session_id = ?1 AND id {_IN}",),
+    ),
+)
+"""Rows with words that go with a session: how they are found, on a reading connection, and what takes the words away."""
+
+
+def _some_words(db: apsw.Connection, session: SessionId) -> tuple[tuple[str, ...], str] | None:
+    """The next rows to strip: the statements to do it, and the rows as JSON. None when no words are left."""
+    for find, strip in _WORDS:
+        rows = [row[0] for row in fetch(db, find, (session, CHUNK_ROWS))]
+        if rows:
+            return strip, json.dumps(rows)
+    return None
+
+
+def _strip(db: apsw.Connection, session: SessionId, statements: tuple[str, ...], rows: str) -> None:
+    for statement in statements:
+        db.execute(statement, (session, rows))
+
+
+def _strip_session(db: apsw.Connection, session: SessionId) -> None:
+    """Takes the words out of the session's own row, and its place away from it."""
+    prefix = fetch(db, "SELECT prefix_sha256 FROM session WHERE id = ?", (session,))[0][0]
     db.execute(
         "UPDATE session SET title = NULL, cwd = NULL, settings = '{}', prefix_sha256 = NULL WHERE id = ?",
         (session,),
     )
     db.execute(
-        "DELETE FROM prefix WHERE NOT EXISTS (SELECT 1 FROM session WHERE prefix_sha256 = prefix.sha256)"
+        "DELETE FROM prefix WHERE sha256 = ?1 AND NOT EXISTS (SELECT 1 FROM session WHERE prefix_sha256 = ?1)",
+        (prefix,),
     )
-    db.execute("UPDATE inbox SET body = '' WHERE session_id = ?", (session,))
-    db.execute(
-        "DELETE FROM outbox WHERE turn IN (SELECT turn FROM turn WHERE session_id = ?1) AND conversation IN"
-        " (SELECT conversation FROM turn WHERE session_id = ?1)",
-        (session,),
-    )
-    db.execute(
-        "UPDATE turn SET error = NULL, epoch = (SELECT epoch FROM session WHERE id = ?1) WHERE session_id = ?1",
-        (session,),
-    )
-    db.execute("DELETE FROM job WHERE session_id = ?", (session,))
-    db.execute(
-        "DELETE FROM approval WHERE call IN (SELECT id FROM tool_call WHERE session_id = ?)", (session,)
-    )
-    for (summary,) in fetch(db, "SELECT id FROM summary WHERE session_id = ? ORDER BY id DESC", (session,)):
-        db.execute("DELETE FROM summary WHERE id = ?", (summary,))
     db.execute(
         "UPDATE conversation SET session_id = NULL, version = version + 1 WHERE session_id = ?", (session,)
     )
 
 
-def _finish(db: apsw.Connection, session: SessionId, counts: dict[str, int]) -> None:
-    db.execute("UPDATE purge SET done = 1, counts = ? WHERE session_id = ?", (json.dumps(counts), session))
+def _finish(db: apsw.Connection, counts: dict[SessionId, tuple[int, int]]) -> None:
+    for session, (messages, blobs) in counts.items():
+        said = json.dumps({"messages": messages, "blobs": blobs})
+        db.execute("UPDATE purge SET done = 1, counts = ? WHERE session_id = ?", (said, session))

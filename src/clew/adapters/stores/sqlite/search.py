@@ -19,15 +19,22 @@ from typing import Final, TypeVar
 import apsw
 
 from clew.adapters.stores.sqlite.connection import connect, in_words
+from clew.adapters.stores.sqlite.scrub import scrub
 from clew.adapters.stores.sqlite.search_file import SearchFile
 from clew.adapters.stores.sqlite.search_query import Seeker
 from clew.domain.conversation.ids import MessageId, PrincipalId, SessionId
-from clew.domain.ledger.errors import LedgerError, StoreUnusable
+from clew.domain.ledger.errors import Corrupt, LedgerError, StoreUnusable
 from clew.domain.ledger.rows import Order, SearchResult
 
 CATCH_UP_SECONDS_MAX: Final = 2.0
 """How long a query waits for the index; then it answers with what there is, and says so."""
-_PAUSE_SECONDS: Final = 0.002
+FOLLOW_SECONDS: Final = 0.25
+"""How long the index lets messages gather before it follows: sixty-four in one step cost a third of one by one."""
+REST_SHARE: Final = 2.0
+"""After a step it rests so many times as long: turns go on meanwhile, and need the interpreter and the disk."""
+
+_DAMAGED: Final = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, Corrupt)
+"""What says that the file is broken. Anything else (a full disk, a lock) is no reason to throw it away."""
 
 Job = Callable[[], None]
 T = TypeVar("T")
@@ -40,8 +47,9 @@ class SearchIndex:
         self._path = path
         self._ledger_path = ledger_path
         self._jobs: queue.Queue[Job | None] = queue.Queue()
-        self._behind = True
         self._nudged = threading.Event()
+        self._more = True
+        self._step_due = 0.0
         self._file: SearchFile | None = None
         self._ledger: apsw.Connection | None = None
         self._closed = False
@@ -49,12 +57,11 @@ class SearchIndex:
         self._starting = threading.Lock()
 
     def nudge(self) -> None:
-        """Something was committed. Cheap; called after every group."""
-        self._behind = True
+        """Something was committed. Cheap; called after every group, and wakes the thread for the first one only."""
         if not self._nudged.is_set():
             self._nudged.set()
             self._start()
-            self._jobs.put(_nothing)
+            self._jobs.put(self._notice)
 
     def _start(self) -> None:
         with self._starting:
@@ -70,7 +77,14 @@ class SearchIndex:
 
     async def remove(self, messages: list[MessageId]) -> None:
         """Forgets messages before the ledger does: a crash between leaves them unfindable, never the other way round."""
-        await self._do(lambda: self._opened()[0].remove(self._opened()[1], messages))
+        await self._do(lambda: self._mended(lambda file, ledger: file.remove(ledger, messages)))
+
+    async def scrub(self) -> bool:
+        """Leaves no word of what was removed in any byte of the file. False when somebody kept reading from its log."""
+        more = await self._do(lambda: self._mended(lambda file, _: file.begin_rewrite()))
+        while more:
+            more = await self._do(lambda: self._mended(lambda file, _: file.rewrite_a_little()))
+        return await self._do(lambda: self._mended(lambda *_: scrub(self._path)))
 
     async def rebuild(self) -> None:
         """Drops the index and builds it anew, all of it."""
@@ -92,6 +106,8 @@ class SearchIndex:
         def job() -> None:
             try:
                 result = work()
+            except apsw.Error as error:
+                _settle(loop, future, in_words(error, self._path), None)
             except BaseException as error:  # noqa: BLE001 - whatever it is, the caller hears it; the thread goes on
                 _settle(loop, future, error, None)
             else:
@@ -107,32 +123,46 @@ class SearchIndex:
     def _run(self) -> None:
         while True:
             try:
-                job = self._jobs.get(block=not self._has_idle_work())
+                job = self._jobs.get(timeout=self._seconds_to_step())
             except queue.Empty:
-                self._idle_step()
+                self._step()
                 continue
             if job is None:
                 break
-            self._nudged.clear()
             job()
         self._drop_connections()
 
-    def _has_idle_work(self) -> bool:
-        return self._behind or (self._file is not None and self._file.needs_merge)
+    def _seconds_to_step(self) -> float | None:
+        """None when there is nothing to keep up."""
+        if self._nudged.is_set() or self._more or (self._file is not None and self._file.needs_upkeep):
+            return max(0.0, self._step_due - time.monotonic())
+        return None
 
-    def _idle_step(self) -> None:
-        """One short piece of upkeep, then a look at the jobs again."""
+    def _notice(self) -> None:
+        if not self._more:
+            self._step_due = time.monotonic() + FOLLOW_SECONDS
+
+    def _step(self) -> None:
+        """One short piece of upkeep, then a rest in which questions are answered."""
+        started = time.monotonic()
         try:
             file, ledger = self._opened()
-            if self._behind:
-                self._behind = file.catch_up(ledger)
-                time.sleep(_PAUSE_SECONDS)
+            if self._nudged.is_set() or self._more:
+                self._catch_up(file, ledger)
             else:
-                file.merge_a_little()
-        except (apsw.Error, LedgerError):
+                file.tend()
+        except _DAMAGED:
             # The index is derived: start over. If the ledger itself is at fault, the next query says so.
             self._throw_away()
-            self._behind = False
+            self._more = False
+        except (apsw.Error, LedgerError):
+            self._more = False  # a full disk, a lock: the next query tries again, and says so
+        ended = time.monotonic()
+        self._step_due = ended + REST_SHARE * (ended - started)
+
+    def _catch_up(self, file: SearchFile, ledger: apsw.Connection) -> None:
+        self._nudged.clear()  # first: what is committed from here on nudges again
+        self._more = file.catch_up(ledger)
 
     def _opened(self) -> tuple[SearchFile, apsw.Connection]:
         if self._ledger is None:
@@ -140,7 +170,7 @@ class SearchIndex:
         if self._file is None:
             try:
                 self._file = SearchFile(self._path)
-            except (apsw.Error, LedgerError):
+            except _DAMAGED:
                 _unlink(self._path)
                 self._file = SearchFile(self._path)
         return self._file, self._ledger
@@ -148,24 +178,26 @@ class SearchIndex:
     def _search(
         self, principal: PrincipalId, typed: str, limit: int, order: Order, session: SessionId | None
     ) -> SearchResult:
+        return self._mended(lambda *_: self._search_once(principal, typed, limit, order, session))
+
+    def _mended(self, work: Callable[[SearchFile, apsw.Connection], T]) -> T:
+        """The work done with the open file; with a new one when this is damaged."""
         try:
-            return self._search_once(principal, typed, limit, order, session)
-        except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError):
+            return work(*self._opened())
+        except _DAMAGED:
             self._throw_away()
-            return self._search_once(principal, typed, limit, order, session)
-        except apsw.Error as error:
-            raise in_words(error, self._path) from error
+            return work(*self._opened())
 
     def _search_once(
         self, principal: PrincipalId, typed: str, limit: int, order: Order, session: SessionId | None
     ) -> SearchResult:
         file, ledger = self._opened()
         deadline = time.monotonic() + CATCH_UP_SECONDS_MAX
-        self._behind = True
-        while self._behind and time.monotonic() < deadline:
-            self._behind = file.catch_up(ledger)
+        self._catch_up(file, ledger)
+        while self._more and time.monotonic() < deadline:
+            self._catch_up(file, ledger)
         found = Seeker(file.db, ledger, principal).find(typed, limit, order, session)
-        if not self._behind:
+        if not self._more:
             return found
         return SearchResult(
             hits=found.hits, ranked_newest=found.ranked_newest, incomplete_since=file.indexed_until(ledger)
@@ -174,9 +206,9 @@ class SearchIndex:
     def _rebuild(self) -> None:
         self._throw_away()
         file, ledger = self._opened()
-        while file.catch_up(ledger):
-            pass
-        self._behind = False
+        self._more = True
+        while self._more:
+            self._catch_up(file, ledger)
 
     def _throw_away(self) -> None:
         self._drop_connections()
@@ -189,10 +221,6 @@ class SearchIndex:
         if self._ledger is not None:
             self._ledger.close()
             self._ledger = None
-
-
-def _nothing() -> None:
-    """Wakes the thread."""
 
 
 def _settle(

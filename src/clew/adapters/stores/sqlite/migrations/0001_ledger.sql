@@ -249,7 +249,8 @@ WHEN NEW.version <> OLD.version + 1 OR NOT EXISTS (
     AND o.from_seq = OLD.head_seq AND o.to_branch IS NEW.head_branch AND o.to_seq = NEW.head_seq
     AND o.from_summary IS OLD.summary_id AND o.to_summary IS NEW.summary_id AND o.epoch = OLD.epoch)
 BEGIN SELECT RAISE(ABORT, 'clew: only an op moves the head'); END;
-CREATE TRIGGER session_epoch_grows BEFORE UPDATE OF epoch ON session WHEN NEW.epoch NOT IN (OLD.epoch, OLD.epoch + 1)
+CREATE TRIGGER session_epoch_grows BEFORE UPDATE OF epoch ON session
+WHEN NEW.epoch IS NOT OLD.epoch AND NEW.epoch IS NOT OLD.epoch + 1  -- `IS`: a NULL becomes the default under OR REPLACE
 BEGIN SELECT RAISE(ABORT, 'clew: an epoch only grows, by one'); END;
 CREATE TRIGGER session_forgotten BEFORE UPDATE OF title, cwd, settings, prefix_sha256 ON session
 WHEN (NEW.title IS NOT NULL OR NEW.cwd IS NOT NULL OR NEW.settings <> '{}' OR NEW.prefix_sha256 IS NOT NULL)
@@ -421,15 +422,16 @@ END;
 CREATE TRIGGER call_moves BEFORE UPDATE ON tool_call BEGIN
   SELECT CASE
     WHEN NEW.id IS NOT OLD.id OR NEW.session_id IS NOT OLD.session_id OR NEW.turn IS NOT OLD.turn OR NEW.step IS NOT OLD.step
-      OR NEW.n IS NOT OLD.n OR NEW.args_sha256 IS NOT OLD.args_sha256 OR NEW.name IS NOT OLD.name
-      OR NEW.provider_id IS NOT OLD.provider_id OR NEW.safe_to_repeat IS NOT OLD.safe_to_repeat
+      OR NEW.n IS NOT OLD.n OR NEW.args_sha256 IS NOT OLD.args_sha256 OR NEW.safe_to_repeat IS NOT OLD.safe_to_repeat
+      OR (NEW.name IS NOT OLD.name OR NEW.provider_id IS NOT OLD.provider_id)
+        AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = OLD.session_id)
       THEN RAISE(ABORT, 'clew: a call keeps its identity')
     WHEN NEW.epoch IS NOT (SELECT epoch FROM session WHERE id = NEW.session_id) THEN RAISE(ABORT, 'clew: fenced')
     WHEN NOT CASE OLD.state
         WHEN 'planned' THEN NEW.state IN ('started','not_run') OR NEW.state = 'finished'
         WHEN 'started' THEN NEW.state IN ('finished','unknown')
         WHEN 'unknown' THEN NEW.state IN ('started','finished')
-        ELSE 0 END
+        ELSE 0 END AND NOT (NEW.state IS OLD.state AND EXISTS (SELECT 1 FROM purge WHERE session_id = OLD.session_id))
       THEN RAISE(ABORT, 'clew: a call does not go back')
     WHEN NEW.state = 'started' AND EXISTS (SELECT 1 FROM approval WHERE call = NEW.id AND state = 'denied')
       AND NOT EXISTS (SELECT 1 FROM approval WHERE call = NEW.id AND state = 'consumed')
@@ -499,8 +501,8 @@ CREATE TRIGGER conversation_new BEFORE INSERT ON conversation
 WHEN EXISTS (SELECT 1 FROM conversation WHERE route_key = NEW.route_key) OR NEW.id > 0 AND EXISTS (SELECT 1 FROM conversation WHERE id = NEW.id)
 BEGIN SELECT RAISE(ABORT, 'clew: this conversation exists'); END;
 CREATE TRIGGER conversation_moves BEFORE UPDATE ON conversation
-WHEN NEW.id IS NOT OLD.id OR NEW.route_key IS NOT OLD.route_key OR NEW.version NOT IN (OLD.version, OLD.version + 1)
-  OR (NEW.session_id IS NOT OLD.session_id AND NEW.version <> OLD.version + 1)
+WHEN NEW.id IS NOT OLD.id OR NEW.route_key IS NOT OLD.route_key OR (NEW.version IS NOT OLD.version AND NEW.version IS NOT OLD.version + 1)
+  OR (NEW.session_id IS NOT OLD.session_id AND NEW.version IS NOT OLD.version + 1)
 BEGIN SELECT RAISE(ABORT, 'clew: a conversation moves by a new version'); END;
 CREATE TRIGGER conversation_stays BEFORE DELETE ON conversation BEGIN SELECT RAISE(ABORT, 'clew: conversations are not deleted'); END;
 CREATE TRIGGER purge_new BEFORE INSERT ON purge WHEN EXISTS (SELECT 1 FROM purge WHERE session_id = NEW.session_id)
