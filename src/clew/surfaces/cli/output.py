@@ -89,6 +89,7 @@ class Printer:
         """Whether the one object of --json was printed."""
         self._as_stream = as_stream
         self._open_line = False
+        self._shown_of_attempt = False
 
     def watch(self, news: TurnNews) -> None:
         if self._as_stream:
@@ -100,10 +101,13 @@ class Printer:
         match news:
             case TextShown(text):
                 self._write(shown(text))
+                self._shown_of_attempt = True
             case AttemptVoid():
-                self.note(
-                    f"{news.reason} Trying again in {news.after_seconds:.0f} s; disregard what was shown."
-                )
+                void = "; disregard what was shown" if self._shown_of_attempt else ""
+                self._shown_of_attempt = False
+                self.note(f"{news.reason} Trying again in {news.after_seconds:.0f} s{void}.")
+            case StepRecorded():
+                self._shown_of_attempt = False
             case CallAnnounced():
                 self.note(f"• {shown(news.line)}")
             case CallEnded() if news.status != "ok":
