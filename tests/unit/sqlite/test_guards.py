@@ -88,6 +88,17 @@ async def furnish(home: Path) -> None:
         await receive(ledger, foreign, conversation, "second")
     with database(home / LEDGER_FILE) as db:
         db.execute("INSERT INTO purge(session_id, actor, at) VALUES(?, 'ann', 1)", (deleted.session,))
+        db.execute("INSERT INTO identity VALUES('irc', 'home', 'ann-1', 'ann')")
+        db.execute(
+            "INSERT INTO outbox(session_id, conversation, turn, body, part, kind, state, key, next_at)"
+            " VALUES(?, ?, 1, 'hello', 0, 'reply', 'sent', 'one', 1)",
+            (foreign.session, conversation),
+        )
+        db.execute(
+            "INSERT INTO usage(owner, session_id, turn, step, attempt, task, model, state, input, output, cache_read, cache_write, at)"
+            " VALUES('ann', ?, 1, 1, 1, 'turn', 'model', 'settled', 5, 5, 0, 0, 1)",
+            (MAIN,),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +308,7 @@ SESSIONS: Final[list[Case]] = [
     (session_set("epoch = epoch - 1"), "an epoch only grows, by one"),
     (session_set("epoch = epoch + 2"), "an epoch only grows, by one"),
     (session_set("epoch = 0", "UPDATE OR REPLACE"), "an epoch only grows, by one"),
+    (session_set("epoch = NULL", "UPDATE OR REPLACE"), "an epoch only grows, by one"),
     (session_set("owner = 'eve'"), "a session keeps its identity"),
     (
         session_set(f"parent_session = '{FOREIGN}', parent_branch = {FOREIGN_HEAD}, parent_seq = 1"),
@@ -343,7 +355,36 @@ STATES: Final[list[Case]] = [
     ),
     (f"INSERT INTO turn SELECT * FROM turn WHERE session_id = '{MAIN}'", "this turn exists"),
 ]
-ATTACKS: Final = [*replacements(), *OPS, *MESSAGES, *SESSIONS, *STATES]
+OTHERS: Final[list[Case]] = [
+    ("INSERT OR REPLACE INTO principal VALUES('ann', 'Ann', 'owner')", "this principal exists"),
+    ("UPDATE OR REPLACE principal SET id = 'ann' WHERE id = 'eve'", "a principal keeps its identity"),
+    ("DELETE FROM principal", "principals are not deleted"),
+    (
+        "INSERT OR REPLACE INTO identity VALUES('irc', 'home', 'ann-1', 'eve')",
+        "this identity is somebody's already",
+    ),
+    ("UPDATE identity SET principal = 'eve'", "an identity is taken back before it is given to another"),
+    ("INSERT OR REPLACE INTO conversation SELECT * FROM conversation", "this conversation exists"),
+    ("UPDATE conversation SET version = version + 2", "a conversation moves by a new version"),
+    (f"UPDATE conversation SET session_id = '{MAIN}'", "a conversation moves by a new version"),
+    ("DELETE FROM conversation", "conversations are not deleted"),
+    ("INSERT OR REPLACE INTO outbox SELECT * FROM outbox", "this reply exists"),
+    ("UPDATE outbox SET state = 'pending'", "a reply is sent once"),
+    ("DELETE FROM outbox", "replies are not deleted"),
+    ("INSERT OR REPLACE INTO usage SELECT * FROM usage", "append-only"),
+    ("UPDATE usage SET input = 0", "usage is settled once"),
+    ("DELETE FROM usage", "usage is not deleted"),
+    (
+        "INSERT INTO job(kind, key, owner, session_id, payload, state, next_at)"
+        f" VALUES('title', 'planted', 'ann', '{DELETED}', '', 'queued', 1)",
+        "this session was deleted",
+    ),
+    (
+        f"INSERT INTO fact(owner, text, session_id, created_at) VALUES('ann', 'planted', '{DELETED}', 1)",
+        "this session was deleted",
+    ),
+]
+ATTACKS: Final = [*replacements(), *OPS, *MESSAGES, *SESSIONS, *STATES, *OTHERS]
 
 
 @pytest.mark.parametrize("program", [by_apsw, by_the_standard_library, by_the_shell])
@@ -364,6 +405,36 @@ def test_every_guarded_table_has_rows_to_attack(ledger: Path) -> None:
     assert set(AGAIN) == set(KEYS) == set(GONE)
     assert {table for table in AGAIN if len(rows[table]) < 2} <= {"purge"}
     assert {row[8] for row in rows["tool_call"]} == {"started", "finished"}
+
+
+def test_every_guard_is_needed_by_an_attack(ledger: Path) -> None:
+    """With any one of them dropped, some attack passes or is refused in other words."""
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as db:
+        triggers = db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger' AND name <> 'op_moves'")
+        idle = [name for (name,) in triggers.fetchall() if not is_missed(db, name)]
+    assert idle == []
+
+
+def is_missed(db: sqlite3.Connection, trigger: str) -> bool:
+    """Whether an attack turns out differently without this trigger; puts everything back."""
+    db.execute("BEGIN")
+    db.execute(f"DROP TRIGGER {trigger}")
+    try:
+        return any(not is_refused(db, sql, words) for sql, words in ATTACKS)
+    finally:
+        db.execute("ROLLBACK")
+
+
+def is_refused(db: sqlite3.Connection, sql: str, words: str) -> bool:
+    db.execute("SAVEPOINT attack")
+    try:
+        db.execute(sql)
+    except sqlite3.IntegrityError as error:
+        return words in str(error)
+    finally:
+        db.execute("ROLLBACK TO attack")
+        db.execute("RELEASE attack")
+    return False
 
 
 def test_the_right_next_op_is_taken(ledger: Path) -> None:
