@@ -1,0 +1,162 @@
+"""Whole turns through the runtime and the OpenAI wire: what we add to the model's own time, and what idles in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.bench import Bench, settle
+from benchmarks.measure import interleaved
+from benchmarks.registry import benchmark
+from benchmarks.rows import Row, at_least, at_most
+from clew.adapters.models.http import shared_http_client
+from clew.adapters.models.openai_chat.client import OpenAIChatClient
+from clew.domain.models.request import ModelRequest, TextPart, UserTurn
+from clew.runtime.ports.models import ModelChoice
+from clew.testing.scripted_model import ScriptedModel, say
+from clew.testing.world import World, exchange
+
+CHATS = 16
+TURNS_EACH = 8
+MODEL_SECONDS = 0.2
+
+
+class _OneClient:
+    """`ModelSource` with one client behind every name."""
+
+    def __init__(self, choice: ModelChoice) -> None:
+        self._choice = choice
+
+    async def choose(self, name: str | None) -> ModelChoice:
+        return self._choice
+
+
+@benchmark("conversation")
+async def conversation(bench: Bench) -> AsyncIterator[Row]:
+    yield await _overhead(bench)
+    yield await _chats(bench)
+    yield await _idle(bench)
+
+
+@asynccontextmanager
+async def _model_server(folder: Path, seconds: float) -> AsyncIterator[str]:
+    """A scripted server in a process of its own, so that its work is not ours. Yields its base URL."""
+    script = folder / "script.json"
+    step = {"text": "An answer of a few plain words.", "delay_seconds": seconds}
+    script.write_text(json.dumps({"steps": [step], "then": "last"}))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "clew.testing.model_server", "--port", "0", "--script", str(script),
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        port = json.loads(await process.stdout.readline())["port"]
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@asynccontextmanager
+async def _world(bench: Bench, name: str, seconds: float) -> AsyncIterator[tuple[World, OpenAIChatClient]]:
+    """The runtime over a new ledger, with the OpenAI client and a server that answers after so long."""
+    async with (
+        bench.ledger(name) as ledger,
+        _model_server(bench.folder(f"{name}-server"), seconds) as url,
+        shared_http_client() as http,
+    ):
+        client = OpenAIChatClient(http, url)
+        choice = ModelChoice(client, await client.profile("scripted-model"))
+        world = World(ledger)
+        world.services = msgspec.structs.replace(world.services, models=_OneClient(choice))
+        yield world, client
+
+
+async def _overhead(bench: Bench) -> Row:
+    """A turn, beside the same model call alone."""
+    async with _world(bench, "overhead", 0.0) as (world, client):
+        talk = world.talk()
+        request = ModelRequest(
+            model="scripted-model", system="s", tools=(), messages=(UserTurn(parts=(TextPart("hello"),)),)
+        )
+
+        async def whole(number: int) -> None:
+            if number % 20 == 0:
+                await talk.command("/new")
+            await exchange(talk, f"hello {number}")
+
+        async def alone(_: int) -> None:
+            async for _event in client.stream(request, blobs={}, key="k"):
+                pass
+
+        settle()
+        ours, floor = await interleaved(bench.disk, bench.rounds(200), whole, alone)
+    return Row(
+        work="a turn without the model's time",
+        samples=ours,
+        floor=floor,
+        claims=(at_most("p50 less the call", (ours.p50 - floor.p50) * 1e3, 6, "ms"),),
+        remark="floor: the model call alone, over loopback HTTP",
+    )
+
+
+async def _chats(bench: Bench) -> Row:
+    """Sixteen conversations in one process, each answered after 200 ms."""
+    async with _world(bench, "chats", MODEL_SECONDS) as (world, _):
+        talks = [world.talk() for _ in range(CHATS)]
+
+        async def chat(number: int) -> None:
+            for turn in range(TURNS_EACH):
+                await exchange(talks[number], f"hello {number} {turn}")
+
+        await asyncio.gather(*(exchange(talk, "first") for talk in talks))
+        settle()
+        began = time.perf_counter()
+        await asyncio.gather(*(chat(number) for number in range(CHATS)))
+        rate = CHATS * TURNS_EACH / (time.perf_counter() - began)
+    return Row(
+        work="16 chats at once, 200 ms loopback model",
+        claims=(at_least("turns", rate, 72, "/s"),),
+        remark=f"ideal: {CHATS / MODEL_SECONDS:.0f}/s",
+    )
+
+
+async def _idle(bench: Bench) -> Row:
+    """What a conversation costs in memory after its turn, when nobody talks in it."""
+    count = bench.rounds(2000)
+    async with bench.ledger("idle") as ledger:
+        world = World(ledger, lambda _: say("ok"))
+        model = world.model
+        for number in range(200):
+            await _one_turn(world, model, number)
+        before = _resident_kb()
+        for number in range(count):
+            await _one_turn(world, model, number)
+        grown = max(_resident_kb() - before, 0.0)
+    return Row(
+        work="an idle conversation in memory",
+        claims=(at_most("each, in kB", grown / count, 2, "x"),),
+        remark=f"growth of resident memory over {count} conversations of one turn",
+    )
+
+
+async def _one_turn(world: World, model: ScriptedModel, number: int) -> None:
+    await exchange(world.talk(), f"hello {number}")
+    model.sent.clear()
+
+
+def _resident_kb() -> float:
+    for line in (
+        Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").exists() else ()
+    ):
+        if line.startswith("VmRSS:"):
+            return float(line.split()[1])
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
