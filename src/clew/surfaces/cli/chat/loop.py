@@ -7,14 +7,14 @@ message goes into a turn or into the ledger's inbox before it is said to be queu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Protocol
 
 from clew.domain.conversation.ids import SessionId
 from clew.runtime.commands import CommandError, CommandReply, is_command
 from clew.runtime.ports.people import Consent, Question
 from clew.runtime.talk import Talk
-from clew.runtime.turns import NewFile
 from clew.runtime.turns.opening import Say
 from clew.surfaces.cli.chat.approving import Asker
 from clew.surfaces.cli.chat.attach import attachments
@@ -109,7 +109,7 @@ class ChatLoop:
 
     def recall(self, turns_back: int) -> None:
         """Puts an earlier message into the line, to be edited."""
-        self.beside(self._recall(turns_back))
+        self.beside(partial(self._recall, turns_back))
 
     @property
     def activity(self) -> str:
@@ -124,7 +124,7 @@ class ChatLoop:
     async def run(self, *, pick: bool = False) -> None:
         """Until somebody leaves. What ran is ended, and its end recorded, when this returns."""
         try:
-            await self._expecting(self._begin(pick=pick))
+            await self._expecting(partial(self._begin, pick=pick))
             self._screen.gap()
             while (entry := await self._entries.get()) is not None:
                 if not await self._taken(entry):
@@ -132,15 +132,15 @@ class ChatLoop:
         finally:
             await self._close()
 
-    def beside(self, work: Coroutine[object, object, None]) -> None:
+    def beside(self, work: Callable[[], Awaitable[None]]) -> None:
         """Runs something beside the line; what goes wrong in it is said."""
         task = asyncio.create_task(self._expecting(work))
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
 
-    async def _expecting(self, work: Coroutine[object, object, None]) -> None:
+    async def _expecting(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except EXPECTED as error:
             self._screen.problem(str(error))
             self._screen.gap()
@@ -158,7 +158,7 @@ class ChatLoop:
         if stripped.lower() == SETUP:
             self.wants_setup = True
             return False
-        await self._expecting(self._do(entry, stripped))
+        await self._expecting(partial(self._do, entry, stripped))
         self._screen.gap()
         self.refresh()
         return True
@@ -171,13 +171,11 @@ class ChatLoop:
         elif is_command(stripped) and not entry.text[0].isspace():
             await self._command(stripped)
         else:
-            if entry.takes_back:
-                await self._run_command(f"/undo {entry.takes_back}", draft=False)
-            await self._say(entry.text)
+            await self._message(entry)
 
     def refresh(self) -> None:
         """Reads the facts of the status line again."""
-        self.beside(self._refresh())
+        self.beside(self._refresh)
 
     async def _refresh(self) -> None:
         await self.turns.refresh_waiting()
@@ -198,7 +196,7 @@ class ChatLoop:
             await self._show_session()
         elif pick:
             await self._pick()
-        self.beside(self._introduce_model())
+        self.beside(self._introduce_model)
 
     async def _introduce_model(self) -> None:
         """Looks for the model, which may take a while, and says what somebody should know of it."""
@@ -246,26 +244,30 @@ class ChatLoop:
         if self.turns.waiting and not self.turns.is_busy:
             await self.turns.send_waiting()
 
+    async def _message(self, entry: Entry) -> None:
+        """Sends it, in place of what it replaces; one that cannot be sent comes back."""
+        try:
+            if entry.takes_back:
+                await self._run_command(f"/undo {entry.takes_back}", draft=False)
+            await self._say(entry.text)
+        except EXPECTED:
+            self._give_back(entry.text)
+            raise
+
     async def _say(self, text: str) -> None:
+        await self.talk.ensure_session()  # here, where one line follows another: two at once would open two
         files, problems = await asyncio.to_thread(attachments, text, self.talk.cwd)
         for problem in problems:
             self._screen.notice(problem)
         await self.turns.refresh_waiting()
         if self.turns.is_busy or self.turns.waiting:
-            await self._queue(text, files)
+            await self.talk.queue(text, files)
+            await self.turns.refresh_waiting()
+            await self.turns.send_waiting()
             return
         self.name_instructions()
         self._screen.person(text, tuple(f"{f.name} ({f.media_type}, {len(f.bytes)} bytes)" for f in files))
         self.turns.start(Say(text=text, files=tuple(files), cwd=str(self.talk.cwd)))
-
-    async def _queue(self, text: str, files: list[NewFile]) -> None:
-        try:
-            await self.talk.queue(text, files)
-        except EXPECTED:
-            self._give_back(text)
-            raise
-        await self.turns.refresh_waiting()
-        await self.turns.send_waiting()
 
     def _give_back(self, text: str) -> None:
         if self.line is not None and self.line.is_empty:
@@ -278,7 +280,7 @@ class ChatLoop:
             raise CommandError(f"Still running: !{self._shell.command}. Ctrl-C ends it.")
         self._screen.entered(line)
         self._shell = ShellCommand(line[1:], self.talk.cwd, self._screen)
-        self.beside(self._follow_shell(self._shell))
+        self.beside(partial(self._follow_shell, self._shell))
 
     async def _follow_shell(self, shell: ShellCommand) -> None:
         try:
