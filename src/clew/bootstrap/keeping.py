@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clew.adapters.stores.sqlite import keeper, open_ledger
+from clew.adapters.stores.sqlite.retention import plan
 from clew.adapters.system import SystemClock
 from clew.config.home import Home
-from clew.surfaces.cli.host import Finding
+from clew.surfaces.cli.host import Finding, Old
 
 
 class LedgerKeeper:
@@ -28,6 +29,28 @@ class LedgerKeeper:
 
     def stats(self) -> Mapping[str, int]:
         return keeper.stats(self._home)
+
+    def old_sessions(self, *, archive_days: int, delete_days: int, max_mb: int) -> tuple[Old, ...]:
+        path = self._home / keeper.LEDGER
+        if not path.exists():
+            return ()
+        found = plan(
+            path,
+            now_ms=SystemClock().now_ms(),
+            archive_days=archive_days,
+            delete_days=delete_days,
+            max_mb=max_mb,
+        )
+        return tuple(
+            Old(
+                session=p.session,
+                title=p.title,
+                last_active_at=p.last_active_at,
+                action=p.action,
+                reason=p.reason,
+            )
+            for p in found
+        )
 
     async def rebuild_search(self) -> int:
         """Drops the index and builds it anew, whole."""

@@ -11,6 +11,7 @@ import msgspec
 
 from clew.config.home import Home
 from clew.config.settings import ModelSettings, Settings
+from clew.domain.conversation.ids import SessionId
 from clew.runtime.model_choice import DetectedModels
 from clew.runtime.talk import Services
 
@@ -20,6 +21,16 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     place: str
     sentence: str
+
+
+class Old(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that a rule of retention names, and why."""
+
+    session: SessionId
+    title: str | None
+    last_active_at: int
+    action: str
+    reason: str
 
 
 class Keeper(Protocol):
@@ -40,6 +51,10 @@ class Keeper(Protocol):
         ...
 
     def stats(self) -> Mapping[str, int]: ...
+
+    def old_sessions(self, *, archive_days: int, delete_days: int, max_mb: int) -> tuple[Old, ...]:
+        """What retention would archive or delete, oldest first; 0 switches a rule off."""
+        ...
 
 
 class Weights(Protocol):

@@ -16,6 +16,7 @@ from clew.surfaces.cli.host import Host
 from clew.surfaces.cli.opened import with_services
 from clew.surfaces.cli.output import json_line, shown
 from clew.surfaces.cli.places import REFERENCE
+from clew.surfaces.cli.prune import prune
 from clew.surfaces.cli.public import public
 from clew.surfaces.cli.tree import draw
 
@@ -178,3 +179,4 @@ def _confirmed(row: SessionRow) -> bool:
 
 sessions.add_command(export_)
 sessions.add_command(import_)
+sessions.add_command(prune)
