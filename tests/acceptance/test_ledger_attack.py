@@ -35,4 +35,4 @@ def test_without_guards_the_attack_finds_what_is_wrong(tmp_path: Path) -> None:
     report = attack(tmp_path, 30, careless=True, guarded=False)
     assert report.refused["stale"] == 0
     assert any(reason.startswith("acknowledged and lost") for reason in report.wrong), report.table()
-    assert any("does not start where" in reason for reason in report.wrong), report.table()
+    assert any("does not go on from" in reason for reason in report.wrong), report.table()

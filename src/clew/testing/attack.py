@@ -413,7 +413,7 @@ def verify(home: Path, acknowledged: list[Acknowledged], report: Report) -> None
     report.sessions = sessions
     report.wrong += wrong
     with closing(sqlite3.connect(home / LEDGER_FILE)) as db:
-        report.wrong += _damage(db) + _lost(db, acknowledged) + _twice(db)
+        report.wrong += _damage(db) + _unchained(db) + _lost(db, acknowledged) + _twice(db)
 
 
 async def _broken_sessions(home: Path) -> tuple[int, list[str]]:
@@ -438,6 +438,21 @@ def _damage(db: sqlite3.Connection) -> list[str]:
     orphans = db.execute("PRAGMA foreign_key_check").fetchall()
     wrong = [] if said == ["ok"] else [f"integrity_check: {'; '.join(said)[:500]}"]
     return wrong + [f"foreign_key_check: {orphan}" for orphan in orphans[:10]]
+
+
+def _unchained(db: sqlite3.Connection) -> list[str]:
+    """The first op of each session that does not go on from the one before, and heads that no op led to."""
+    wrong: dict[str, str] = {}
+    here: dict[str, tuple[object, ...]] = {}
+    ops = "SELECT session_id, version, from_branch, from_seq, to_branch, to_seq FROM op ORDER BY session_id, version"
+    for session, version, *places in db.execute(ops):
+        if here.get(session, (0, None, 0)) != (version - 1, *places[:2]):
+            wrong.setdefault(session, f"{session}: op {version} does not go on from the one before")
+        here[session] = (version, *places[2:])
+    for session, *head in db.execute("SELECT id, version, head_branch, head_seq FROM session"):
+        if here.get(session) != tuple(head):
+            wrong.setdefault(session, f"{session}: its head is not where its last op led")
+    return list(wrong.values())
 
 
 def _lost(db: sqlite3.Connection, acknowledged: list[Acknowledged]) -> list[str]:
