@@ -59,6 +59,7 @@ KILL_AFTER_SECONDS: Final = (1.0, 4.0)
 CARELESS_ROUNDS: Final = 40
 ACKNOWLEDGED: Final = "acknowledged"
 REFUSED: Final = "refused"
+REASONS_SHOWN: Final = 20
 
 
 class Acknowledged(NamedTuple):
@@ -88,7 +89,9 @@ class Report(msgspec.Struct, kw_only=True):
             f"{self.sessions:8} sessions checked",
             f"{self.refused.total():8} refused ({said or 'none'})",
         ]
-        rows += [f"   WRONG {reason}" for reason in self.wrong] or ["all invariants hold"]
+        rows += [f"   WRONG {reason}" for reason in self.wrong[:REASONS_SHOWN]] or ["all invariants hold"]
+        if len(self.wrong) > REASONS_SHOWN:
+            rows.append(f"   WRONG and {len(self.wrong) - REASONS_SHOWN} more")
         return "\n".join(rows)
 
 
