@@ -10,7 +10,18 @@ from benchmarks.rows import Family
 
 _FAMILIES: Final[dict[str, Family]] = {}
 # In the order in which they run: `append` fills the ledger that `search` and `size` look at.
-_MODULES: Final = ("startup", "turn", "conversation", "moves", "load", "lists", "writers", "append", "search", "size")
+_MODULES: Final = (
+    "startup",
+    "turn",
+    "conversation",
+    "moves",
+    "load",
+    "lists",
+    "writers",
+    "append",
+    "search",
+    "size",
+)
 
 
 def benchmark(name: str) -> Callable[[Family], Family]:
