@@ -12,7 +12,7 @@ from clew.runtime.sessions import Place
 TERMINAL: Final = Place(route_key="terminal:local", surface="terminal")
 
 
-class _Reference(click.ParamType):
+class _Reference(click.ParamType[str]):
     """A session's id, the start of one, or a title; bytes that are no text name nothing, and are no error of ours."""
 
     name = "session"
