@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import apsw
 import pytest
 
 from clew.adapters.stores.sqlite.connection import connect, fetch
-from clew.adapters.stores.sqlite.readers import Readers
+from clew.adapters.stores.sqlite.readers import GLANCE_SECONDS_MAX, Readers
 from clew.domain.ledger.errors import StoreUnusable
 
 pytestmark = pytest.mark.anyio
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.anyio
 _ENDLESS = (
     "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3000000) SELECT count(*) FROM n"
 )
+_COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT ?) SELECT count(*) FROM n"
 
 
 @pytest.fixture
@@ -78,3 +80,22 @@ async def test_a_closed_store_says_so(readers: Readers) -> None:
         await readers.glance(lambda db: fetch(db, "SELECT 1"))
     with pytest.raises(StoreUnusable, match="closed"):
         await readers.read(lambda db: fetch(db, "SELECT 1"))
+
+
+async def test_a_glance_that_is_late_at_its_very_end_leaves_the_connection_free(readers: Readers) -> None:
+    """The deadline once cut off the ROLLBACK itself, and every later glance found a transaction open."""
+
+    def late(steps: int) -> Callable[[apsw.Connection], int]:
+        """Some work of SQLite's machine, then longer than a glance may take."""
+
+        def work(db: apsw.Connection) -> int:
+            counted: int = fetch(db, _COUNT, (steps,))[0][0]
+            end = time.perf_counter() + GLANCE_SECONDS_MAX * 1.1
+            while time.perf_counter() < end:
+                pass
+            return counted
+
+        return work
+
+    for number in range(400):
+        assert await readers.glance(late(number % 150 + 1)) == number % 150 + 1

@@ -85,7 +85,13 @@ class Readers:
         try:
             return work(db)
         finally:
+            # The end must not be cut off by the deadline of what it ends: the connection would stay in a transaction.
+            self._deadline_off(db)
             db.execute("ROLLBACK")
+
+    def _deadline_off(self, db: apsw.Connection) -> None:
+        if db is self._at_hand:
+            self._glance_until = float("inf")
 
     def _connection(self) -> apsw.Connection:
         db: apsw.Connection | None = getattr(self._local, "db", None)
