@@ -22,7 +22,7 @@ import pytest
 
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.migrate import migrations
-from tests.unit.sqlite.guarded import ATTACKS, Attack, fill
+from tests.unit.sqlite.guarded import ATTACKS, CALM, CALM_HEAD, HEAD, TIP, Attack, fill, message, op
 from tests.unit.sqlite.homes import database
 
 Program = Callable[[Path, str], str]
@@ -116,6 +116,27 @@ def test_an_attack_from_outside_changes_nothing(filled: Path, program: Program, 
     error = program(filled, attack.sql)
     assert contents(filled) == before
     assert "clew: " in error or "constraint failed" in error, error
+
+
+def test_the_right_next_op_is_taken(filled: Path, tmp_path: Path) -> None:
+    """The wrong ops are wrong only in the columns that they name: without those the statement passes."""
+    copy = tmp_path / "clew.db"
+    shutil.copy(filled, copy)
+    assert by_the_standard_library(copy, f"{op('append', to_seq='head_seq + 1')}; {message(HEAD, TIP)}") == ""
+    assert by_the_standard_library(copy, op("title")) == ""
+    with closing(apsw.Connection(str(copy))) as db:
+        assert fetch(db, "SELECT count(*) FROM message WHERE text = 'never said'") == [(1,)]
+
+
+def test_an_op_whose_messages_never_come_stops_what_would_follow(filled: Path, tmp_path: Path) -> None:
+    """Out of a trigger's reach: at the end of a transaction nobody asks. But nothing can be added after it, and a head
+    that stands on nothing can only be moved back to a message."""
+    copy = tmp_path / "clew.db"
+    shutil.copy(filled, copy)
+    assert by_the_standard_library(copy, op("append", CALM, to_seq="head_seq + 3")) == ""
+    assert "continues the head" in by_the_standard_library(copy, op("append", CALM, to_seq="head_seq + 1"))
+    back = op("resume", CALM, to_seq=f"(SELECT max(seq) FROM message WHERE branch = {CALM_HEAD})")
+    assert by_the_standard_library(copy, back) == ""
 
 
 NOT_ALONE: Final = {"op_moves"}
