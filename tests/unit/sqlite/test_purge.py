@@ -208,6 +208,26 @@ async def test_no_copy_is_left_where_pages_were_split(tmp_path: Path, seed: int)
         await check_all(ledger, ANN)
 
 
+def test_pages_of_back_pointers_are_left_alone(tmp_path: Path) -> None:
+    """A file that gives empty pages back has pages that only look like others: scrubbed, it is whole and can go on."""
+    path = tmp_path / "plain.db"
+    made = apsw.Connection(str(path))
+    made.execute("PRAGMA auto_vacuum=INCREMENTAL").fetchall()
+    made.execute("CREATE TABLE more(x TEXT)")
+    with made:
+        made.executemany("INSERT INTO more VALUES(hex(randomblob(?)))", [(1700,)] * 1000)
+    made.close()
+    words = moved_and_deleted(path, random.Random(3))
+    assert scrub(path)
+    assert traces(tmp_path, *words) == []
+    with connect(path) as db:
+        assert fetch(db, "PRAGMA auto_vacuum") == [(2,)]
+        assert fetch(db, "PRAGMA page_count")[0][0] > 1000  # more than one page of back pointers
+        assert fetch(db, "PRAGMA freelist_count")[0][0] > 100
+        fetch(db, "PRAGMA incremental_vacuum(100)")
+        assert fetch(db, "PRAGMA integrity_check") == [("ok",)]
+
+
 def test_secure_delete_alone_leaves_words_behind(tmp_path: Path) -> None:
     """The reason for the scrub: with `secure_delete` on, a deleted word is still in the gaps of pages; scrubbed it is not."""
     path = tmp_path / "plain.db"

@@ -27,6 +27,7 @@ _PAGES_A_LOCK: Final = 512
 _PAGES_A_READ: Final = 256
 _PAGES_MAX: Final = 0x02000000
 """From this page number on, the first byte of an overflow page can look like that of a tree page."""
+_LOCK_BYTE: Final = 0x40000000
 _TREE_PAGES: Final = {2: 12, 5: 12, 10: 8, 13: 8}
 """First byte to length of header: interior index, interior table, leaf index, leaf table."""
 
@@ -34,6 +35,15 @@ _TREE_PAGES: Final = {2: 12, 5: 12, 10: 8, 13: 8}
 class _Layout(NamedTuple):
     page_size: int
     usable: int
+    maps: bool
+    """Whether the file has pages of back pointers (it gives empty pages back): what they hold may look like a tree page."""
+
+    def is_map(self, number: int) -> bool:
+        """They stand at fixed distances, each before the pages it tells of."""
+        stride = self.usable // 5 + 1
+        position = (number - 2) // stride * stride + 2
+        locked = _LOCK_BYTE // self.page_size + 1  # a page that no file uses
+        return self.maps and number == (position if position != locked else position + 1)
 
 
 def scrub(path: Path) -> bool:
@@ -43,11 +53,7 @@ def scrub(path: Path) -> bool:
     """
     db = connect(path)
     try:
-        if fetch(db, "PRAGMA auto_vacuum")[0][0]:
-            db.execute(
-                "VACUUM"
-            )  # its pointer pages look like tree pages; nobody makes such a file but by hand
-        elif not _emptied(db, path) or not _zero_gaps(db, path):
+        if not _emptied(db, path) or not _zero_gaps(db, path):
             return False
         return _emptied(db, path)
     finally:
@@ -100,7 +106,7 @@ def _layout(file: apsw.VFSFile) -> _Layout:
     header = file.xRead(100, 0)
     size = int.from_bytes(header[16:18], "big")
     page_size = 65536 if size == 1 else size
-    return _Layout(page_size, page_size - header[20])
+    return _Layout(page_size, page_size - header[20], maps=any(header[52:56]))
 
 
 def _pages_with_gaps(file: apsw.VFSFile, layout: _Layout) -> Iterator[int]:
@@ -115,7 +121,9 @@ def _pages_with_gaps(file: apsw.VFSFile, layout: _Layout) -> Iterator[int]:
         block = file.xRead(size * count, first * size)
         for i in range(count):
             number = first + i + 1
-            if number > 1 and any(_gaps(block[i * size : (i + 1) * size], layout)):
+            if number == 1 or layout.is_map(number):
+                continue
+            if any(_gaps(block[i * size : (i + 1) * size], layout)):
                 yield number
 
 
