@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import msgspec
+
 from clew.adapters.models.http import shared_http_client
+from clew.adapters.stores.memory import MemoryLedger
 from clew.adapters.stores.owner_locks import OwnerLocks
 from clew.adapters.stores.sqlite import open_ledger
 from clew.adapters.system import SystemChance, SystemClock
@@ -18,6 +21,7 @@ from clew.config.home import Home, ensure_home
 from clew.config.settings import Settings
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
+from clew.runtime.ports.ledger import Ledger
 from clew.runtime.sessions import SessionDesk
 from clew.runtime.talk import Services
 from clew.runtime.turns import TurnRunner, TurnSettings
@@ -43,18 +47,22 @@ async def opened_services(
         def instructions(cwd: Path) -> Sequence[Instructions]:
             return read_instructions(cwd, settings.instructions.files)
 
-        yield Services(
-            ledger=ledger,
-            desk=SessionDesk(ledger, clock, chance),
-            runner=TurnRunner(
-                ledger=ledger, owners=owners, clock=clock, chance=chance, settings=turn_settings(settings)
-            ),
-            models=models,
-            clock=clock,
-            chance=chance,
-            toolmaker=SettingsToolmaker(settings, environ, home, ledger),
-            instructions=instructions,
-            export=exporter(ledger),
+        def over(store: Ledger) -> Services:
+            return Services(
+                ledger=store,
+                desk=SessionDesk(store, clock, chance),
+                runner=TurnRunner(
+                    ledger=store, owners=owners, clock=clock, chance=chance, settings=turn_settings(settings)
+                ),
+                models=models,
+                clock=clock,
+                chance=chance,
+                toolmaker=SettingsToolmaker(settings, environ, home, store),
+                instructions=instructions,
+            )
+
+        yield msgspec.structs.replace(
+            over(ledger), export=exporter(ledger), in_memory=lambda: over(MemoryLedger())
         )
 
 

@@ -13,12 +13,20 @@ from typing import Final, Protocol
 import msgspec
 
 from clew.domain.conversation.ids import ConversationId, PrincipalId, SessionId
-from clew.domain.ledger.commits import Receive, Received
+from clew.domain.ledger.commits import (
+    AddUsage,
+    AsObserver,
+    Commit,
+    NewSession,
+    Receive,
+    Received,
+    UsageState,
+)
 from clew.domain.ledger.errors import NotFound, Refused
-from clew.domain.ledger.rows import SessionRow
+from clew.domain.ledger.rows import Origin, SessionRow, UsageTotals
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
-from clew.runtime.commands import CommandContext, CommandReply, run_command
+from clew.runtime.commands import CommandContext, CommandError, CommandReply, run_command
 from clew.runtime.commands.values import Processes
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelSource
@@ -81,6 +89,16 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     toolmaker: Toolmaker
     instructions: Callable[[Path], Sequence[Instructions]]
     export: Callable[[SessionId, str], Awaitable[str]] | None = None
+    in_memory: Callable[[], Services] | None = None
+    """Makes services over a ledger that lives in memory only: what is said there is gone with it."""
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What a temporary talk goes back to, and the row that its usage is counted under."""
+
+    services: Services
+    session: SessionId | None
+    counted: SessionId
 
 
 class Talk:
@@ -101,6 +119,7 @@ class Talk:
         self.session = session
         self.running: RunningTurn | None = None
         self._tools: dict[SessionId, SessionTools] = {}
+        self._kept: _Kept | None = None
 
     # -- lines ---------------------------------------------------------------------------------------------------
     async def command(self, text: str) -> CommandReply:
@@ -112,7 +131,7 @@ class Talk:
                 self.running.look()  # the command may have ended its turn
         if reply.session is not None:
             self.session = reply.session
-        return reply
+        return await self._turn_temporary() if reply.turns_temporary else reply
 
     async def say(
         self, text: str | bytes, watch: Watch, approver: Approver, files: Sequence[NewFile] = ()
@@ -165,8 +184,79 @@ class Talk:
                 return Say(text=body.said, cwd=body.cwd, files=body.attached, inbox=(row.id,))
         return None
 
+    # -- words that are not kept ---------------------------------------------------------------------------------
+    @property
+    def is_temporary(self) -> bool:
+        return self._kept is not None
+
+    async def _turn_temporary(self) -> CommandReply:
+        if self._kept is not None:
+            return await self._come_back()
+        in_memory = self.services.in_memory
+        if in_memory is None:
+            raise CommandError("There is no temporary talk here; the chat has it.")
+        kept = self.services
+        if self.session is not None:
+            await self._stop(kept, self.session)
+        counted = kept.desk.new_id()
+        row = NewSession(
+            id=counted, owner=self.principal, surface=self.place.surface, origin=Origin.NEW, temporary=True
+        )
+        await kept.ledger.open(row, actor=self.principal, at=kept.clock.now_ms())
+        self._kept = _Kept(services=kept, session=self.session, counted=counted)
+        self.services, self.session = in_memory(), None
+        return CommandReply(
+            text="Temporary: from here on nothing that is said is kept; only what it used is counted. "
+            "It has no title, search or export. /temporary again ends it, and the words are gone.",
+            ends_turn=True,
+        )
+
+    async def _come_back(self) -> CommandReply:
+        """Counts what was used, and lets the words go."""
+        kept, self._kept = self._kept, None
+        assert kept is not None
+        if self.session is not None:
+            await self._stop(self.services, self.session)
+            await self._close_tools(self.session)
+        used = await self.services.ledger.usage(self.principal)
+        self.services, self.session = kept.services, kept.session
+        await self._count(kept.counted, used)
+        where = (
+            f"Back in session {self.session}."
+            if self.session
+            else "What you say next begins a session that is kept."
+        )
+        return CommandReply(
+            text=f"The temporary talk is over, and its words are gone. {where}", ends_turn=True
+        )
+
+    async def _count(self, counted: SessionId, used: UsageTotals) -> None:
+        ledger = self.services.ledger
+        handle = (await ledger.session(self.principal, counted)).handle
+        usage = AddUsage(
+            turn=0, step=0, attempt=1, task="temporary", model="", state=UsageState.SETTLED, input=used.input,
+            output=used.output, cache_read=used.cache_read, cache_write=used.cache_write, cost_usd=used.cost_usd,
+        )  # fmt: skip
+        fence = AsObserver(version=handle.version, head=handle.head)
+        now = self.services.clock.now_ms()
+        await ledger.commit(
+            Commit(session=counted, actor=self.principal, at=now, fence=fence, usage=(usage,))
+        )
+
+    async def _stop(self, services: Services, session: SessionId) -> None:
+        await services.desk.stop(self.principal, session)
+        if self.running is not None:
+            self.running.look()
+
+    async def _close_tools(self, session: SessionId) -> None:
+        tools = self._tools.pop(session, None)
+        if tools is not None:
+            await tools.close()
+
     async def close(self) -> None:
-        """Ends what the tools started. Idempotent."""
+        """Ends what the tools started, and a temporary talk. Idempotent."""
+        if self._kept is not None:
+            await self._come_back()
         for tools in self._tools.values():
             await tools.close()
         self._tools.clear()

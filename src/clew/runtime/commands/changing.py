@@ -101,6 +101,12 @@ async def pending_approvals(context: CommandContext) -> list[ApprovalRow]:
     ]
 
 
+async def temporary(context: CommandContext, arguments: str) -> CommandReply:
+    """The conversation itself does it: it knows what it comes back to."""
+    no_arguments("temporary", arguments)
+    return CommandReply(text="", turns_temporary=True)
+
+
 async def stop(context: CommandContext, arguments: str) -> CommandReply:
     no_arguments("stop", arguments)
     stopped = await context.desk.stop(context.principal, context.current.id)

@@ -60,6 +60,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
             handler=changing.export),
     Command(name="delete", usage="/delete ID", summary="forget this session for good", handler=changing.delete,
             needs_idle=True),
+    Command(name="temporary", usage="/temporary", summary="talk without keeping a word; again: end that",
+            handler=changing.temporary, needs_idle=True),
     Command(name="diff", usage="/diff", summary="what was changed in files", handler=looking.diff),
     Command(name="help", usage="/help [command]", summary="this list", handler=help_),
 )  # fmt: skip

@@ -77,6 +77,8 @@ class CommandReply(msgspec.Struct, frozen=True, kw_only=True):
     """Text to put into the input line, to be edited and sent again."""
     ends_turn: bool = False
     """Whether a turn that ran in the session it was typed in is over by now."""
+    turns_temporary: bool = False
+    """The conversation goes into, or comes out of, memory only."""
 
 
 Handler = Callable[[CommandContext, str], Awaitable[CommandReply]]

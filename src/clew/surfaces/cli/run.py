@@ -161,6 +161,8 @@ def _note_replacement(said: str | bytes, printer: Printer) -> None:
 
 
 async def _command(talk: Talk, line: str, interrupt: _Interrupt, printer: Printer) -> int:
+    if line.split(maxsplit=1)[0] == "/temporary":
+        raise UsageError("/temporary needs the chat: a single command has nothing to forget.")
     reply: CommandReply = await talk.command(line)
     printer.session = talk.session
     if reply.opening is None:

@@ -144,6 +144,7 @@ def sessions(
         for row in state.sessions.values()
         if state.sees(who, row)
         and (row.archived_at is not None) == archived
+        and not row.temporary
         and (after is None or (row.last_active_at, row.id) < after)
     ]
     rows.sort(key=lambda row: (row.last_active_at, row.id), reverse=True)

@@ -249,7 +249,7 @@ def sessions(
     """Own ones by the index, shared ones beside them; pages by key, never by offset."""
     at, ident = after if after is not None else (1 << 62, "")
     state = "IS NOT NULL" if archived else "IS NULL"
-    page = f"AND s.archived_at {state} AND (s.last_active_at, s.id) < (?2, ?3)"
+    page = f"AND s.archived_at {state} AND (s.last_active_at, s.id) < (?2, ?3) AND s.temporary = 0"
     order = "ORDER BY s.last_active_at DESC, s.id DESC LIMIT ?4"
     alive = "NOT EXISTS (SELECT 1 FROM purge WHERE session_id = s.id)"
     own = f"SELECT {rows.SESSION_COLUMNS} FROM session s WHERE s.owner = ?1 {page} AND {alive} {order}"
