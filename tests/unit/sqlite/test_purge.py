@@ -8,7 +8,7 @@ import random
 import shutil
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Final
 
@@ -228,15 +228,24 @@ def test_pages_of_back_pointers_are_left_alone(tmp_path: Path) -> None:
         assert fetch(db, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_secure_delete_alone_leaves_words_behind(tmp_path: Path) -> None:
-    """The reason for the scrub: with `secure_delete` on, a deleted word is still in the gaps of pages; scrubbed it is not."""
+@pytest.mark.parametrize("vacuum", ["NONE", "INCREMENTAL"])
+@pytest.mark.parametrize("page_size", [1024, 4096])
+def test_secure_delete_alone_leaves_words_behind(tmp_path: Path, vacuum: str, page_size: int) -> None:
+    """The reason for the scrub: with `secure_delete` on, a deleted word is still in the gaps of pages; scrubbed it is not,
+    and the file is whole, also where it has pointer maps, whose pages look like tree pages."""
     path = tmp_path / "plain.db"
     left = 0
     for seed in range(4):
+        with closing(apsw.Connection(str(path))) as db:
+            fetch(db, f"PRAGMA page_size={page_size}")
+            fetch(db, f"PRAGMA auto_vacuum={vacuum}")
+            db.execute("VACUUM")
         words = moved_and_deleted(path, random.Random(seed))
         left += len(traces(tmp_path, *words))
         assert scrub(path)
         assert traces(tmp_path, *words) == []
+        with closing(apsw.Connection(str(path))) as db:
+            assert fetch(db, "PRAGMA integrity_check") == [("ok",)]
         path.unlink()
     assert left
 

@@ -12,11 +12,14 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 import apsw
+import msgspec
 
 from clew.domain.ledger.errors import (
     Corrupt,
@@ -113,8 +116,9 @@ def _make_private(path: Path) -> None:
         raise StoreUnusable(f"{path} cannot be made ({error.strerror}); nothing was written.") from error
 
 
-def look_into(path: Path, question: str) -> list[tuple[Any, ...]]:
-    """The answer to a question about an existing file, asked without changing a byte in its folder.
+@contextmanager
+def glimpse(path: Path) -> Iterator[apsw.Connection]:
+    """An existing file, opened so that not a byte of it changes, whatever it is.
 
     Raises Corrupt when it is no database, StoreUnusable when it cannot be read.
     """
@@ -123,13 +127,10 @@ def look_into(path: Path, question: str) -> list[tuple[Any, ...]]:
     still = "" if log.exists() and log.stat().st_size else "&immutable=1"
     name = f"file:{quote(str(path.absolute()))}?mode=ro{still}"
     try:
-        db = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-        try:
+        with closing(apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)) as db:
             db.set_busy_handler(_wait_for_lock)
-            return fetch(db, question)
-        finally:
-            db.close()
-    except apsw.Error as error:
+            yield db
+    except FAILURES as error:
         raise in_words(error, path) from error
 
 
@@ -175,9 +176,17 @@ def _pragma(db: apsw.Connection, name: str, value: str, expected: object) -> Non
         raise StoreUnusable(f"SQLite did not accept {name}={value} (it says {found}).")
 
 
-def in_words(error: apsw.Error, path: Path | str) -> LedgerError:
-    """The sentence for an SQLite error. Guards speak for themselves; the rest names file and remedy."""
+FAILURES: Final = (apsw.Error, UnicodeDecodeError, msgspec.MsgspecError)
+"""What working on a file raises: SQLite's errors, and a row whose content is not what was once stored."""
+
+
+def in_words(error: Exception, path: Path | str) -> LedgerError:
+    """The sentence for one of FAILURES. Guards speak for themselves; the rest names file and remedy."""
     text = str(error)
+    if not isinstance(error, apsw.Error):
+        return Corrupt(
+            f"{path} holds something unreadable ({text}). See `clew db check`, or restore a backup."
+        )
     if "clew: " in text:
         sentence = text.split("clew: ", 1)[1]
         return _GUARDS.get(sentence, Refused)(sentence)

@@ -18,9 +18,9 @@ from clew.adapters.stores.sqlite.connection import (
     check_version,
     connect,
     fetch,
+    glimpse,
     in_words,
     journal_mode_for,
-    look_into,
     refuse_newer,
 )
 from clew.domain.ledger.errors import StoreUnusable
@@ -96,11 +96,12 @@ def refuse_foreign(path: Path, known: int) -> None:
         )
     if path.is_file() and not os.access(path, os.R_OK):
         raise StoreUnusable(f"{path} may not be read; nothing was written.")
-    application, schema, tables = look_into(
-        path,
-        "SELECT a.application_id, u.user_version, (SELECT count(*) FROM sqlite_master)"
-        " FROM pragma_application_id a, pragma_user_version u",
-    )[0]
+    with glimpse(path) as db:
+        application, schema, tables = fetch(
+            db,
+            "SELECT a.application_id, u.user_version, (SELECT count(*) FROM sqlite_master)"
+            " FROM pragma_application_id a, pragma_user_version u",
+        )[0]
     if application != APPLICATION_ID:
         whose = "a database of another program" if tables else "an empty database that no Clew made"
         raise StoreUnusable(

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 import apsw
 
-from clew.adapters.stores.sqlite.connection import connect, in_words
+from clew.adapters.stores.sqlite.connection import FAILURES, connect, in_words
 from clew.domain.ledger.errors import StoreUnusable
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Readers:
                 return self._in_transaction(self._connection_at_hand(), work)
             except (apsw.InterruptError, apsw.BusyError):
                 pass  # too long, or another process is in the way: a thread can wait
-            except apsw.Error as error:
+            except FAILURES as error:
                 raise in_words(error, self._path) from error
             finally:
                 self._glancing.release()
@@ -77,7 +77,7 @@ class Readers:
     def _run(self, work: Callable[[apsw.Connection], T]) -> T:
         try:
             return self._in_transaction(self._connection(), work)
-        except apsw.Error as error:
+        except FAILURES as error:
             raise in_words(error, self._path) from error
 
     def _in_transaction(self, db: apsw.Connection, work: Callable[[apsw.Connection], T]) -> T:
@@ -87,7 +87,8 @@ class Readers:
         finally:
             # The end must not be cut off by the deadline of what it ends: the connection would stay in a transaction.
             self._deadline_off(db)
-            db.execute("ROLLBACK")
+            if db.in_transaction:  # a damaged file has ended it already
+                db.execute("ROLLBACK")
 
     def _deadline_off(self, db: apsw.Connection) -> None:
         if db is self._at_hand:

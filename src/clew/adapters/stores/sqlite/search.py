@@ -13,12 +13,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
 import apsw
 
-from clew.adapters.stores.sqlite.connection import connect, in_words
+from clew.adapters.stores.sqlite.connection import FAILURES, connect, in_words
 from clew.adapters.stores.sqlite.scrub import scrub
 from clew.adapters.stores.sqlite.search_file import SearchFile
 from clew.adapters.stores.sqlite.search_query import Seeker
@@ -66,8 +67,9 @@ class SearchIndex:
     def _start(self) -> None:
         with self._starting:
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="clew-search", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="clew-search", daemon=True)
+                thread.start()
+                self._thread = thread
 
     async def search(
         self, principal: PrincipalId, typed: str, limit: int, order: Order, session: SessionId | None
@@ -106,7 +108,7 @@ class SearchIndex:
         def job() -> None:
             try:
                 result = work()
-            except apsw.Error as error:
+            except FAILURES as error:
                 _settle(loop, future, in_words(error, self._path), None)
             except BaseException as error:  # noqa: BLE001 - whatever it is, the caller hears it; the thread goes on
                 _settle(loop, future, error, None)
@@ -155,8 +157,10 @@ class SearchIndex:
             # The index is derived: start over. If the ledger itself is at fault, the next query says so.
             self._throw_away()
             self._more = False
-        except (apsw.Error, LedgerError):
-            self._more = False  # a full disk, a lock: the next query tries again, and says so
+        except (*FAILURES, LedgerError):
+            self._more = (
+                False  # a full disk, a lock, an unreadable row: the next query tries again, and says so
+            )
         ended = time.monotonic()
         self._step_due = ended + REST_SHARE * (ended - started)
 
@@ -170,7 +174,10 @@ class SearchIndex:
         if self._file is None:
             try:
                 self._file = SearchFile(self._path)
+                self._file.refuse_another(self._ledger)
             except _DAMAGED:
+                if self._file is not None:
+                    self._file.db.close()
                 _unlink(self._path)
                 self._file = SearchFile(self._path)
         return self._file, self._ledger
@@ -234,7 +241,7 @@ def _settle(
         else:
             future.set_result(result)  # type: ignore[arg-type]
 
-    if not loop.is_closed():
+    with suppress(RuntimeError):  # the loop was closed: nobody is left to hear it
         loop.call_soon_threadsafe(settle)
 
 

@@ -24,6 +24,7 @@ from clew.adapters.stores.sqlite.connection import connect, fetch
 from clew.adapters.stores.sqlite.heirs import heirs, reached
 from clew.domain.conversation.ids import BranchId, MessageId, PrincipalId, SessionId
 from clew.domain.conversation.messages import AssistantBody, Body, ToolBody
+from clew.domain.ledger.errors import Corrupt
 from clew.domain.ledger.search import pretokenised
 
 BATCH: Final = 64
@@ -105,6 +106,13 @@ class SearchFile:
                 db.execute("INSERT INTO fts(fts, rank) VALUES(?, ?)", (option, value))
             db.execute(f"PRAGMA user_version={_LAYOUT}")
         db.execute("COMMIT")
+
+    def refuse_another(self, ledger: apsw.Connection) -> None:
+        """Raises Corrupt when the index knows messages that this ledger has never had: an older file was put in its place."""
+        upto = fetch(self.db, "SELECT upto FROM indexed")[0][0]
+        newest = fetch(ledger, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'message'")
+        if upto > newest[0][0]:
+            raise Corrupt("The index belongs to another ledger.")
 
     @property
     def needs_upkeep(self) -> bool:
