@@ -102,12 +102,23 @@ def _occurs(term: Term, text_words: tuple[str, ...]) -> bool:
 def snippet(text: str, query: Query, width: int = 160) -> str:
     """A stretch of the text around the first word that was asked for, on one line."""
     flat = " ".join(text.split())
-    start = 0
-    folded = fold(flat) if len(fold(flat)) == len(flat) else flat.lower()
-    for term in query.terms:
-        at = folded.find(term.words[0])
-        if at >= 0:
-            start = max(0, at - width // 4)
-            break
+    start = max(0, _place(flat, query) - width // 4)
     cut = flat[start : start + width]
     return ("…" if start else "") + cut + ("…" if start + width < len(flat) else "")
+
+
+def _place(flat: str, query: Query) -> int:
+    """Where the first term that occurs begins. Without accents a text is looked at only if it has to be: folding it takes
+    longer than finding it."""
+    lowered = flat.lower()
+    folded: str | None = lowered if flat.isascii() else None
+    for term in query.terms:
+        at = lowered.find(term.words[0])
+        if at < 0 and folded is None:
+            bare = fold(flat)
+            folded = bare if len(bare) == len(flat) else lowered
+        if at < 0 and folded is not None:
+            at = folded.find(term.words[0])
+        if at >= 0:
+            return at
+    return 0
