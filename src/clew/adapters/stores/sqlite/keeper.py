@@ -5,22 +5,21 @@ Nothing here goes through a principal, and nothing changes a conversation.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import apsw
 
-from clew.adapters.stores.sqlite.connection import connect, fetch, in_words
+from clew.adapters.stores.sqlite.check import Wrong, broken_promises, damage, index_faults
+from clew.adapters.stores.sqlite.connection import FAILURES, connect, empty_log, fetch, glimpse, in_words
 from clew.adapters.stores.sqlite.in_use import alone
-from clew.adapters.stores.sqlite.migrate import newest
-from clew.adapters.stores.sqlite.paths import on_path, segments
-from clew.domain.conversation.messages import Head
-from clew.domain.ledger.errors import StoreUnusable
+from clew.adapters.stores.sqlite.migrate import newest, refuse_foreign
+from clew.domain.ledger.errors import Corrupt, StoreUnusable
 
 LEDGER: Final = "clew.db"
 SEARCH: Final = "clew-search.db"
@@ -30,78 +29,16 @@ TABLES: Final = (
 )  # fmt: skip
 
 
-class Wrong(NamedTuple):
-    """Where something is not as it should be, and what."""
-
-    place: str
-    sentence: str
-
-
 def check(home: Path) -> tuple[Wrong, ...]:
     """Every promise of the ledger that can be verified by reading. Raises StoreUnusable when it cannot be read."""
     path = _existing(home / LEDGER)
     with closing(connect(path, read_only=True)) as db:
         try:
             db.execute("BEGIN")
-            damaged = tuple(_damage(db))
-            return damaged if damaged else tuple(_broken_promises(db))
-        except apsw.Error as error:
+            damaged = tuple(damage(db))
+            return damaged or (*broken_promises(db), *index_faults(db, home / SEARCH))
+        except FAILURES as error:
             raise in_words(error, path) from error
-
-
-def _damage(db: apsw.Connection) -> Iterator[Wrong]:
-    for (sentence,) in fetch(db, "PRAGMA integrity_check(20)"):
-        if sentence != "ok":
-            yield Wrong("file", sentence)
-    for table, row, parent, _ in fetch(db, "PRAGMA foreign_key_check"):
-        yield Wrong(f"{table} {row}", f"names a row of {parent} that is not there")
-
-
-def _broken_promises(db: apsw.Connection) -> Iterator[Wrong]:
-    yield from _op_chains(db)
-    for session, branch, seq, summary in fetch(
-        db,
-        "SELECT id, head_branch, head_seq, summary_id FROM session"
-        " WHERE NOT EXISTS (SELECT 1 FROM purge WHERE session_id = session.id) ORDER BY id",
-    ):
-        yield from _path(db, session, Head(branch, seq), summary)
-    yield from _blobs(db)
-
-
-_CHAIN: Final = """
--- ops that do not go on where the one before ended, and sessions that do not stand where their last op left them
-SELECT o.session_id, o.version FROM op o LEFT JOIN op p ON p.session_id = o.session_id AND p.version = o.version - 1
-WHERE (o.version > 1 AND (p.version IS NULL OR p.to_branch IS NOT o.from_branch OR p.to_seq <> o.from_seq
-       OR p.to_summary IS NOT o.from_summary))
-UNION ALL
-SELECT s.id, s.version FROM session s LEFT JOIN op o ON o.session_id = s.id AND o.version = s.version
-WHERE o.version IS NULL OR o.to_branch IS NOT s.head_branch OR o.to_seq <> s.head_seq OR o.to_summary IS NOT s.summary_id
-"""
-
-
-def _op_chains(db: apsw.Connection) -> Iterator[Wrong]:
-    for session, version in fetch(db, _CHAIN):
-        yield Wrong(f"session {session}", f"its op {version} does not follow from the one before")
-
-
-def _path(db: apsw.Connection, session: str, head: Head, summary: int | None) -> Iterator[Wrong]:
-    held = 0
-    for branch, low, high in segments(db, head):
-        held += fetch(
-            db, "SELECT count(*) FROM message WHERE branch = ? AND seq > ? AND seq <= ?", (branch, low, high)
-        )[0][0]
-    if held != head.seq:
-        yield Wrong(f"session {session}", f"holds {held} of the {head.seq} messages on its path")
-    if summary is not None:
-        found = fetch(db, "SELECT branch, upto_seq FROM summary WHERE id = ?", (summary,))
-        if not found or not on_path(db, head, Head(*found[0])):
-            yield Wrong(f"session {session}", "its summary does not stand on its path")
-
-
-def _blobs(db: apsw.Connection) -> Iterator[Wrong]:
-    for sha256, content in db.execute("SELECT sha256, bytes FROM blob"):
-        if not isinstance(content, bytes) or hashlib.sha256(content).hexdigest() != sha256:
-            yield Wrong(f"attachment {str(sha256)[:12]}", "does not have the content it is named after")
 
 
 def backup(home: Path, target: Path) -> int:
@@ -114,9 +51,8 @@ def backup(home: Path, target: Path) -> int:
         with closing(connect(source, read_only=True)) as db:
             _copy(db, draft)
         _verify(draft)
-        draft.chmod(0o600)
         os.link(draft, target)  # fails if somebody else made the target meanwhile
-    except apsw.Error as error:
+    except FAILURES as error:
         raise in_words(error, target) from error
     except OSError as error:
         raise StoreUnusable(f"{target} cannot be written ({error.strerror or error}).") from error
@@ -126,34 +62,32 @@ def backup(home: Path, target: Path) -> int:
 
 
 def _copy(db: apsw.Connection, draft: Path) -> None:
+    """A snapshot of one moment as a single file, on disk when this returns."""
     with closing(apsw.Connection(str(draft))) as copy:
         with copy.backup("main", db, "main") as transfer:
             while not transfer.done:
                 transfer.step(BACKUP_PAGES)
         fetch(copy, "PRAGMA journal_mode=DELETE")
+    draft.chmod(0o600)
+    _sync(draft)
 
 
 def _verify(path: Path) -> None:
-    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as db:
-        version = fetch(db, "PRAGMA user_version")[0][0]
-        if not version or not fetch(db, "SELECT 1 FROM sqlite_master WHERE name = 'message'"):
-            raise StoreUnusable(f"{path} is not a ledger of Clew.")
-        if version > newest():
-            raise StoreUnusable(f"{path} was written by a newer Clew: update this one first.")
-        if damaged := [wrong.sentence for wrong in _damage(db)]:
-            raise StoreUnusable(f"{path} is damaged ({damaged[0]}).")
+    """Raises StoreUnusable for anything but a sound ledger."""
+    refuse_foreign(path, newest())
+    with glimpse(path) as db:
+        if damaged := [wrong.sentence for wrong in damage(db)]:
+            raise Corrupt(f"{path} is damaged ({damaged[0]}); nothing was changed.")
 
 
 def restore(home: Path, source: Path) -> Path | None:
     """Puts a backup in the ledger's place. Returns where the replaced one was put aside, None when there was none.
 
     Raises StoreUnusable while another process has the ledger open, or when the backup is not sound; then nothing changed.
+    Cut short in the middle, it leaves a complete copy of the backup, of which the next start says that it waits.
     """
     _existing(source)
-    try:
-        _verify(source)
-    except apsw.Error as error:
-        raise in_words(error, source) from error
+    _verify(source)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with alone(home):
         return _replace(home, source)
@@ -161,32 +95,59 @@ def restore(home: Path, source: Path) -> Path | None:
 
 def _replace(home: Path, source: Path) -> Path | None:
     ledger = home / LEDGER
-    draft = home / f".{LEDGER}.{os.getpid()}"
-    try:
-        with closing(apsw.Connection(str(source), flags=apsw.SQLITE_OPEN_READONLY)) as db:
-            _copy(db, draft)
-        draft.chmod(0o600)
-        aside = _put_aside(ledger)
-        draft.replace(ledger)
-    finally:
-        draft.unlink(missing_ok=True)
+    ready = home / f"{LEDGER}.restored"
+    if not (ready.exists() and source.samefile(ready)):
+        draft = home / f"{LEDGER}.restoring-{os.getpid()}"
+        try:
+            with glimpse(source) as db:
+                _copy(db, draft)
+            draft.replace(ready)
+        except FAILURES as error:
+            raise in_words(error, draft) from error
+        except OSError as error:
+            raise StoreUnusable(f"{draft} cannot be written ({error.strerror or error}).") from error
+        finally:
+            draft.unlink(missing_ok=True)
+        _sync(home)
+    # From here on a new ledger waits under its other name, and no Clew starts until it stands in its place.
     for suffix in ("", "-wal", "-shm"):
         (home / f"{SEARCH}{suffix}").unlink(missing_ok=True)
+    aside = _put_aside(ledger)
+    ready.replace(ledger)
+    _sync(home)
     return aside
 
 
 def _put_aside(ledger: Path) -> Path | None:
+    """With its log, if that cannot be moved into it: a damaged ledger keeps everything it was."""
     if not ledger.exists():
         return None
-    with closing(apsw.Connection(str(ledger))) as db:
-        db.wal_checkpoint(
-            mode=apsw.SQLITE_CHECKPOINT_TRUNCATE
-        )  # the log goes into the file before it is moved
-    aside = ledger.with_name(f"{ledger.name}.replaced-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
+    with suppress(apsw.Error, StoreUnusable):
+        refuse_foreign(ledger, newest())  # first: SQLite throws the log of a file away that is none
+        with closing(connect(ledger)) as db:
+            empty_log(db)
+    aside = _free_name(ledger)
     ledger.replace(aside)
+    log = Path(f"{ledger}-wal")
+    if log.exists() and log.stat().st_size:
+        log.replace(f"{aside}-wal")
     for suffix in ("-wal", "-shm"):
         Path(f"{ledger}{suffix}").unlink(missing_ok=True)
     return aside
+
+
+def _free_name(ledger: Path) -> Path:
+    stem = f"{ledger.name}.replaced-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    names = (ledger.with_name(stem if n == 0 else f"{stem}-{n}") for n in count())
+    return next(name for name in names if not name.exists())
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def stats(home: Path) -> Mapping[str, int]:
@@ -203,6 +164,10 @@ def stats(home: Path) -> Mapping[str, int]:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
+    """A file that can be a ledger. Raises StoreUnusable."""
+    if path.is_dir():
+        raise StoreUnusable(f"{path} is a directory, not a database.")
+    if not path.exists():
         raise StoreUnusable(f"There is no ledger at {path}.")
+    refuse_foreign(path, newest())
     return path

@@ -28,7 +28,7 @@ from clew.domain.ledger.errors import Corrupt
 from clew.domain.ledger.search import pretokenised
 
 BATCH: Final = 64
-_LAYOUT: Final = 2
+_LAYOUT: Final = 3
 _MERGE_PAGES: Final = 64
 _UNMERGED_BATCHES_MAX: Final = 16
 _SPARE_PAGES_MAX: Final = 256
@@ -95,8 +95,10 @@ class SearchFile:
                 "CREATE VIRTUAL TABLE fts USING fts5(text, scope, content='', detail=full,"
                 ' tokenize="unicode61 remove_diacritics 2")'
             )
-            db.execute("CREATE TABLE indexed(upto INTEGER NOT NULL, tainted INTEGER NOT NULL)")
-            db.execute("INSERT INTO indexed VALUES(0, 0)")
+            db.execute(
+                "CREATE TABLE indexed(upto INTEGER NOT NULL, mark TEXT NOT NULL, tainted INTEGER NOT NULL)"
+            )
+            db.execute("INSERT INTO indexed VALUES(0, '', 0)")
             for option, value in (
                 ("secure-delete", 1),
                 ("automerge", 0),
@@ -108,10 +110,9 @@ class SearchFile:
         db.execute("COMMIT")
 
     def refuse_another(self, ledger: apsw.Connection) -> None:
-        """Raises Corrupt when the index knows messages that this ledger has never had: an older file was put in its place."""
-        upto = fetch(self.db, "SELECT upto FROM indexed")[0][0]
-        newest = fetch(ledger, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'message'")
-        if upto > newest[0][0]:
+        """Raises Corrupt when the last message indexed is not what this ledger has there: another was put in its place."""
+        upto, mark = fetch(self.db, "SELECT upto, mark FROM indexed")[0]
+        if mark and [mark] != [_mark(row) for row in fetch(ledger, _ONE, (upto,))]:
             raise Corrupt("The index belongs to another ledger.")
 
     @property
@@ -127,7 +128,9 @@ class SearchFile:
             if new:
                 # Each entry is made when it is stored: the interpreter is kept for a moment, not for a batch.
                 db.executemany(_INSERT, map(_entry, _staying(ledger, new)))
-                db.execute("UPDATE indexed SET upto = ?", (new[-1][0],))
+                last = new[-1]
+                mark = "" if last[8] else _mark(last)  # what a deletion takes away is no landmark
+                db.execute("UPDATE indexed SET upto = ?, mark = ?", (last[0], mark))
         self._unmerged += bool(new)
         return len(new) == BATCH
 
@@ -154,6 +157,7 @@ class SearchFile:
         removed: set[bytes] = set()
         with self._transaction():
             for message in messages:
+                db.execute("UPDATE indexed SET mark = '' WHERE upto = ? AND mark <> ''", (message,))
                 found = fetch(ledger, _ONE, (message,))
                 if found and fetch(db, "SELECT 1 FROM fts_docsize WHERE id = ?", (message,)):
                     entry = _entry(found[0])
@@ -240,6 +244,11 @@ def searchable(text: str, body: bytes | None) -> str:
             return f"{text} {name}"
         case _:
             return text
+
+
+def _mark(row: tuple[Any, ...]) -> str:
+    """What tells the last message indexed from another of the same number."""
+    return hashlib.blake2b(repr(row[:6]).encode(), digest_size=8).hexdigest()
 
 
 def _entry(row: tuple[Any, ...]) -> tuple[int, str, str]:
