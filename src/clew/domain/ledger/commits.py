@@ -42,10 +42,14 @@ Fence = AsHolder | AsObserver
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
-    """Messages after the head; off a tip they start a branch there."""
+    """Messages after the head; off a tip they start a branch there.
+
+    `kind` is `append`, or `recover` for what settles or answers an interrupted turn.
+    """
 
     messages: tuple[NewMessage, ...]
     turn: int
+    kind: OpKind = OpKind.APPEND
 
 
 class MoveHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,10 +104,13 @@ class OpenTurn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SetTurn(msgspec.Struct, frozen=True, kw_only=True):
+    """`crashed` counts one more process that ended in the middle of the turn."""
+
     turn: int
     state: TurnState
     end_reason: str | None = None
     error: str | None = None
+    crashed: bool = False
 
 
 class PlanCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +152,8 @@ class UsageState(StrEnum):
 
 
 class AddUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call of a model used. It takes the place of a reservation with the same turn, step, attempt and task."""
+
     turn: int
     step: int
     attempt: int
@@ -159,6 +168,22 @@ class AddUsage(msgspec.Struct, frozen=True, kw_only=True):
     price_source: str | None = None
 
 
+class Caps(msgspec.Struct, frozen=True, kw_only=True):
+    """Dollars that may be spent; None is no cap. The day began at `day_began`, in milliseconds since 1970."""
+
+    usd_per_session: float | None = None
+    usd_per_user_day: float | None = None
+    usd_per_day: float | None = None
+    day_began: int = 0
+
+
+class Reserve(msgspec.Struct, frozen=True, kw_only=True):
+    """Sets aside what a call may cost at most; refused with CapReached when that could pass a cap."""
+
+    usage: AddUsage
+    caps: Caps
+
+
 class NewBlob(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     media_type: str
@@ -166,7 +191,10 @@ class NewBlob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AddReply(msgspec.Struct, frozen=True, kw_only=True):
-    """An outbox row for the last message of this commit (or for `body`, a notice that is no message)."""
+    """An outbox row for the last message of this commit (or for `body`, a notice that is no message).
+
+    A key that is known adds nothing: whoever it is for is told once.
+    """
 
     conversation: ConversationId
     turn: int
@@ -209,8 +237,9 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
 
     `cut` raises the epoch: a running turn is ended (`cut_reason`), its calls are settled (planned: not run,
     started: unknown), its lease is released. `claim` takes the turn lease for a process; `evicts` names the owner that
-    the caller knows to be dead. A claim raises the epoch too, and ends a turn that was left open, unless `set_turn` sets that
-    turn running again. `take` consumes rows of the inbox, `cancel` takes them back unread; Refused when one no longer
+    the caller knows to be dead, or has seen silent at `seen_beat`: Busy when it has beaten since. A claim raises the epoch
+    too, and ends a turn that was left open, unless `set_turn` sets that turn running again. What was reserved for a turn that
+    a commit ends becomes an estimate. `take` consumes rows of the inbox, `cancel` takes them back unread; Refused when one no longer
     waits. `cancel_queued` cancels whatever waits in the inbox for this session.
     """
 
@@ -225,6 +254,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     cancel_queued: bool = False
     claim: OwnerId | None = None
     evicts: OwnerId | None = None
+    seen_beat: int | None = None
     release: bool = False
     open_turn: OpenTurn | None = None
     set_turn: SetTurn | None = None
@@ -235,6 +265,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     take: tuple[InboxId, ...] = ()
     cancel: tuple[InboxId, ...] = ()
     usage: tuple[AddUsage, ...] = ()
+    reserve: Reserve | None = None
     blobs: tuple[NewBlob, ...] = ()
     replies: tuple[AddReply, ...] = ()
     opens: NewSession | None = None

@@ -56,6 +56,14 @@ class KeyReused(Refused):
     """This idempotency key was used for something else."""
 
 
+class CapReached(Refused):
+    """The call could pass a cap of spending. `cap` is the setting's name."""
+
+    def __init__(self, message: str, cap: str) -> None:
+        super().__init__(message)
+        self.cap = cap
+
+
 class StoreUnusable(LedgerError):
     """The ledger file cannot be used."""
 

@@ -13,6 +13,7 @@ from clew.domain.conversation.ids import (
     ConversationId,
     InboxId,
     MessageId,
+    OutboxId,
     OwnerId,
     PrincipalId,
     SessionId,
@@ -53,6 +54,8 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin
     handle: Handle
     lease_owner: OwnerId | None
+    lease_beat: int
+    """Grows while its holder lives. It says nothing of time: an observer counts the seconds between two looks."""
     last_active_at: int
     created_at: int
     ended_at: int | None
@@ -194,6 +197,30 @@ class InboxRow(msgspec.Struct, frozen=True, kw_only=True):
     body: str
     state: InboxState
     turn: int | None
+    at: int
+
+
+class ReplyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the outbox. `body` is a notice's text; None for a reply, which is a message."""
+
+    id: OutboxId
+    conversation: ConversationId
+    turn: int
+    kind: str
+    part: int
+    body: str | None
+    state: str
+    key: str
+
+
+class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
+    """A turn that runs, or whose process ended in the middle of it: who it is for, and who claims it."""
+
+    session: SessionId
+    turn: int
+    principal: PrincipalId
+    lease_owner: OwnerId | None
+    lease_beat: int
 
 
 class ApprovalState(StrEnum):

@@ -24,10 +24,12 @@ from clew.domain.ledger.rows import (
     OpRow,
     Order,
     Prefix,
+    ReplyRow,
     SearchResult,
     SessionRow,
     SummaryRow,
     TurnRow,
+    Unfinished,
     UsageTotals,
 )
 
@@ -55,7 +57,7 @@ class Ledger(Protocol):
         ...
 
     async def commit(self, work: Commit) -> Committed:
-        """Does all of it or none. Raises HeadMoved, Fenced, Busy, NotFound, Refused, KeyReused.
+        """Does all of it or none. Raises HeadMoved, Fenced, Busy, NotFound, Refused, KeyReused, CapReached.
 
         Looked at in this order: may the actor write here, is the key known, does the fence hold. A key stands for
         what is said (op, turn, calls, patch, session opened), not for when or against what; its repetition is
@@ -169,6 +171,22 @@ class Ledger(Protocol):
         """What waits in the inbox for this session, in order."""
         ...
 
+    async def received(
+        self, principal: PrincipalId, session: SessionId, limit: int = 20
+    ) -> tuple[InboxRow, ...]:
+        """The newest rows of the inbox for this session, whatever became of them, oldest first."""
+        ...
+
+    async def replies(
+        self, principal: PrincipalId, session: SessionId, limit: int = 20
+    ) -> tuple[ReplyRow, ...]:
+        """The newest replies and notices of this session, oldest first."""
+        ...
+
+    async def has_key(self, principal: PrincipalId, session: SessionId, key: str) -> bool:
+        """Whether an op of this session carries this idempotency key."""
+        ...
+
     async def branches(self, principal: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
         """Every branch the session's tree is made of, its ancestors' included, oldest first."""
         ...
@@ -200,6 +218,13 @@ class Ledger(Protocol):
 
     async def children(self, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
         """Forks and side sessions opened from this one."""
+        ...
+
+    async def unfinished(self) -> tuple[Unfinished, ...]:
+        """Turns that no commit has ended and nobody is asked about, whoever they are for.
+
+        Asks nobody's permission and holds no word of anybody: it is how a process finds what another left behind.
+        """
         ...
 
     async def conversation(self, route_key: str) -> ConversationRow | None:

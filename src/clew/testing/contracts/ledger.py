@@ -14,6 +14,7 @@ from clew.testing.contracts.ledger_fences import FenceContract, KeyContract, Lea
 from clew.testing.contracts.ledger_history import AppendContract, MovingContract, OpeningContract
 from clew.testing.contracts.ledger_isolation import IsolationContract
 from clew.testing.contracts.ledger_purge import PurgeContract
+from clew.testing.contracts.ledger_recovery import RecoveryContract, SpendingContract
 from clew.testing.contracts.ledger_search import SearchContract
 from clew.testing.contracts.ledger_sessions import ForkContract, ListContract, PlaceContract, SettingsContract
 from clew.testing.contracts.ledger_summaries import SummaryContract
@@ -45,6 +46,8 @@ class LedgerContract(
     ApprovalContract,
     InboxContract,
     OutboxContract,
+    RecoveryContract,
+    SpendingContract,
     SearchContract,
     IsolationContract,
     PurgeContract,

@@ -73,12 +73,14 @@ def _take_over(state: State, work: Commit, row: SessionRow) -> None:
     """Raises the epoch, by one, where the commit cuts or claims; a lease that is released stops no turn."""
     if work.claim is not None and row.lease_owner not in (None, work.claim, work.evicts):
         raise Busy("Another process is in the middle of a turn of this session.", str(row.lease_owner))
+    if work.seen_beat is not None and (row.lease_owner, row.lease_beat) != (work.evicts, work.seen_beat):
+        raise Busy("The process in the middle of a turn of this session lives.", str(row.lease_owner))
     if not (work.cut or work.claim):
         lease = None if work.release else row.lease_owner
         state.sessions[row.id] = replace(row, lease_owner=lease)
         return
     handle = replace(row.handle, epoch=row.handle.epoch + 1)
-    state.sessions[row.id] = replace(row, handle=handle, lease_owner=work.claim)
+    state.sessions[row.id] = replace(row, handle=handle, lease_owner=work.claim, lease_beat=0)
     if work.cut:
         ended = TurnState.ABANDONED if work.evicts else TurnState.INTERRUPTED
         settle_turns(state, work, ended, work.cut_reason)

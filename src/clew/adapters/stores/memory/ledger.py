@@ -30,10 +30,12 @@ from clew.domain.ledger.rows import (
     OpRow,
     Order,
     Prefix,
+    ReplyRow,
     SearchResult,
     SessionRow,
     SummaryRow,
     TurnRow,
+    Unfinished,
     UsageTotals,
 )
 from clew.runtime.ports.ledger import Ledger
@@ -106,8 +108,7 @@ class MemoryLedger(Ledger):
         await self._write(lambda state: small_writes.add_principal(state, principal, role))
 
     async def beat(self, session: SessionId, owner: str, epoch: int) -> bool:
-        row = (await self._now()).sessions.get(session)
-        return row is not None and (row.lease_owner, row.handle.epoch) == (owner, epoch)
+        return await self._write(lambda state: small_writes.beat(state, session, owner, epoch))
 
     async def forget(
         self, principal: PrincipalId, session: SessionId, at: int, *, with_forks: bool = False
@@ -169,6 +170,24 @@ class MemoryLedger(Ledger):
         state = await self._now()
         state.visible(principal, session)
         return tuple(state.inbox[ident] for ident in queued(state, session))
+
+    async def received(
+        self, principal: PrincipalId, session: SessionId, limit: int = 20
+    ) -> tuple[InboxRow, ...]:
+        return reads.received(await self._now(), principal, session, limit)
+
+    async def replies(
+        self, principal: PrincipalId, session: SessionId, limit: int = 20
+    ) -> tuple[ReplyRow, ...]:
+        return reads.replies(await self._now(), principal, session, limit)
+
+    async def has_key(self, principal: PrincipalId, session: SessionId, key: str) -> bool:
+        state = await self._now()
+        state.visible(principal, session)
+        return (session, key) in state.keys
+
+    async def unfinished(self) -> tuple[Unfinished, ...]:
+        return reads.unfinished(await self._now())
 
     async def branches(self, principal: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
         return reads.branches(await self._now(), principal, session)

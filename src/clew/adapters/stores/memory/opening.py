@@ -97,6 +97,7 @@ def _create(
         origin=new.origin,
         handle=handle,
         lease_owner=None,
+        lease_beat=0,
         last_active_at=at,
         created_at=at,
         ended_at=None,

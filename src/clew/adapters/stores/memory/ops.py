@@ -22,10 +22,10 @@ def aim(state: State, work: Commit, op: Op, seen: Handle) -> tuple[OpKind, Head,
     """Kind, head and summary after the op. Raises Refused or HeadMoved when it cannot be."""
     match op:
         case Append():
-            if not op.messages:
+            if not op.messages or op.kind not in (OpKind.APPEND, OpKind.RECOVER):
                 raise Refused("An append needs a message.")
             branch = _branch_to_append(state, seen)
-            return OpKind.APPEND, Head(branch, seen.head.seq + len(op.messages)), seen.summary
+            return op.kind, Head(branch, seen.head.seq + len(op.messages)), seen.summary
         case MoveHead():
             if op.kind not in _MOVES:
                 raise Refused(f"{op.kind} does not move a head.")

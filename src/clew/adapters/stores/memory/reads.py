@@ -16,10 +16,14 @@ from clew.domain.ledger.rows import (
     Blob,
     BranchRow,
     CallRow,
+    InboxRow,
     OpRow,
+    ReplyRow,
     SessionRow,
     SummaryRow,
     TurnRow,
+    TurnState,
+    Unfinished,
     UsageTotals,
 )
 
@@ -107,6 +111,51 @@ def approvals(
         for row in state.approvals.values()
         if state.calls[row.call].session == session and call in (None, row.call)
     )
+
+
+def received(state: State, who: PrincipalId, session: SessionId, limit: int) -> tuple[InboxRow, ...]:
+    """Oldest first, in the order they came."""
+    state.visible(who, session)
+    rows = sorted((r for r in state.inbox.values() if r.session == session), key=lambda row: row.id)
+    return tuple(rows[-limit:])
+
+
+def replies(state: State, who: PrincipalId, session: SessionId, limit: int) -> tuple[ReplyRow, ...]:
+    """Oldest first."""
+    state.visible(who, session)
+    rows = [
+        ReplyRow(
+            id=ident,
+            conversation=stored.row.conversation,
+            turn=stored.row.turn,
+            kind=stored.row.kind,
+            part=stored.row.part,
+            body=stored.row.body,
+            state=stored.state,
+            key=stored.row.key,
+        )
+        for ident, stored in state.outbox.items()
+        if stored.session == session
+    ]
+    return tuple(rows[-limit:])
+
+
+def unfinished(state: State) -> tuple[Unfinished, ...]:
+    """By session and turn."""
+    rows = []
+    for turn in sorted(state.turns.values(), key=lambda row: (row.session, row.turn)):
+        session = state.sessions[turn.session]
+        if turn.state == TurnState.RUNNING:
+            rows.append(
+                Unfinished(
+                    session=turn.session,
+                    turn=turn.turn,
+                    principal=turn.principal,
+                    lease_owner=session.lease_owner,
+                    lease_beat=session.lease_beat,
+                )
+            )
+    return tuple(rows)
 
 
 def branches(state: State, who: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:

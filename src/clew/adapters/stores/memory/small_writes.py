@@ -46,6 +46,7 @@ def receive(state: State, item: Receive) -> Received:
         body=item.body,
         state=InboxState.QUEUED,
         turn=None,
+        at=item.at,
     )
     return Received(id=ident, n=n, duplicate=False)
 
@@ -83,6 +84,15 @@ def settle_reply(state: State, ident: OutboxId, to: str, platform_id: str | None
     if to not in _DELIVERY:
         raise Refused(f"A reply cannot become {to}.")
     state.outbox[ident] = replace(reply, state=to, platform_id=platform_id or reply.platform_id)
+
+
+def beat(state: State, session: SessionId, owner: str, epoch: int) -> bool:
+    """False when the lease is no longer this owner's."""
+    row = state.sessions.get(session)
+    if row is None or (row.lease_owner, row.handle.epoch) != (owner, epoch):
+        return False
+    state.sessions[session] = replace(row, lease_beat=row.lease_beat + 1)
+    return True
 
 
 def share(state: State, principal: PrincipalId, session: SessionId, other: PrincipalId, may: str) -> None:

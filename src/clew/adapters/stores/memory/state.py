@@ -50,6 +50,7 @@ class StoredUsage(msgspec.Struct, frozen=True, kw_only=True):
     owner: PrincipalId
     session: SessionId
     row: AddUsage
+    at: int
 
 
 class StoredReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,10 +6,12 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from clew.adapters.stores.memory.state import State, StoredReply, StoredUsage
+from clew.adapters.stores.memory.spending import estimate_reserved, write_usage
+from clew.adapters.stores.memory.state import State, StoredReply
 from clew.domain.conversation.ids import CallId, ConversationId, InboxId, OutboxId, SessionId
 from clew.domain.ledger.commits import (
     AddReply,
+    Append,
     AskApproval,
     Commit,
     ConsumeApproval,
@@ -56,6 +58,7 @@ def settle_turns(state: State, work: Commit, ended: TurnState, reason: str) -> N
         if turn.session == work.session and turn.state in _OPEN and not _goes_on(work, turn):
             state.turns[key] = replace(turn, state=ended, end_reason=reason, finished_at=work.at, epoch=epoch)
             _settle_calls(state, work, turn.turn)
+            estimate_reserved(state, work.session, turn.turn)
 
 
 def _goes_on(work: Commit, turn: TurnRow) -> bool:
@@ -88,9 +91,7 @@ def write_turn_rows(state: State, work: Commit) -> None:
     for move in work.calls:
         _move_call(state, work, move)
     _take(state, work)
-    for usage in work.usage:
-        owner = state.sessions[work.session].owner
-        state.usage[state.next_id()] = StoredUsage(owner=owner, session=work.session, row=usage)
+    write_usage(state, work)
     for blob in work.blobs:
         new = Blob(sha256=blob.sha256, media_type=blob.media_type, bytes=blob.bytes)
         state.blobs.setdefault(blob.sha256, new)
@@ -150,6 +151,7 @@ def _set_turn(state: State, work: Commit, change: SetTurn) -> None:
         end_reason=change.end_reason,
         error=change.error,
         finished_at=None if change.state in _OPEN else work.at,
+        crashes=row.crashes + change.crashed,
         epoch=_epoch(state, work),
     )
 
@@ -229,7 +231,7 @@ def _consume(state: State, work: Commit, consume: ConsumeApproval) -> None:
 
 
 def _take(state: State, work: Commit) -> None:
-    turn = work.open_turn.turn if work.open_turn else None
+    turn = work.open_turn.turn if work.open_turn else work.op.turn if isinstance(work.op, Append) else None
     for ident in work.take:
         if ident not in queued(state, work.session):
             raise Refused("This message was already taken or cancelled.")
@@ -242,7 +244,7 @@ def _take(state: State, work: Commit) -> None:
 
 def _add_reply(state: State, work: Commit, reply: AddReply) -> None:
     if any(stored.row.key == reply.key for stored in state.outbox.values()):
-        raise Refused("This reply exists already.")
+        return  # whoever it is for was told
     _known_conversation(state, reply.conversation)
     told = state.sessions[work.session].handle.head if reply.body is None else None
     stored = StoredReply(session=work.session, message=told, row=reply, state="pending")

@@ -47,6 +47,7 @@ class Seen(NamedTuple):
     epoch: int
     summary: SummaryId | None
     lease_owner: str | None
+    lease_beat: int
     is_tip: bool
     """Whether the head is the end of a branch of this session: an append goes on there."""
 
@@ -57,7 +58,7 @@ class Seen(NamedTuple):
 
 _SEEN: Final = """
 -- a session that this principal may write, unless it was deleted
-SELECT s.owner, s.head_branch, s.head_seq, s.version, s.epoch, s.summary_id, s.lease_owner,
+SELECT s.owner, s.head_branch, s.head_seq, s.version, s.epoch, s.summary_id, s.lease_owner, s.lease_beat,
   b.session_id = s.id AND s.head_seq = coalesce((SELECT max(seq) FROM message WHERE branch = b.id), b.parent_seq)
 FROM session s JOIN branch b ON b.id = s.head_branch
 WHERE s.id = ?1 AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = ?1)
@@ -135,6 +136,8 @@ def _take_over(db: apsw.Connection, work: Commit, seen: Seen) -> tuple[int, int]
     claims = work.claim is not None
     if claims and seen.lease_owner not in (None, work.claim, work.evicts):
         raise Busy("Another process is in the middle of a turn of this session.", str(seen.lease_owner))
+    if work.seen_beat is not None and (seen.lease_owner, seen.lease_beat) != (work.evicts, work.seen_beat):
+        raise Busy("The process in the middle of a turn of this session lives.", str(seen.lease_owner))
     epoch = seen.epoch
     if work.cut or claims:
         epoch += 1
@@ -212,10 +215,10 @@ def _aim(db: apsw.Connection, work: Commit, seen: Seen) -> tuple[OpKind, Head, S
     """Where head and summary pointer go."""
     match work.op:
         case Append() as op:
-            if not op.messages:
+            if not op.messages or op.kind not in (OpKind.APPEND, OpKind.RECOVER):
                 raise Refused("An append needs a message.")
             branch = _branch_to_append(db, work.session, seen)
-            return OpKind.APPEND, Head(branch, seen.head_seq + len(op.messages)), seen.summary
+            return op.kind, Head(branch, seen.head_seq + len(op.messages)), seen.summary
         case MoveHead() as op:
             to = _checked_move(db, work.session, op)
             return op.kind, to, _summary_after(db, work.session, seen, op.kind, to)

@@ -43,10 +43,12 @@ from clew.domain.ledger.rows import (
     OpRow,
     Order,
     Prefix,
+    ReplyRow,
     SearchResult,
     SessionRow,
     SummaryRow,
     TurnRow,
+    Unfinished,
     UsageTotals,
 )
 from clew.runtime.ports.world import Clock
@@ -193,6 +195,22 @@ class SqliteLedger:
 
     async def queued(self, principal: PrincipalId, session: SessionId) -> tuple[InboxRow, ...]:
         return await self._readers.glance(lambda db: read.queued(db, principal, session))
+
+    async def received(
+        self, principal: PrincipalId, session: SessionId, limit: int = 20
+    ) -> tuple[InboxRow, ...]:
+        return await self._readers.glance(lambda db: read.received(db, principal, session, limit))
+
+    async def replies(
+        self, principal: PrincipalId, session: SessionId, limit: int = 20
+    ) -> tuple[ReplyRow, ...]:
+        return await self._readers.glance(lambda db: read.replies(db, principal, session, limit))
+
+    async def has_key(self, principal: PrincipalId, session: SessionId, key: str) -> bool:
+        return await self._readers.glance(lambda db: read.has_key(db, principal, session, key))
+
+    async def unfinished(self) -> tuple[Unfinished, ...]:
+        return await self._readers.glance(read.unfinished)
 
     async def branches(self, principal: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
         return await self._readers.read(lambda db: read.branches(db, principal, session))

@@ -22,9 +22,11 @@ from clew.domain.ledger.rows import (
     InboxRow,
     OpRow,
     Prefix,
+    ReplyRow,
     SessionRow,
     SummaryRow,
     TurnRow,
+    Unfinished,
     UsageTotals,
 )
 
@@ -179,6 +181,42 @@ def queued(db: apsw.Connection, principal: PrincipalId, ident: SessionId) -> tup
     session(db, principal, ident)
     query = f"SELECT {rows.INBOX_COLUMNS} FROM inbox WHERE session_id = ? AND state = 'queued' ORDER BY conversation, n"
     return tuple(map(rows.inbox, db.execute(query, (ident,))))
+
+
+def received(
+    db: apsw.Connection, principal: PrincipalId, ident: SessionId, limit: int
+) -> tuple[InboxRow, ...]:
+    session(db, principal, ident)
+    query = f"SELECT {rows.INBOX_COLUMNS} FROM inbox WHERE session_id = ? ORDER BY id DESC LIMIT ?"
+    return tuple(map(rows.inbox, fetch(db, query, (ident, limit))[::-1]))
+
+
+def replies(
+    db: apsw.Connection, principal: PrincipalId, ident: SessionId, limit: int
+) -> tuple[ReplyRow, ...]:
+    session(db, principal, ident)
+    query = f"SELECT {rows.REPLY_COLUMNS} FROM outbox WHERE session_id = ? ORDER BY id DESC LIMIT ?"
+    return tuple(map(rows.reply, fetch(db, query, (ident, limit))[::-1]))
+
+
+def has_key(db: apsw.Connection, principal: PrincipalId, ident: SessionId, key: str) -> bool:
+    session(db, principal, ident)
+    query = "SELECT 1 FROM op WHERE session_id = ? AND idempotency_key = ?"
+    return bool(fetch(db, query, (ident, key)))
+
+
+_UNFINISHED: Final = """
+-- turns that no commit has ended, with whoever claims them; the index of open turns holds only these
+SELECT t.session_id, t.turn, t.principal, s.lease_owner, s.lease_beat
+FROM turn t JOIN session s ON s.id = t.session_id WHERE t.state = 'running' ORDER BY t.session_id, t.turn
+"""
+
+
+def unfinished(db: apsw.Connection) -> tuple[Unfinished, ...]:
+    return tuple(
+        Unfinished(session=row[0], turn=row[1], principal=row[2], lease_owner=row[3], lease_beat=row[4])
+        for row in fetch(db, _UNFINISHED)
+    )
 
 
 _BRANCHES: Final = """

@@ -19,6 +19,7 @@ from clew.domain.ledger.rows import (
     OpKind,
     OpRow,
     Origin,
+    ReplyRow,
     SessionRow,
     SummaryRow,
     TurnRow,
@@ -29,7 +30,7 @@ Row = tuple[Any, ...]
 
 SESSION_COLUMNS: Final = (
     "s.id, s.owner, s.surface, s.title, s.model, s.cwd, s.settings, s.prefix_sha256, s.parent_session, s.origin,"
-    " s.head_branch, s.head_seq, s.version, s.epoch, s.summary_id, s.lease_owner, s.last_active_at, s.created_at,"
+    " s.head_branch, s.head_seq, s.version, s.epoch, s.summary_id, s.lease_owner, s.lease_beat, s.last_active_at, s.created_at,"
     " s.ended_at, s.end_reason, s.archived_at, s.temporary"
 )
 VISIBLE: Final = (
@@ -76,12 +77,13 @@ def session(row: Row) -> SessionRow:
         origin=_ORIGIN[row[9]],
         handle=handle,
         lease_owner=row[15],
-        last_active_at=row[16],
-        created_at=row[17],
-        ended_at=row[18],
-        end_reason=row[19],
-        archived_at=row[20],
-        temporary=bool(row[21]),
+        lease_beat=row[16],
+        last_active_at=row[17],
+        created_at=row[18],
+        ended_at=row[19],
+        end_reason=row[20],
+        archived_at=row[21],
+        temporary=bool(row[22]),
     )
 
 
@@ -176,7 +178,7 @@ def summary(row: Row) -> SummaryRow:
 
 
 INBOX_COLUMNS: Final = (
-    "id, account, external_key, conversation, n, session_id, principal, kind, body, state, turn"
+    "id, account, external_key, conversation, n, session_id, principal, kind, body, state, turn, at"
 )
 
 
@@ -194,6 +196,24 @@ def inbox(row: Row) -> InboxRow:
         body=row[8],
         state=InboxState(row[9]),
         turn=row[10],
+        at=row[11],
+    )
+
+
+REPLY_COLUMNS: Final = "id, conversation, turn, kind, part, body, state, key"
+
+
+def reply(row: Row) -> ReplyRow:
+    """A row of the outbox from REPLY_COLUMNS."""
+    return ReplyRow(
+        id=row[0],
+        conversation=row[1],
+        turn=row[2],
+        kind=row[3],
+        part=row[4],
+        body=row[5],
+        state=row[6],
+        key=row[7],
     )
 
 

@@ -7,10 +7,11 @@ from typing import Final
 import apsw
 
 from clew.adapters.stores.sqlite.connection import fetch
+from clew.adapters.stores.sqlite.spending import estimate_reserved, write_usage
 from clew.domain.conversation.ids import SessionId
 from clew.domain.ledger.commits import (
     AddReply,
-    AddUsage,
+    Append,
     AskApproval,
     Commit,
     ConsumeApproval,
@@ -54,6 +55,7 @@ def cut_turn(db: apsw.Connection, work: Commit, epoch: int) -> None:
             " AND call IN (SELECT id FROM tool_call WHERE session_id = ?1 AND turn = ?2)",
             (*key, epoch),
         )
+        estimate_reserved(db, *key)
 
 
 def write_turn_rows(db: apsw.Connection, work: Commit, epoch: int) -> None:
@@ -71,8 +73,7 @@ def write_turn_rows(db: apsw.Connection, work: Commit, epoch: int) -> None:
     if work.set_turn is not None:
         _set_turn(db, work.session, work.set_turn, epoch, work.at)
     _take(db, work, epoch)
-    for usage in work.usage:
-        _add_usage(db, work.session, usage, work.at)
+    write_usage(db, work)
     for reply in work.replies:
         _add_reply(db, work, reply)
 
@@ -88,8 +89,9 @@ def _open_turn(db: apsw.Connection, session: SessionId, turn: OpenTurn, epoch: i
 def _set_turn(db: apsw.Connection, session: SessionId, turn: SetTurn, epoch: int, at: int) -> None:
     finished = at if turn.state in _ENDED else None
     db.execute(
-        "UPDATE turn SET state = ?, end_reason = ?, error = ?, finished_at = ?, epoch = ? WHERE session_id = ? AND turn = ?",
-        (turn.state, turn.end_reason, turn.error, finished, epoch, session, turn.turn),
+        "UPDATE turn SET state = ?, end_reason = ?, error = ?, finished_at = ?, epoch = ?, crashes = crashes + ?"
+        " WHERE session_id = ? AND turn = ?",
+        (turn.state, turn.end_reason, turn.error, finished, epoch, turn.crashed, session, turn.turn),
     )
     if db.changes() != 1:
         raise Refused(f"This session has no turn {turn.turn}.")
@@ -148,7 +150,7 @@ def _consume(db: apsw.Connection, session: SessionId, consume: ConsumeApproval, 
 
 
 def _take(db: apsw.Connection, work: Commit, epoch: int) -> None:
-    turn = work.open_turn.turn if work.open_turn else None
+    turn = work.open_turn.turn if work.open_turn else work.op.turn if isinstance(work.op, Append) else None
     for row in work.take:
         db.execute(
             "UPDATE inbox SET state = 'consumed', turn = ?, epoch = ? WHERE id = ? AND session_id = ? AND state = 'queued'",
@@ -165,35 +167,9 @@ def _take(db: apsw.Connection, work: Commit, epoch: int) -> None:
             raise Refused("This message was already taken or cancelled.")
 
 
-_USAGE: Final = """
-INSERT INTO usage(owner, session_id, turn, step, attempt, task, model, state, input, output, cache_read, cache_write,
-  cost_usd, price_source, at) SELECT owner, id, ?,?,?,?,?,?,?,?,?,?,?,?,? FROM session WHERE id = ?
-"""
-
-
-def _add_usage(db: apsw.Connection, session: SessionId, usage: AddUsage, at: int) -> None:
-    db.execute(
-        _USAGE,
-        (
-            usage.turn,
-            usage.step,
-            usage.attempt,
-            usage.task,
-            usage.model,
-            usage.state,
-            usage.input,
-            usage.output,
-            usage.cache_read,
-            usage.cache_write,
-            usage.cost_usd,
-            usage.price_source,
-            at,
-            session,
-        ),
-    )
-
-
 def _add_reply(db: apsw.Connection, work: Commit, reply: AddReply) -> None:
+    if fetch(db, "SELECT 1 FROM outbox WHERE key = ?", (reply.key,)):
+        return  # whoever it is for was told
     db.execute(
         "INSERT INTO outbox(session_id, conversation, turn, message, body, part, kind, state, key, next_at)"
         " SELECT ?3, ?1, ?2, CASE WHEN ?4 IS NULL THEN (SELECT m.id FROM message m JOIN session s ON s.id = ?3"

@@ -138,7 +138,7 @@ CREATE TABLE outbox(
 ) STRICT;
 CREATE INDEX outbox_due ON outbox(next_at) WHERE state = 'pending' OR state = 'sending' OR state = 'unknown';
 CREATE INDEX outbox_message ON outbox(message) WHERE message IS NOT NULL;
-CREATE INDEX outbox_notice ON outbox(session_id) WHERE message IS NULL;
+CREATE INDEX outbox_session ON outbox(session_id);
 
 CREATE TABLE approval(
   id TEXT PRIMARY KEY, call TEXT NOT NULL REFERENCES tool_call(id), n INTEGER NOT NULL, args_sha256 TEXT NOT NULL, asker TEXT NOT NULL,
@@ -155,6 +155,7 @@ CREATE TABLE usage(
   cost_usd REAL, price_source TEXT, at INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX usage_session ON usage(session_id);
+CREATE INDEX usage_reserved ON usage(session_id) WHERE state = 'reserved';
 CREATE INDEX usage_owner ON usage(owner, at);
 
 CREATE TABLE job(
@@ -272,7 +273,7 @@ CREATE TRIGGER op_fence BEFORE INSERT ON op BEGIN
       THEN RAISE(ABORT, 'clew: this session was deleted')
     WHEN (NEW.version = 1) <> (NEW.kind = 'create') THEN RAISE(ABORT, 'clew: a session is created once')
     -- Most ops are appends: they are judged here, and no further question is asked of them.
-    WHEN NEW.kind = 'append' THEN CASE
+    WHEN NEW.kind = 'append' OR NEW.kind = 'recover' AND NEW.to_seq <> NEW.from_seq THEN CASE
       WHEN NEW.to_summary IS NOT NEW.from_summary THEN RAISE(ABORT, 'clew: this op leaves the summary alone')
       WHEN NEW.to_seq <= NEW.from_seq OR NOT EXISTS (
         SELECT 1 FROM branch b WHERE b.id = NEW.to_branch AND b.session_id = NEW.session_id

@@ -1,0 +1,60 @@
+"""What calls of models used, and what is set aside for those under way."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from clew.adapters.stores.memory.state import State, StoredUsage
+from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.ledger.commits import AddUsage, Commit, Reserve, UsageState
+from clew.domain.ledger.spending import refuse_over_cap
+
+
+def write_usage(state: State, work: Commit) -> None:
+    """Adds what was used, each in the place of its reservation, and reserves what may be."""
+    for usage in work.usage:
+        _write(state, work, usage)
+    if work.reserve is not None:
+        _reserve(state, work, work.reserve)
+
+
+def estimate_reserved(state: State, session: SessionId, turn: int) -> None:
+    """The turn was cut off: what its call would have cost at most stands for what it did."""
+    for ident, stored in state.usage.items():
+        if (stored.session, stored.row.turn, stored.row.state) == (session, turn, UsageState.RESERVED):
+            estimated = replace(stored.row, state=UsageState.ESTIMATED)
+            state.usage[ident] = replace(stored, row=estimated)
+
+
+def _write(state: State, work: Commit, usage: AddUsage) -> None:
+    key = (work.session, usage.turn, usage.step, usage.attempt, usage.task, UsageState.RESERVED)
+    reserved = [ident for ident, stored in state.usage.items() if _key(stored) == key]
+    ident = reserved[0] if reserved else state.next_id()
+    owner = state.sessions[work.session].owner
+    state.usage[ident] = StoredUsage(owner=owner, session=work.session, row=usage, at=work.at)
+
+
+def _key(stored: StoredUsage) -> tuple[SessionId, int, int, int, str, UsageState]:
+    row = stored.row
+    return (stored.session, row.turn, row.step, row.attempt, row.task, row.state)
+
+
+def _reserve(state: State, work: Commit, reserve: Reserve) -> None:
+    owner = state.sessions[work.session].owner
+    refuse_over_cap(
+        reserve,
+        in_session=_spent(state, session=work.session),
+        by_owner=_spent(state, owner=owner, since=reserve.caps.day_began),
+        by_all=_spent(state, since=reserve.caps.day_began),
+    )
+    _write(state, work, reserve.usage)
+
+
+def _spent(
+    state: State, *, session: SessionId | None = None, owner: PrincipalId | None = None, since: int = 0
+) -> float:
+    return sum(
+        stored.row.cost_usd or 0.0
+        for stored in state.usage.values()
+        if session in (None, stored.session) and owner in (None, stored.owner) and stored.at >= since
+    )

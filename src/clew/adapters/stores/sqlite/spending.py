@@ -1,0 +1,71 @@
+"""What calls of models used, and what is set aside for those under way."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import apsw
+
+from clew.adapters.stores.sqlite.connection import fetch
+from clew.domain.conversation.ids import SessionId
+from clew.domain.ledger.commits import AddUsage, Commit, Reserve
+from clew.domain.ledger.spending import refuse_over_cap
+
+_ADD: Final = """
+INSERT INTO usage(owner, session_id, model, state, input, output, cache_read, cache_write, cost_usd, price_source, at,
+  turn, step, attempt, task) SELECT owner, id, ?,?,?,?,?,?,?,?,?,?,?,?,? FROM session WHERE id = ?
+"""
+_SETTLE: Final = """
+UPDATE usage SET model = ?, state = ?, input = ?, output = ?, cache_read = ?, cache_write = ?, cost_usd = ?, price_source = ?,
+  at = ? WHERE turn = ? AND step = ? AND attempt = ? AND task = ? AND session_id = ? AND state = 'reserved'
+"""
+_SPENT: Final = """
+SELECT (SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE session_id = ?1),
+  (SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE owner = (SELECT owner FROM session WHERE id = ?1) AND at >= ?2),
+  -- one by one, by the index of owners: an index of times alone would be written with every call of a model
+  (SELECT coalesce(sum(cost_usd), 0) FROM principal p CROSS JOIN usage u ON u.owner = p.id AND u.at >= ?2)
+"""
+
+
+def write_usage(db: apsw.Connection, work: Commit) -> None:
+    """Adds what was used, each in the place of its reservation, and reserves what may be."""
+    for usage in work.usage:
+        _write(db, work, usage)
+    if work.reserve is not None:
+        _reserve(db, work, work.reserve)
+
+
+def estimate_reserved(db: apsw.Connection, session: SessionId, turn: int) -> None:
+    """The turn was cut off: what its call would have cost at most stands for what it did."""
+    db.execute(
+        "UPDATE usage SET state = 'estimated' WHERE session_id = ? AND turn = ? AND state = 'reserved'",
+        (session, turn),
+    )
+
+
+def _reserve(db: apsw.Connection, work: Commit, reserve: Reserve) -> None:
+    in_session, by_owner, by_all = fetch(db, _SPENT, (work.session, reserve.caps.day_began))[0]
+    refuse_over_cap(reserve, in_session=in_session, by_owner=by_owner, by_all=by_all)
+    _write(db, work, reserve.usage)
+
+
+def _write(db: apsw.Connection, work: Commit, usage: AddUsage) -> None:
+    row = (
+        usage.model,
+        usage.state,
+        usage.input,
+        usage.output,
+        usage.cache_read,
+        usage.cache_write,
+        usage.cost_usd,
+        usage.price_source,
+        work.at,
+        usage.turn,
+        usage.step,
+        usage.attempt,
+        usage.task,
+        work.session,
+    )
+    db.execute(_SETTLE, row)
+    if db.changes() == 0:
+        db.execute(_ADD, row)
