@@ -157,15 +157,37 @@ def test_an_image_is_named_where_the_model_takes_none() -> None:
 
 def test_a_summary_stands_for_what_it_covers() -> None:
     """And for nothing else."""
-    path = [message(1, Role.USER, "old"), message(2, Role.ASSISTANT, "older"), message(3, Role.USER, "new")]
-    summary = SummaryRow(
-        id=SummaryId(1), upto=Head(BranchId(1), 2), previous=None, text="SUM", focus=None, model=None, tokens_before=0,
-        tokens_after=0, created_at=0,
-    )  # fmt: skip
-    text = canonical(build(path, summary=summary).messages).decode()
+    path = [
+        message(1, Role.USER, "old"),
+        message(2, Role.ASSISTANT, "older"),
+        message(3, Role.USER, "new", turn=2),
+    ]
+    text = canonical(build(path, summary=summary_upto(2)).messages).decode()
     assert "SUM" in text
     assert "new" in text
     assert "old" not in text
+
+
+def test_what_people_sent_in_a_turn_that_was_cut_stays() -> None:
+    """A long turn is summarised inside: the model still sees, byte for byte, what it is asked to do."""
+    path = [
+        message(1, Role.USER, "the question"),
+        message(2, Role.ASSISTANT, "first step"),
+        message(3, Role.ASSISTANT, "second step"),
+    ]
+    request = build(path, summary=summary_upto(2))
+    summed, question, last = request.messages
+    assert "SUM" in str(summed)
+    assert isinstance(question, UserTurn)
+    assert question.parts[0] == TextPart("the question")
+    assert "second step" in str(last)
+
+
+def summary_upto(seq: int) -> SummaryRow:
+    return SummaryRow(
+        id=SummaryId(1), upto=Head(BranchId(1), seq), previous=None, text="SUM", focus=None, model=None,
+        tokens_before=0, tokens_after=0, created_at=0,
+    )  # fmt: skip
 
 
 def test_overlays_stand_after_the_turns_last_user_message_in_every_step() -> None:

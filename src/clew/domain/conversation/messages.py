@@ -8,10 +8,13 @@ collector need not look at them (`gc=False`): walking through a long history wou
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
 from clew.domain.conversation.ids import BranchId, CallId, MessageId
+
+_TEXT_TYPES: Final = frozenset({"application/json", "application/xml", "application/toml"})
 
 
 class Role(StrEnum):
@@ -46,6 +49,15 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     media_type: str
     size: int
     name: str | None = None
+
+    @property
+    def is_image(self) -> bool:
+        return self.media_type.startswith("image/")
+
+    @property
+    def is_text(self) -> bool:
+        """Whether a model is shown the file as text."""
+        return self.media_type.startswith("text/") or self.media_type in _TEXT_TYPES
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

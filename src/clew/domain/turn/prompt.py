@@ -14,6 +14,7 @@ from typing import Final, assert_never
 
 import msgspec
 
+from clew.domain.compaction.cut import standing
 from clew.domain.conversation.messages import (
     AssistantBody,
     Attachment,
@@ -71,10 +72,10 @@ def build_request(
     files: Mapping[str, str] | None = None,
 ) -> ModelRequest:
     """`files` holds the text of attached text files by hash. Promises a request that every server of this profile takes."""
-    standing = [m for m in path if summary is None or m.seq > summary.upto.seq]
-    renderer = _Renderer(profile, files or {}, overlays, _last_opening(standing))
+    shown = standing(path, summary)
+    renderer = _Renderer(profile, files or {}, overlays, _last_opening(shown))
     messages: list[RequestMessage] = [] if summary is None else [_summary_turn(summary)]
-    messages.extend(renderer.render(standing))
+    messages.extend(renderer.render(shown))
     return ModelRequest(
         model=profile.name,
         system=prefix.system_prompt,
@@ -153,7 +154,7 @@ class _Renderer:
 
     def _attached(self, attachment: Attachment) -> Part:
         name = attachment.name or "attachment"
-        if attachment.media_type.startswith("image/"):
+        if attachment.is_image:
             if self._profile.takes_images:
                 return ImagePart(attachment.sha256, attachment.media_type)
             return TextPart(f"[image {name}: this model takes no images]")
@@ -197,7 +198,7 @@ class _Renderer:
         images = tuple(
             ImagePart(a.sha256, a.media_type)
             for a in message.attachments
-            if a.media_type.startswith("image/") and self._profile.takes_images
+            if a.is_image and self._profile.takes_images
         )
         return ToolTurn(call=self._wire_id(call), name=call.name, text=text, images=images)
 

@@ -67,8 +67,7 @@ class TurnContext:
     async def _read_text_files(self) -> None:
         for message in self._path:
             for attachment in message.attachments:
-                known = attachment.sha256 in self._texts or attachment.media_type.startswith("image/")
-                if known or not is_text(attachment.media_type):
+                if attachment.sha256 in self._texts or not attachment.is_text:
                     continue
                 blob = await self._ledger.blob(self._principal, self._session, attachment.sha256)
                 self._texts[attachment.sha256] = blob.bytes.decode("utf-8", errors="replace")
@@ -78,12 +77,3 @@ class TurnContext:
             if sha256 not in self._images:
                 self._images[sha256] = (await self._ledger.blob(self._principal, self._session, sha256)).bytes
         return self._images
-
-
-def is_text(media_type: str) -> bool:
-    """Whether a file of this type is shown to the model as text."""
-    return media_type.startswith("text/") or media_type in (
-        "application/json",
-        "application/xml",
-        "application/toml",
-    )
