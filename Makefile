@@ -86,6 +86,11 @@ SEEDS ?= 1000
 simulate: $(DEV_READY) ## Random conversations under the fault model; SEEDS=10000
 	@$(BIN)/python -m clew.testing.simulation --seeds $(SEEDS)
 
+ROUNDS ?= 1000
+.PHONY: torture
+torture: $(DEV_READY) ## Kill real processes at every crash point; ROUNDS=1000
+	@$(BIN)/python -m clew.testing.torture --rounds $(ROUNDS) $(ARGS)
+
 .PHONY: docs
 docs: $(DEV_READY) ## Write docs/settings.md from the code
 	@$(BIN)/python -m clew.config.documentation > docs/settings.md

@@ -1,0 +1,134 @@
+"""Where a process can be made to end: every kind of write, before and after it, and three moments between writes.
+
+A write is known by the shape of what it commits, not by the code that asked for it, so no production module knows of
+this table. `before` means with the rows written and the transaction open; `after` means durable, and nobody told.
+Each point has a way to get there: what was said before, and what the process that is to end there is told to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from clew.domain.conversation.messages import Role
+from clew.domain.ledger.commits import Append, Commit, MoveHead, Note
+from clew.domain.ledger.rows import CallState, OpKind, TurnState
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+ASKING: Final = MappingProxyType({"CLEW__APPROVAL__MODE": "ask"})
+
+
+class Way(NamedTuple):
+    """How a process comes to a point. `{}` stands for words that are said once only.
+
+    What follows the words is for the scripted model: `shell`, `read`, `background` are calls it asks for one after the
+    other, `a+b` in one step; `fail` makes it refuse.
+    """
+
+    last: str
+    first: tuple[str, ...] = ()
+    environ: Mapping[str, str] = _NOTHING
+    is_new: bool = False
+    """In a session of its own."""
+    crash: str = ""
+    """Before that, a process dies at this point of another turn."""
+
+
+class Write(NamedTuple):
+    name: str
+    way: Way
+
+
+def _takes(work: Commit) -> bool:
+    return isinstance(work.op, Append) and any(m.role == Role.USER for m in work.op.messages)
+
+
+def _brings(role: Role, work: Commit) -> bool:
+    return isinstance(work.op, Append) and any(m.role == role for m in work.op.messages)
+
+
+def _moves(kind: OpKind, work: Commit) -> bool:
+    return isinstance(work.op, MoveHead) and work.op.kind == kind
+
+
+def _notes(kind: OpKind, work: Commit) -> bool:
+    return isinstance(work.op, Note) and work.op.kind == kind
+
+
+def _ends(work: Commit, *states: TurnState) -> bool:
+    return work.set_turn is not None and work.set_turn.state in states
+
+
+SHAPES: Final[tuple[tuple[str, Callable[[Commit], bool]], ...]] = (
+    ("acknowledge", lambda work: (work.idempotency_key or "").startswith("recover")),
+    ("claim", lambda work: _ends(work, TurnState.RUNNING) and work.evicts is not None),
+    ("go on", lambda work: _ends(work, TurnState.RUNNING)),
+    ("take", lambda work: work.open_turn is not None and _takes(work) and bool(work.take)),
+    ("opening", lambda work: work.open_turn is not None and _takes(work)),
+    ("again", lambda work: work.open_turn is not None),
+    ("steer", lambda work: _takes(work) and bool(work.take)),
+    ("refreeze", partial(_notes, OpKind.REFREEZE)),
+    ("plan", lambda work: bool(work.plan)),
+    ("answer", lambda work: _ends(work, TurnState.DONE)),
+    ("park", lambda work: _ends(work, TurnState.WAITING)),
+    ("close", lambda work: work.set_turn is not None),
+    ("ask", lambda work: bool(work.ask)),
+    ("start", lambda work: any(call.to == CallState.STARTED for call in work.calls)),
+    ("result", partial(_brings, Role.TOOL)),
+    ("event", partial(_brings, Role.EVENT)),
+    ("undo", partial(_moves, OpKind.UNDO)),
+    ("redo", partial(_moves, OpKind.REDO)),
+    ("retry", partial(_moves, OpKind.RETRY)),
+    ("resume", partial(_moves, OpKind.RESUME)),
+    ("stop", partial(_notes, OpKind.STOP)),
+    ("leave", partial(_notes, OpKind.LEAVE)),
+    ("title", partial(_notes, OpKind.TITLE)),
+    ("settings", partial(_notes, OpKind.SETTINGS)),
+)
+"""The first that fits names a commit."""
+
+WRITES: Final = (
+    Write("open", Way("{} hello", is_new=True)),
+    Write("opening", Way("{} hello")),
+    Write("refreeze", Way("{} hello", is_new=True)),
+    Write("plan", Way("{} shell")),
+    Write("start", Way("{} shell read")),
+    Write("result", Way("{} shell shell+read")),
+    Write("answer", Way("{} shell")),
+    Write("ask", Way("{} shell", environ=ASKING)),
+    Write("park", Way("{} shell", environ=ASKING)),
+    Write("decide", Way("/approve", first=("{} shell",), environ=ASKING)),
+    Write("go on", Way("/approve", first=("{} shell",), environ=ASKING)),
+    Write("close", Way("{} shell fail")),
+    Write("event", Way("{} background wait")),
+    Write("undo", Way("/undo", first=("{} hello",))),
+    Write("redo", Way("/redo", first=("{} shell", "/undo"))),
+    Write("retry", Way("/retry", first=("{} shell",))),
+    Write("again", Way("/retry", first=("{} shell",))),
+    Write("stop", Way("/stop", first=("{} shell",), environ=ASKING)),
+    Write("leave", Way("/new")),
+    Write("title", Way("/title {}")),
+)
+"""Every write that a session lives by. `MOMENTS` are what happens between two of them."""
+
+MOMENTS: Final = (
+    Write("first token", Way("{} hello")),
+    Write("before tool", Way("{} shell")),
+    Write("after tool", Way("{} shell")),
+)
+POINTS: Final[Mapping[str, Way]] = MappingProxyType(
+    {f"{when} {write.name}": write.way for write in WRITES for when in ("before", "after")}
+    | {moment.name: moment.way for moment in MOMENTS}
+)
+
+
+def shape_of(work: Callable[..., object]) -> str:
+    """The name of a write, as the ledger hands it to its writer."""
+    if isinstance(work, partial):
+        commit = work.keywords.get("work")
+        if isinstance(commit, Commit):
+            return next((name for name, fits in SHAPES if fits(commit)), "other")
+        return str(work.func.__name__)
+    return work.__qualname__.removeprefix("SqliteLedger.").partition(".")[0]

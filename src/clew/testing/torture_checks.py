@@ -1,0 +1,140 @@
+"""What must hold of a home whose processes were killed: asked of its ledger, and of what happened outside.
+
+Everything here reads. What is wrong comes back as sentences; none means that everything holds.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from clew.adapters.stores.sqlite import open_ledger
+from clew.adapters.stores.sqlite.ledger import LEDGER_FILE
+from clew.adapters.system import SystemClock
+from clew.domain.conversation.ids import LOCAL, CallId, SessionId
+from clew.domain.conversation.messages import Message, Status, ToolBody
+from clew.domain.ledger.errors import LedgerError
+from clew.domain.ledger.rows import CallRow, CallState, TurnState
+from clew.runtime.ports.ledger import Ledger
+from clew.testing.invariants import check, read_tree
+
+EFFECTS: Final = "effects"
+HOME: Final = "home"
+
+
+class Expected(msgspec.Struct, kw_only=True):
+    """What whoever tortured a home knows about it."""
+
+    accepted: dict[str, bool] = msgspec.field(default_factory=dict)
+    """Of each message, by its first word: was it taken for certain? If not, it may be there, or not."""
+    runs: list[tuple[str, int]] = msgspec.field(default_factory=list)
+    """(call, wall clock in ms) of each run of a tool."""
+
+
+async def wrong_in(folder: Path, expected: Expected, sessions: frozenset[str]) -> list[str]:
+    """Looks at the sessions named, or at all if none is, and at every message and effect of the home."""
+    home = folder / HOME
+    wrong = list(_messages(home / LEDGER_FILE, expected.accepted))
+    with closing(sqlite3.connect(home / LEDGER_FILE)) as db:
+        known = [SessionId(row[0]) for row in db.execute("SELECT id FROM session")]
+    effects = Counter((folder / EFFECTS).read_text("utf-8").split()) if (folder / EFFECTS).exists() else {}
+    runs: dict[str, list[int]] = {}
+    for call, at in expected.runs:
+        runs.setdefault(call, []).append(at)
+    asked: set[str] = set()
+    ledger = await open_ledger(home, SystemClock())
+    try:
+        for session in known:
+            asked |= await _effects_asked(ledger, session)
+            if sessions and session not in sessions:
+                continue
+            try:
+                await check(ledger, LOCAL, session)
+                wrong += [f"{session}: {sentence}" for sentence in await _turns(ledger, session)]
+                wrong += [f"{session}: {s}" for s in await _calls(ledger, session, effects, runs)]
+            except (AssertionError, LedgerError, LookupError) as error:
+                wrong.append(f"{session}: {error!r}")
+    finally:
+        await ledger.close()
+    return wrong + [f"the effect {effect} belongs to no call" for effect in effects if effect not in asked]
+
+
+def _messages(path: Path, accepted: Mapping[str, bool]) -> Iterator[str]:
+    """Every message that was taken is in one place, and none is in two."""
+    with closing(sqlite3.connect(path)) as db:
+        said = Counter(
+            str(row[0]).split()[0] for row in db.execute("SELECT text FROM message WHERE role = 'user'")
+        )
+        waiting = (
+            "SELECT json_extract(body, '$.text') FROM inbox WHERE kind = 'message' AND state <> 'consumed'"
+        )
+        said.update(str(row[0]).split()[0] for row in db.execute(waiting))
+    for word, was_taken in accepted.items():
+        if said[word] > 1:
+            yield f"the message {word} is there {said[word]} times"
+        if was_taken and not said[word]:
+            yield f"the message {word} was taken and is lost"
+    for word in said:
+        if word not in accepted:
+            yield f"nobody said {word}"
+
+
+async def _turns(ledger: Ledger, session: SessionId) -> list[str]:
+    """Somebody came after every crash: no turn is left open."""
+    newest = await ledger.turn(LOCAL, session)
+    turns = [await ledger.turn(LOCAL, session, n) for n in range(1, newest.turn + 1)] if newest else []
+    is_open = (TurnState.RUNNING, TurnState.WAITING)
+    return [f"turn {turn.turn} is left {turn.state}" for turn in turns if turn and turn.state in is_open]
+
+
+def _asked(messages: Iterable[Message]) -> Iterator[tuple[CallId, str]]:
+    """Each call that appends to the effects, and the word that it appends."""
+    for message in messages:
+        for call in message.calls:
+            command = msgspec.json.decode(call.arguments).get("command", "")
+            if command.startswith("echo ") and command.endswith(EFFECTS):
+                yield call.id, command.split()[1]
+
+
+async def _effects_asked(ledger: Ledger, session: SessionId) -> set[str]:
+    tree = await read_tree(ledger, LOCAL, session)
+    return {effect for _, effect in _asked(tree.messages.values())}
+
+
+async def _calls(
+    ledger: Ledger, session: SessionId, effects: Mapping[str, int], runs: Mapping[str, list[int]]
+) -> list[str]:
+    """What happened outside is what the ledger says, call by call."""
+    tree = await read_tree(ledger, LOCAL, session)
+    results = {m.body.call: m for m in tree.messages.values() if isinstance(m.body, ToolBody)}
+    appends = dict(_asked(tree.messages.values()))
+    wrong: list[str] = []
+    for call in await ledger.calls(LOCAL, session):
+        count = effects.get(appends[call.id], 0) if call.id in appends else None
+        wrong += _judged(call, results.get(call.id), count, runs.get(call.id, []))
+    return wrong
+
+
+def _judged(call: CallRow, result: Message | None, effects: int | None, runs: list[int]) -> Iterator[str]:
+    named = f"call {call.id} ({call.name}, {call.state})"
+    if len(runs) > 1 and not call.safe_to_repeat:
+        yield f"{named} is not safe to repeat and ran {len(runs)} times"
+    if call.finished_at is not None and any(at > call.finished_at for at in runs):
+        yield f"{named} ran again after its result was stored"
+    if call.state in (CallState.PLANNED, CallState.NOT_RUN) and runs:
+        yield f"{named} ran all the same"
+    if effects is None:
+        return
+    if effects > 1:
+        yield f"{named} took effect {effects} times"
+    if effects and call.state in (CallState.PLANNED, CallState.NOT_RUN):
+        yield f"{named} took effect all the same"
+    is_ok = result is not None and result.status == Status.OK
+    if not effects and call.state == CallState.FINISHED and is_ok:
+        yield f"{named} has a result and took no effect"

@@ -1,0 +1,242 @@
+"""One home under torture: processes use it, are killed at points and at random, and somebody comes after them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from clew.testing.crash_points import POINTS, Way
+from clew.testing.torture_checks import HOME, Expected, wrong_in
+from clew.testing.torture_processes import Process, Processes
+from clew.testing.torture_report import Report
+
+READY_SECONDS_MAX: Final = 2.0
+FIRST_LINES: Final = ("{} hello", "{} shell+read", "{} hello")
+"""What is said first, in a session each."""
+END_SECONDS_MAX: Final = 25.0
+ORPHAN_SECONDS_MAX: Final = 5.0
+RANDOM_SHARE: Final = 0.2
+"""Of the rounds: kills at random instants only."""
+POINTS_PER_ROUND: Final = 3
+COMPANY_SHARE: Final = 0.2
+"""Of the crashes at a point, after the first: with others who use the sessions meanwhile."""
+COLD_SHARE: Final = 0.04
+KILL_WITHIN_SECONDS: Final = 0.15
+LINES: Final = (
+    "{} hello",
+    "{} shell",
+    "{} shell+read shell",
+    "{} read shell",
+    "/undo",
+    "/redo",
+    "/retry",
+    "/stop",
+    "/new",
+)
+TAKEN: Final = frozenset({"opening", "take", "receive"})
+
+
+class Lot(NamedTuple):
+    """What the homes of a lane share."""
+
+    chance: random.Random
+    points: Sequence[str]
+    """In the order in which they are tried first."""
+    report: Report
+
+
+class TorturedHome:
+    """A home, what was said in it, and the rounds that it goes through."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str], lot: Lot) -> None:
+        self._folder = folder
+        (folder / "notes").write_text("Nothing of note.\n", "utf-8")
+        self._processes = Processes(folder, {**environ, "CLEW_HOME": str(folder / HOME)})
+        self._random, self._points, self._report = lot
+        self._expected = Expected()
+        self._sessions: list[str] = []
+        self._lines: dict[Process, str] = {}
+        self._of_round: list[Process] = []
+
+    def close(self) -> None:
+        self._processes.close()
+
+    @property
+    def what(self) -> str:
+        """The processes of the round and how they ended, in words."""
+        return "; ".join(f"{process.what} → {process.status}" for process in self._of_round)
+
+    def prepare(self) -> None:
+        for line in FIRST_LINES:
+            told = self._to_the_end(self._clew(line, ""))
+            self._sessions.append(told.json["session"])
+
+    def round(self) -> list[str]:
+        """One round; what is wrong after it."""
+        self._of_round.clear()
+        if self._random.random() < RANDOM_SHARE:
+            started = self._random_wave()
+        else:
+            started = [
+                process for _ in range(POINTS_PER_ROUND) for process in self._wave_at(self._next_point())
+            ]
+        sessions = {_session_of(process) for process in started}
+        touched = sessions & set(self._sessions)
+        elsewhere = [""] if touched != sessions else []
+        wrong = [said for session in [*sorted(touched), *elsewhere] for said in self._come_after(session)]
+        return wrong + self._look(frozenset(touched))
+
+    def look_at_all(self) -> list[str]:
+        """At the end: every session is usable, and the whole file is sound."""
+        self._of_round.clear()
+        listed = self._to_the_end(self._clew_plain("sessions", "list", "--json", "--limit", "1000"))
+        sessions = [row["id"] for row in msgspec.json.decode(listed.printed)]
+        wrong = [sentence for session in sessions for sentence in self._come_after(session)]
+        checked = self._to_the_end(self._clew_plain("db", "check"))
+        if checked.status != 0:
+            wrong.append(f"clew db check: {checked.printed.strip()}")
+        return wrong + self._look(frozenset()) + self._orphans()
+
+    # -- one round -------------------------------------------------------------------------------------------------
+    def _next_point(self) -> str:
+        """One of those that were tried least; a miss counts half, so that no point is tried for ever."""
+        kills, missed = self._report.kills, self._report.missed
+        return min(self._points, key=lambda point: kills.get(point, 0) + missed.get(point, 0) // 2)
+
+    def _wave_at(self, point: str) -> list[Process]:
+        """A process ends at a point, perhaps in company."""
+        way = POINTS[point]
+        session = "" if way.is_new else self._random.choice(self._sessions)
+        for line in way.first:
+            self._to_the_end(self._clew(line, session, way))
+        if way.crash:
+            self._to_the_end(self._clew("{} shell", session, crash=way.crash))
+        started = [self._clew(way.last, session, way, crash=point)]
+        if self._report.kills.get(point) and self._random.random() < COMPANY_SHARE:
+            started += self._company(1)
+        self._wait(started)
+        reached = self._report.kills if started[0].was_killed else self._report.missed
+        reached[point] = reached.get(point, 0) + 1
+        return started
+
+    def _random_wave(self) -> list[Process]:
+        started = self._company(self._random.choice((2, 3)))
+        self._wait(started)
+        return started
+
+    def _company(self, count: int) -> list[Process]:
+        """Others who use the sessions, most of them not for long."""
+        started: list[Process] = []
+        for _ in range(count):
+            session = self._random.choice(self._sessions)
+            process = self._clew(self._random.choice(LINES), session)
+            if self._random.random() < 0.7:
+                process.kill_at = time.monotonic() + self._random.uniform(0.0, KILL_WITHIN_SECONDS)
+            started.append(process)
+        return started
+
+    def _come_after(self, session: str) -> list[str]:
+        """Somebody says something in the session (empty: the current one) and is answered, soon."""
+        is_cold = self._random.random() < COLD_SHARE
+        process = self._to_the_end(self._clew("{} hello", session, cold=is_cold))
+        (self._report.ready_cold if is_cold else self._report.ready).append(
+            process.ready_seconds or END_SECONDS_MAX
+        )
+        word = self._lines[process].split()[0]
+        wrong = []
+        if process.status != 0 or process.json.get("text") != f"done {word}":
+            wrong.append(f"{process.what} ended with {process.status}: {process.printed.strip()[-500:]}")
+        if (process.ready_seconds or END_SECONDS_MAX) > READY_SECONDS_MAX:
+            wrong.append(f"{process.what} was ready after {process.ready_seconds} s")
+        return wrong
+
+    # -- processes ---------------------------------------------------------------------------------------------------
+    def _clew(
+        self, line: str, session: str, way: Way | None = None, *, crash: str = "", cold: bool = False
+    ) -> Process:
+        """`clew run` with a line of words that were never said before."""
+        self._report.messages += not line.startswith("/")
+        word = f"w{self._report.messages}-{os.getpid()}"
+        said = line.format(word)
+        if not line.startswith("/"):
+            self._expected.accepted[word] = False
+        where = ("-s", session) if session else () if way is not None and way.is_new else self._anywhere()
+        process = self._processes.clew(
+            "run", "--json", *where, said, crash=crash, environ=way.environ if way else None, cold=cold
+        )
+        self._lines[process] = said
+        self._of_round.append(process)
+        return process
+
+    def _anywhere(self) -> tuple[str, ...]:
+        return ("--continue",) if self._sessions else ()
+
+    def _clew_plain(self, *arguments: str) -> Process:
+        return self._processes.clew(*arguments)
+
+    def _to_the_end(self, process: Process) -> Process:
+        self._wait([process])
+        return process
+
+    def _wait(self, processes: Sequence[Process]) -> None:
+        killing = [process for process in processes if process.kill_at < float("inf")]
+        self._processes.wait(processes, END_SECONDS_MAX)
+        self._report.random_kills += sum(process.was_killed for process in killing)
+        for process in processes:
+            told = process.told
+            runs = [(one.call, one.at_ms) for one in told if one.what == "run"]
+            self._expected.runs += runs
+            self._report.runs += len(runs)
+            word = self._lines.get(process, "/").split()[0]
+            if not word.startswith("/"):
+                self._expected.accepted[word] |= any(one.what in TAKEN for one in told) or process.status == 0
+
+    # -- what must hold ----------------------------------------------------------------------------------------------
+    def _look(self, sessions: frozenset[str]) -> list[str]:
+        """In a process of its own: this one never opens a ledger."""
+
+        def look(told: int) -> int:
+            wrong = asyncio.run(wrong_in(self._folder, self._expected, sessions))
+            os.write(told, msgspec.json.encode(wrong) + b"\n")
+            return 0
+
+        process = self._processes.fork("the checks", look)
+        self._processes.wait([process], END_SECONDS_MAX)
+        if process.status != 0 or not process.lines:
+            return [f"the checks ended with {process.status}: {process.printed[-2000:]}"]
+        wrong: list[str] = msgspec.json.decode(process.lines[0])
+        return wrong
+
+    def _orphans(self) -> list[str]:
+        """What the tools of killed processes started has ended, too: all of it is short."""
+        deadline = time.monotonic() + ORPHAN_SECONDS_MAX
+        while (left := left_of(self._folder / HOME)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return [f"process {pid} is left: {line}" for pid, line in left]
+
+
+def _session_of(process: Process) -> str:
+    """The session it was told to use; empty for a new one, or the current one."""
+    arguments = process.what.split()
+    return arguments[arguments.index("-s") + 1] if "-s" in arguments else ""
+
+
+def left_of(home: Path) -> list[tuple[int, str]]:
+    """Processes whose environment names this home (where there is a /proc)."""
+    wanted = f"CLEW_HOME={home}\0".encode()
+    found: list[tuple[int, str]] = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (entry / "environ").read_bytes() + b"\0":
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                found.append((int(entry.name), line))
+        except OSError:
+            continue  # it ended while we looked, or is another user's
+    return found

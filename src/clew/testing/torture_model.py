@@ -1,0 +1,67 @@
+"""The model of a torture: a server of its own, whose answers follow what the messages ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from clew.testing.model_server import ModelServer, Served, ServedCall
+from clew.testing.torture_checks import EFFECTS
+
+
+class ScriptedTalk:
+    """Reads in a message what to do: `w7 shell read` is two steps with a call each, then the answer `done w7`.
+
+    Each shell command appends a word of its own to a file, so that what took effect can be counted.
+    """
+
+    def __init__(self) -> None:
+        self._effects = 0
+
+    def __call__(self, body: Any) -> Served:
+        messages = body["messages"]
+        last = max(n for n, message in enumerate(messages) if message["role"] == "user" and _words(message))
+        word, *plan = _words(messages[last])
+        step = sum(1 for message in messages[last:] if message.get("tool_calls"))
+        if step >= len(plan):
+            return Served(deltas=("done ", word))
+        if plan[step] == "fail":
+            return Served(status=400, message="The script says no.")
+        return Served(text="", calls=tuple(self._call(name, word) for name in plan[step].split("+")))
+
+    def _call(self, name: str, word: str) -> ServedCall:
+        self._effects += 1
+        append = f"echo {word}.{self._effects} >> {EFFECTS}"
+        match name:
+            case "read":
+                return ServedCall(name="read", arguments={"path": "notes"})
+            case "background":
+                return ServedCall(name="shell", arguments={"command": append, "background": True})
+            case "wait":
+                return ServedCall(name="shell", arguments={"command": "sleep 0.2"})
+            case _:
+                return ServedCall(name="shell", arguments={"command": append})
+
+
+def _words(message: Mapping[str, Any]) -> list[str]:
+    """The message in words when it is one of ours, without `hello`."""
+    content = message["content"]
+    text = content if isinstance(content, str) else str(content[0].get("text", ""))
+    words = text.split()
+    return [word for word in words if word != "hello"] if words and words[0].startswith("w") else []
+
+
+def serve_talk(told: int) -> int:
+    """Serves until it is killed, or nobody is left who could; tells its port."""
+    parent = os.getppid()
+
+    async def serve() -> None:
+        async with ModelServer(ScriptedTalk()) as server:
+            os.write(told, b"%d\n" % server.port)
+            while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells a process that its parent died
+                await asyncio.sleep(1)
+
+    asyncio.run(serve())
+    return 0

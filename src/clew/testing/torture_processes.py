@@ -1,0 +1,209 @@
+"""Processes for torture: forked from one that has imported everything, or started from nothing; killed, and waited for.
+
+A forked process is as real as another: whoever forks has no thread, no event loop, no open ledger and no connection,
+and the child becomes a session leader with its own streams, directory and environment before any of that begins.
+It saves the 0.3 s of imports, and so `cold` starts are mixed in. Each process holds the only writing end of one pipe
+(what its tools start does not): what it tells is read from there, and the end of the pipe is its end.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from clew.testing.crashing import CRASH, TOLD, Told
+from clew.testing.crashing import main as crashing_main
+
+DESCRIPTORS_MAX: Final = 4096
+READ_BYTES: Final = 1 << 16
+
+
+class Stuck(Exception):
+    """A process neither ended nor said anything in time."""
+
+
+class Process:
+    """One started process. `status` is None until it was waited for; negative for the signal that ended it."""
+
+    def __init__(self, pid: int, pipe: int, what: str, out: Path) -> None:
+        self.pid = pid
+        self.what = what
+        self.started = time.monotonic()
+        self.ended = 0.0
+        self.kill_at = float("inf")
+        self.status: int | None = None
+        self._pipe = pipe
+        self._out = out
+        self._heard = bytearray()
+
+    def fileno(self) -> int:
+        return self._pipe
+
+    def kill(self) -> None:
+        """This process alone, as the kernel's out-of-memory killer would: what its tools started is not touched."""
+        self.kill_at = float("inf")
+        os.kill(self.pid, signal.SIGKILL)
+
+    def hear(self) -> bool:
+        """Takes what was told; False once the process has ended."""
+        part = os.read(self._pipe, READ_BYTES)
+        self._heard += part
+        if not part:
+            self.ended = time.monotonic()
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            os.close(self._pipe)
+        return bool(part)
+
+    @property
+    def lines(self) -> list[bytes]:
+        return bytes(self._heard).split(b"\n")[:-1]
+
+    @property
+    def told(self) -> list[Told]:
+        return [msgspec.json.decode(line, type=Told) for line in self.lines]
+
+    @property
+    def was_killed(self) -> bool:
+        return self.status == -signal.SIGKILL
+
+    @property
+    def ready_seconds(self) -> float | None:
+        """From its start to the first thing of its own that was durable."""
+        return min((told.at for told in self.told), default=self.started) - self.started or None
+
+    @property
+    def printed(self) -> str:
+        return self._out.read_text("utf-8", "replace")
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The object that it printed last; empty when it did not come to that."""
+        for line in reversed(self.printed.splitlines()):
+            with suppress(msgspec.DecodeError):
+                found: dict[str, Any] = msgspec.json.decode(line)
+                return found
+        return {}
+
+
+class Processes:
+    """Starts processes in one directory and leaves none behind."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environ = dict(environ)
+        self._living: list[Process] = []
+        self._count = 0
+
+    def clew(
+        self, *arguments: str, crash: str = "", environ: Mapping[str, str] | None = None, cold: bool = False
+    ) -> Process:
+        """`clew ARGUMENTS` that ends at a crash point, or where it ends by itself."""
+        variables = {**self._environ, **(environ or {})} | ({CRASH: crash} if crash else {})
+        what = f"clew {' '.join(arguments)}" + (f" [{crash}]" if crash else "") + (" (cold)" if cold else "")
+        if cold:
+            return self._start(what, lambda told, out: _spawn(self._folder, arguments, variables, told, out))
+
+        def become(told: int) -> int:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.chdir(self._folder)
+            os.environ.clear()
+            os.environ.update(variables, **{TOLD: str(told)})
+            return crashing_main(list(arguments))
+
+        return self.fork(what, become)
+
+    def fork(self, what: str, body: Callable[[int], int]) -> Process:
+        """A child that runs `body` with the descriptor to tell on, and ends with the code it returns."""
+        return self._start(what, lambda told, out: _fork(body, told, out))
+
+    def _start(self, what: str, start: Callable[[int, Path], int]) -> Process:
+        self._count += 1
+        out = self._folder / f"printed-{os.getpid()}-{self._count}"
+        reading, writing = os.pipe()
+        try:
+            process = Process(start(writing, out), reading, what, out)
+        finally:
+            os.close(writing)
+        self._living.append(process)
+        return process
+
+    def wait(self, processes: Sequence[Process], seconds: float) -> None:
+        """Until all have ended; kills those whose time has come. Raises Stuck."""
+        deadline = time.monotonic() + seconds
+        while waiting := [process for process in processes if process.status is None]:
+            now = time.monotonic()
+            if now >= deadline:
+                raise Stuck(f"after {seconds:g} s: {', '.join(process.what for process in waiting)}")
+            for process in waiting:
+                if process.kill_at <= now:
+                    process.kill()
+            until = min([deadline, *(process.kill_at for process in waiting)])
+            for process in select.select(waiting, [], [], max(until - now, 0))[0]:
+                if not process.hear():
+                    self._living.remove(process)
+
+    def listen(self, process: Process, seconds: float) -> bytes:
+        """The first line that it tells. Raises Stuck."""
+        while not process.lines:
+            if not select.select([process], [], [], seconds)[0] or not process.hear():
+                raise Stuck(process.what)
+        return process.lines[0]
+
+    def close(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Ends what still runs. Idempotent."""
+        for process in self._living:
+            os.kill(process.pid, number)
+        for process in self._living:
+            while process.hear():
+                pass  # what it told no longer matters
+        self._living.clear()
+
+
+def _fork(body: Callable[[int], int], told: int, out: Path) -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        os.setsid()
+        _take_streams(out)
+        os.closerange(3, told)
+        os.closerange(told + 1, DESCRIPTORS_MAX)
+        code = body(told)
+    except BaseException:  # noqa: BLE001 - the end of the process: nothing of the parent's may run in it
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _take_streams(out: Path) -> None:
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    printed = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for source, target in ((nothing, 0), (printed, 1), (printed, 2)):
+        os.dup2(source, target)
+
+
+def _spawn(folder: Path, arguments: Sequence[str], environ: Mapping[str, str], told: int, out: Path) -> int:
+    with out.open("wb") as printed:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "clew.testing.crashing", *arguments],
+            stdin=subprocess.DEVNULL, stdout=printed, stderr=printed, pass_fds=(told,),
+            cwd=folder, env={**environ, TOLD: str(told)}, start_new_session=True,
+        )  # fmt: skip
+    started.returncode = 0  # waited for by `Process`, like the forked ones
+    return started.pid
