@@ -6,17 +6,20 @@ starting Python.
 
 import sys
 
-from clew import __version__
+import clew
 
 
 def main() -> int:
     """Run the command line and return its exit code."""
     if sys.argv[1:] == ["--version"]:
-        sys.stdout.write(f"clew {__version__}\n")
+        sys.stdout.write(f"clew {clew.__version__}\n")
         return 0
-    from clew.bootstrap import main as start  # noqa: PLC0415  keeps --version quick
+    from clew.installed import Installed  # noqa: PLC0415  keeps --version quick
 
-    return start()
+    installed = Installed(clew.__file__)
+    from clew.bootstrap import main as start  # noqa: PLC0415  the package must be known before it is imported
+
+    return start(installed)
 
 
 if __name__ == "__main__":

@@ -4,88 +4,26 @@ from __future__ import annotations
 
 import signal
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import httpx
-import msgspec
 import pytest
 
-from clew.testing.command_line import CommandLine
 from clew.testing.model_server import Served, ServedCall
-from clew.testing.terminal import Key, Person
-
-READY = "Say something"
-LINE = "\u276f"
-"""What stands before the input line, and before what was sent."""
-KEY = "sk-right-key"
-CLEW = (sys.executable, "-m", "clew")
-
-
-class Server:
-    """The model server as a process of its own, because a test of the terminal has no event loop."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None
-        port = msgspec.json.decode(process.stdout.readline())["port"]
-        self.root = f"http://127.0.0.1:{port}"
-        self.base_url = f"{self.root}/v1"
-
-    def answers(self, *steps: Served) -> None:
-        """From now on these, in order; what was asked before is forgotten."""
-        httpx.post(f"{self.root}/script", content=msgspec.json.encode(steps)).raise_for_status()
-
-    @property
-    def said(self) -> list[list[str]]:
-        """What people said in each request."""
-        bodies: list[Any] = httpx.get(f"{self.root}/requests").json()
-        return [[_text(m) for m in body["messages"] if m["role"] == "user"] for body in bodies]
-
-
-def _text(message: Any) -> str:
-    content = message["content"]
-    return str(content if isinstance(content, str) else content[0]["text"])
-
-
-def _served(*arguments: str) -> Iterator[Server]:
-    command = [sys.executable, "-m", "clew.testing.model_server", "--port", "0", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        try:
-            yield Server(process)
-        finally:
-            process.terminate()
+from clew.testing.terminal import Key
+from tests.acceptance.chatting import KEY, LINE, READY, Chat, Server, served
 
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[Server]:
     """Says everything back, and calls the tools it is told to."""
-    yield from _served("--echo", "--key", KEY, "--model", "small", "--model", "large")
+    yield from served("--echo", "--key", KEY, "--model", "small", "--model", "large")
 
 
 @pytest.fixture
 def scripted() -> Iterator[Server]:
     """Says what a test gives it."""
-    yield from _served("--echo", "--key", KEY)
-
-
-class Chat:
-    """Opens chats in one home."""
-
-    def __init__(self, folder: Path) -> None:
-        self.home = folder / "home"
-        self.cwd = folder / "project"
-        self.cwd.mkdir()
-
-    def opened(
-        self, server: Server | None, *arguments: str, columns: int = 80, rows: int = 24, term: str = "linux"
-    ) -> Person:
-        environ = CommandLine(self.home, server.base_url if server else "", key=KEY).environ
-        return Person(
-            [*CLEW, *arguments], environ={**environ, "TERM": term}, cwd=self.cwd, columns=columns, rows=rows
-        )
+    yield from served("--echo", "--key", KEY)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from functools import cached_property
 from clew.config.home import Home, find_home
 from clew.config.load import load
 from clew.config.settings import ModelSettings, Settings
+from clew.installed import Installed
 from clew.runtime.model_choice import DetectedModels
 from clew.runtime.talk import Services
 from clew.surfaces.cli.host import Keeper, Weights
@@ -20,8 +21,9 @@ from clew.surfaces.cli.main import main as run_command_line
 class Program:
     """`Host` for the command line. What is slow to import is imported when a command opens it, here and nowhere else."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], installed: Installed) -> None:
         self.environ = environ
+        self._installed = installed
 
     @cached_property
     def home(self) -> Home:
@@ -34,8 +36,15 @@ class Program:
     async def services(self) -> AsyncIterator[Services]:
         from clew.bootstrap.services import opened_services  # noqa: PLC0415  SQLite and HTTP: 0.1 s
 
-        async with opened_services(self.settings(), self.home, self.environ) as services:
+        async with opened_services(
+            self.settings(), self.home, self.environ, self._installed.is_replaced
+        ) as services:
             yield services
+
+    async def import_own_modules(self) -> None:
+        from clew.bootstrap.own_modules import import_own_modules  # noqa: PLC0415  for what runs long
+
+        await import_own_modules()
 
     def keeper(self) -> Keeper:
         from clew.bootstrap.keeping import LedgerKeeper  # noqa: PLC0415  SQLite
@@ -58,6 +67,6 @@ class Program:
             yield models
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(installed: Installed, arguments: list[str] | None = None) -> int:
     """The command `clew`. Returns the exit code."""
-    return run_command_line(Program(os.environ), sys.argv[1:] if arguments is None else arguments)
+    return run_command_line(Program(os.environ, installed), sys.argv[1:] if arguments is None else arguments)

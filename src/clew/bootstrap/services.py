@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from clew.runtime.turns import TurnRunner, TurnSettings
 
 @asynccontextmanager
 async def opened_services(
-    settings: Settings, home: Home, environ: Mapping[str, str]
+    settings: Settings, home: Home, environ: Mapping[str, str], is_replaced: Callable[[], bool]
 ) -> AsyncIterator[Services]:
     """Everything a surface needs, closed in the right order at the end. Raises StoreUnusable, ConfigError."""
     ensure_home(home)
@@ -59,6 +59,7 @@ async def opened_services(
                 chance=chance,
                 toolmaker=SettingsToolmaker(settings, environ, home, store),
                 instructions=instructions,
+                is_replaced=is_replaced,
             )
 
         yield msgspec.structs.replace(

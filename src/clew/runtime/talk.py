@@ -22,7 +22,7 @@ from clew.domain.ledger.commits import (
     Received,
     UsageState,
 )
-from clew.domain.ledger.errors import NotFound, Refused
+from clew.domain.ledger.errors import NotFound, Outdated, Refused
 from clew.domain.ledger.rows import Origin, SessionRow, UsageTotals
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
@@ -50,6 +50,7 @@ from clew.runtime.turns.waiting import (
 
 __all__ = ["EVENT", "MESSAGE", "Notify", "QueuedMessage", "Services", "SessionTools", "Talk", "Toolmaker"]
 
+UPDATED: Final = "Clew was updated while this ran: start it again. Nothing was lost."
 QUEUED_MAX: Final = 100
 """Messages that may wait for one session's turn to end."""
 Notify = Callable[[str, str], Awaitable[None]]
@@ -88,6 +89,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     chance: Chance
     toolmaker: Toolmaker
     instructions: Callable[[Path], Sequence[Instructions]]
+    is_replaced: Callable[[], bool] = lambda: False
+    """Whether the package on disk is another one by now: then no turn begins here any more."""
     export: Callable[[SessionId, str], Awaitable[str]] | None = None
     in_memory: Callable[[], Services] | None = None
     """Makes services over a ledger that lives in memory only: what is said there is gone with it."""
@@ -144,7 +147,8 @@ class Talk:
         return Say(text=text, files=tuple(files), cwd=str(self.cwd))
 
     async def begin(self, opening: Opening, watch: Watch, approver: Approver) -> RunningTurn:
-        """Begins a turn. Raises Busy, Refused, NotFound, ModelUnavailable; then no session was opened for it."""
+        """Begins a turn. Raises Busy, Refused, NotFound, ModelUnavailable, Outdated; then no session was opened for it."""
+        self._refuse_outdated()
         known = await self._row() if self.session is not None else None
         model = await self.services.models.choose(known.model if known else None)
         row = known or await self._row()
@@ -159,8 +163,18 @@ class Talk:
             instructions=self.services.instructions(self.cwd),
             notify=self._notify_for(row.id),
         )
+        self._refuse_outdated()  # again: what was imported for this turn was of the same version
         self.running = await self.services.runner.begin(job, watch, approver)
         return self.running
+
+    @property
+    def outdated(self) -> Outdated | None:
+        """Why no turn begins here any more: the package was replaced. What is said can still be queued."""
+        return Outdated(UPDATED) if self.services.is_replaced() else None
+
+    def _refuse_outdated(self) -> None:
+        if (outdated := self.outdated) is not None:
+            raise outdated
 
     async def ensure_session(self) -> SessionId:
         """The session of this conversation; opened if there is none yet."""
@@ -255,11 +269,13 @@ class Talk:
 
     async def close(self) -> None:
         """Ends what the tools started, and a temporary talk. Idempotent."""
-        if self._kept is not None:
-            await self._come_back()
-        for tools in self._tools.values():
-            await tools.close()
-        self._tools.clear()
+        try:
+            if self._kept is not None:
+                await self._come_back()
+        finally:
+            for tools in self._tools.values():
+                await tools.close()
+            self._tools.clear()
 
     # -- pieces --------------------------------------------------------------------------------------------------
     async def problems(self) -> Sequence[str]:

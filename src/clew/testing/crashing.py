@@ -21,6 +21,7 @@ from typing import Final, TypeVar, cast
 import apsw
 import msgspec
 
+import clew
 from clew.adapters.stores.sqlite.ledger import SqliteLedger
 from clew.adapters.stores.sqlite.writer import ReadBack, Work, Writer
 from clew.bootstrap import Program
@@ -28,6 +29,7 @@ from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.models.answer import ModelEvent, TextDelta
 from clew.domain.models.request import ModelProfile, ModelRequest
 from clew.domain.tools.spec import JsonObject, ToolResult, ToolSpec
+from clew.installed import Installed
 from clew.runtime.commands.values import Processes
 from clew.runtime.ports.models import ModelChoice, ModelClient, ModelSource
 from clew.runtime.ports.tools import Tool, ToolContext
@@ -254,7 +256,7 @@ class CrashingProgram(Program):
 
 def main(arguments: list[str]) -> int:
     """The command `clew` with these arguments. Returns its exit code, if it comes to that."""
-    return run_command_line(CrashingProgram(os.environ), arguments)
+    return run_command_line(CrashingProgram(os.environ, Installed(clew.__file__)), arguments)
 
 
 if __name__ == "__main__":

@@ -241,6 +241,54 @@ async def test_a_branch_leaves_the_running_turn_to_itself() -> None:
     assert "behind" not in chat.paper.text
 
 
+async def test_what_is_said_after_an_update_is_left_to_the_next_program() -> None:
+    """The package was replaced: the message waits in the ledger, the chat says why, once, and ends by itself."""
+    replaced = asyncio.Event()
+    world = world_of(say("first"))
+    world.services = msgspec.structs.replace(world.services, is_replaced=replaced.is_set)
+    chat = Chat(world)
+    running = asyncio.create_task(chat.loop.run())
+    chat.types("1")
+    await chat.paper.shows("first")
+    await chat.paper.until(lambda: not chat.loop.turns.is_busy)
+    replaced.set()
+    chat.types("two")
+    chat.types("three")
+    await asyncio.wait_for(running, 10)
+    assert chat.loop.outdated is not None
+    assert chat.loop.turns.waiting == ("two", "three")
+    assert chat.said == [["1"]]
+    assert chat.paper.text.count("start it again") == 1
+    assert chat.line.text == ""
+
+
+async def test_an_update_lets_a_turn_that_was_left_end() -> None:
+    """No other begins; the chat ends after it."""
+    hold, replaced = Hold(), asyncio.Event()
+    world = world_of(say("first"), say("left ", hold, "behind"))
+    world.services = msgspec.structs.replace(world.services, is_replaced=replaced.is_set)
+    chat = Chat(world)
+    running = asyncio.create_task(chat.loop.run())
+    chat.types("1")
+    await chat.paper.shows("first")
+    await chat.paper.until(lambda: not chat.loop.turns.is_busy)
+    old = chat.talk.session
+    chat.types("2")
+    await hold.reached()
+    chat.types("/branch")
+    await chat.paper.shows("goes on there")
+    replaced.set()
+    chat.types("3")
+    await chat.paper.shows("start it again")
+    assert not running.done()
+    hold.release()
+    await asyncio.wait_for(running, 10)
+    assert old is not None
+    path = await world.ledger.path(LOCAL, old)
+    assert [m.text for m in path] == ["1", "first", "2", "left behind"]
+    assert chat.loop.turns.waiting == ("3",)
+
+
 async def test_leaving_records_the_end_of_the_turn() -> None:
     """With what was shown of the answer."""
     hold = Hold()

@@ -241,7 +241,20 @@ async def test_a_file_migrated_under_a_running_program_is_written_no_more(tmp_pa
         )
         assert [type(error) for error in came] == [Outdated, Outdated]
         assert "schema 9999" in str(came[0])
+        with pytest.raises(Outdated):
+            await ledger.beat(handle.session, "me", handle.epoch)
         assert [m.text for m in await ledger.path(ANN, handle.session)] == ["before"]
+
+
+async def test_a_migrated_file_that_cannot_be_read_any_more_says_why(tmp_path: Path) -> None:
+    """A newer program renamed a column: that is no bug of ours and no damage."""
+    async with opened(tmp_path) as ledger:
+        handle = await say(ledger, await begin(ledger), "before")
+        with database(tmp_path / "clew.db") as other:
+            other.execute("ALTER TABLE inbox RENAME COLUMN body TO said")
+            other.execute("PRAGMA user_version=9999")
+        with pytest.raises(Outdated, match="start it again"):
+            await ledger.queued(ANN, handle.session)
 
 
 async def test_a_locked_file_is_waited_for_once_and_said(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from clew.domain.conversation.ids import SessionId
-from clew.domain.ledger.errors import StoreUnusable
+from clew.domain.ledger.errors import Outdated, StoreUnusable
 from clew.runtime.turns.job import Means
 
 
@@ -25,7 +25,7 @@ class Lease:
         self._look.set()
 
     async def kept(self) -> None:
-        """Beats until the lease is lost; then returns."""
+        """Beats until the lease is lost; then returns. Raises Outdated."""
         while True:
             try:
                 async with asyncio.timeout(self._means.settings.lease_seconds / 3):
@@ -36,6 +36,8 @@ class Lease:
             try:
                 if not await self._means.ledger.beat(self._session, self._means.owners.me, self._epoch):
                     return
+            except Outdated:
+                raise  # nothing of this turn can be recorded any more: it ends here
             except StoreUnusable:
                 continue  # a missed beat proves nothing; the turn's next commit says what is wrong
 

@@ -14,7 +14,7 @@ import msgspec
 
 from clew.domain.conversation.ids import SessionId
 from clew.domain.conversation.messages import Status, ToolBody, ToolCall
-from clew.domain.ledger.errors import Fenced, HeadMoved, LedgerError, NotFound, Refused
+from clew.domain.ledger.errors import Fenced, HeadMoved, LedgerError, NotFound, Outdated, Refused
 from clew.domain.ledger.rows import CallState, Prefix
 from clew.domain.models.answer import Answer
 from clew.domain.tools.session_settings import read_settings
@@ -360,6 +360,8 @@ class RunningTurn:
 
 def _in_words(error: Exception) -> tuple[str, str]:
     """A code and a sentence for what ended a turn."""
+    if isinstance(error, Outdated):
+        return "outdated", str(error)
     if isinstance(error, LedgerError):
         return "store", str(error)
     return "internal", f"An error inside Clew ended the turn: {error!r}."

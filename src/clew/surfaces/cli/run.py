@@ -16,7 +16,7 @@ from typing import Final
 import click
 
 from clew.domain.conversation.ids import LOCAL, SessionId
-from clew.domain.ledger.errors import NotFound
+from clew.domain.ledger.errors import NotFound, Outdated
 from clew.runtime.commands import CommandReply, is_command
 from clew.runtime.ports.people import NobodyToAsk
 from clew.runtime.talk import Services, Talk
@@ -187,7 +187,7 @@ async def _turn(talk: Talk, opening: Opening, interrupt: _Interrupt, printer: Pr
         raise outcome.cause  # the answer is recorded, but it could not be shown
     if outcome.cause is not None and debug_asked():
         traceback.print_exception(outcome.cause)
-    return EXIT_OF_STATUS[outcome.status]
+    return Exit.RESTART if isinstance(outcome.cause, Outdated) else EXIT_OF_STATUS[outcome.status]
 
 
 def debug_asked() -> bool:

@@ -250,6 +250,16 @@ def check_version(db: apsw.Connection, known: int, path: Path | str) -> None:
     refuse_newer(fetch(db, "PRAGMA user_version")[0][0], known, path)
 
 
+def refuse_migrated(db: apsw.Connection, known: int, path: Path | str) -> None:
+    """Raises Outdated when a newer program has migrated the file since this one opened it."""
+    found = fetch(db, "PRAGMA user_version")[0][0]
+    if found > known:
+        raise Outdated(
+            f"Clew was updated while this ran ({path} has schema {found}, this program knows {known}):"
+            " start it again. Nothing was lost."
+        )
+
+
 def refuse_newer(found: int, known: int, path: Path | str) -> None:
     """Raises Outdated for a schema that this program does not know."""
     if found > known:

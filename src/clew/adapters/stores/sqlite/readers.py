@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import apsw
+import msgspec
 
-from clew.adapters.stores.sqlite.connection import FAILURES, connect, in_words
-from clew.domain.ledger.errors import StoreUnusable
+from clew.adapters.stores.sqlite.connection import FAILURES, connect, in_words, refuse_migrated
+from clew.adapters.stores.sqlite.migrate import newest
+from clew.domain.ledger.errors import Corrupt, StoreUnusable
 
 T = TypeVar("T")
 CONNECTIONS: Final = 3
@@ -26,6 +28,8 @@ GLANCE_SECONDS_MAX: Final = 0.002
 """How long a glance may keep the event loop: about as long as one commit."""
 _GLANCE_STEPS: Final = 1000
 """How many steps of SQLite's machine lie between two looks at the clock: some 50 microseconds."""
+_OF_ANOTHER_SCHEMA: Final = (apsw.SQLError, UnicodeDecodeError, msgspec.MsgspecError, Corrupt)
+"""What reading raises when a newer program has changed the tables, or what is in them, among other reasons."""
 
 
 class Readers:
@@ -84,6 +88,10 @@ class Readers:
         db.execute("BEGIN")
         try:
             return work(db)
+        except _OF_ANOTHER_SCHEMA:
+            self._deadline_off(db)
+            refuse_migrated(db, newest(), self._path)
+            raise
         finally:
             # The end must not be cut off by the deadline of what it ends: the connection would stay in a transaction.
             self._deadline_off(db)

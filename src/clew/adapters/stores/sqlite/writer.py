@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 
 import apsw
 
-from clew.adapters.stores.sqlite.connection import check_version, empty_log, fetch, in_words
+from clew.adapters.stores.sqlite.connection import empty_log, fetch, in_words, refuse_migrated
 from clew.adapters.stores.sqlite.migrate import newest
 from clew.domain.ledger.errors import LedgerError, Refused, StoreUnusable
 
@@ -243,7 +243,7 @@ class Writer:
 
     def _begin(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
-        check_version(self._db, self._known_schema, self._path)
+        refuse_migrated(self._db, self._known_schema, self._path)
 
     def _roll_back(self) -> None:
         """After this no transaction is open: an error may have ended it already."""

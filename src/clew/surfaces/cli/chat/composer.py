@@ -54,6 +54,12 @@ class Composer:
         return not self.buffer.text
 
     @property
+    def text(self) -> str:
+        """What sending the line would send; while a question is asked, what was set aside for it."""
+        document = self.buffer.document if self._aside is None else self._aside[0]
+        return self._in_full(document.text)
+
+    @property
     def is_untouched(self) -> bool:
         """Whether the text is still the one that was recalled."""
         return bool(self.takes_back) and self.buffer.text == self._recalled
@@ -92,13 +98,16 @@ class Composer:
 
     # -- sending -------------------------------------------------------------------------------------------------
     def _accepted(self, buffer: Buffer) -> bool:
-        text = _MARK.sub(lambda mark: self._pasted.get(int(mark[1]), mark[0]), buffer.text)
+        text = self._in_full(buffer.text)
         taken = self._accept(Entry(text=text, takes_back=self.takes_back))
         if taken:
             if text.strip() and self._aside is None:
                 buffer.history.append_string(text)
             self.clear()
         return True  # what is cleared was cleared here: the buffer would forget to ask whether it was taken
+
+    def _in_full(self, text: str) -> str:
+        return _MARK.sub(lambda mark: self._pasted.get(int(mark[1]), mark[0]), text)
 
     def _shortened(self, text: str) -> str:
         lines = len(text.splitlines())

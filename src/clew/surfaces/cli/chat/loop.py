@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from clew.domain.conversation.ids import SessionId
+from clew.domain.ledger.errors import Outdated
 from clew.runtime.commands import CommandError, CommandReply, is_command
 from clew.runtime.ports.people import Consent, Question
 from clew.runtime.talk import Talk
@@ -45,6 +46,11 @@ class Line(Protocol):
     @property
     def is_empty(self) -> bool: ...
 
+    @property
+    def text(self) -> str:
+        """What sending it would send."""
+        ...
+
     def put(self, text: str, *, takes_back: int = 0) -> None: ...
 
     def set_aside(self) -> None: ...
@@ -72,6 +78,8 @@ class ChatLoop:
     ) -> None:
         self.talk = talk
         self.wants_setup = False
+        self.outdated: Outdated | None = None
+        """Why this program has to be started anew: the ledger, or the package on disk, is a newer one's."""
         self.asker = Asker(self._asked, self._answered)
         self.line: Line | None = None
         self.chooser: Chooser | None = None
@@ -79,13 +87,14 @@ class ChatLoop:
         self._status = status
         self._changed = changed
         self._broken = broken
+        self._is_leaving = False
         self._entries: asyncio.Queue[Entry | None] = asyncio.Queue(ENTRIES_MAX + 1)
         self._beside: set[asyncio.Task[None]] = set()
         self._shell: ShellCommand | None = None
         self._instructions: tuple[tuple[str, str], ...] = ()
         self.turns = TurnDriver(
             talk, screen, status, self.asker,
-            give_back=self._give_back, settled=self._turn_settled, broken=broken,
+            give_back=self._give_back, settled=self._turn_settled, outdated=self._drain, broken=broken,
         )  # fmt: skip
 
     # -- what the keys do ----------------------------------------------------------------------------------------
@@ -104,8 +113,10 @@ class ChatLoop:
         return self.turns.interrupt()
 
     def leave(self) -> None:
-        """Ends the chat after the lines that were sent."""
-        self._entries.put_nowait(None)
+        """Ends the chat after the lines that were sent. Idempotent."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            self._entries.put_nowait(None)
 
     def recall(self, turns_back: int) -> None:
         """Puts an earlier message into the line, to be edited."""
@@ -141,6 +152,8 @@ class ChatLoop:
     async def _expecting(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
+        except Outdated as error:
+            self._drain(error)
         except EXPECTED as error:
             self._screen.problem(str(error))
             self._screen.gap()
@@ -260,7 +273,7 @@ class ChatLoop:
         for problem in problems:
             self._screen.notice(problem)
         await self.turns.refresh_waiting()
-        if self.turns.is_busy or self.turns.waiting:
+        if self.turns.is_busy or self.turns.waiting or self.talk.outdated is not None:
             await self.talk.queue(text, files)
             await self.turns.refresh_waiting()
             await self.turns.send_waiting()
@@ -275,6 +288,18 @@ class ChatLoop:
         else:
             self._screen.notice(f"Not sent: {text}")
 
+    def tell_unsent(self) -> None:
+        """When the chat ended by itself: says what waits in the ledger, and prints what is nowhere else."""
+        if self.turns.waiting:
+            count = len(self.turns.waiting)
+            self._screen.notice(f"{count} message{'s wait' if count > 1 else ' waits'} in the session.")
+        while not self._entries.empty():
+            entry = self._entries.get_nowait()
+            if entry is not None:
+                self._screen.notice(f"Not sent: {entry.text}")
+        if self.line is not None and self.line.text:
+            self._screen.notice(f"Not sent: {self.line.text}")
+
     def _run_shell(self, line: str) -> None:
         if self._shell is not None:
             raise CommandError(f"Still running: !{self._shell.command}. Ctrl-C ends it.")
@@ -288,6 +313,7 @@ class ChatLoop:
         finally:
             self._shell = None
             self._screen.gap()
+            self._leave_if_drained()
 
     # -- commands ------------------------------------------------------------------------------------------------
     async def _command(self, line: str) -> None:
@@ -398,3 +424,16 @@ class ChatLoop:
     def _turn_settled(self) -> None:
         self.refresh()
         self._changed()
+        self._leave_if_drained()
+
+    # -- draining ------------------------------------------------------------------------------------------------
+    def _drain(self, error: Outdated) -> None:
+        """This program has to be started anew: says so once, and leaves as soon as nothing runs."""
+        if self.outdated is None:
+            self.outdated = error
+            self._screen.problem(str(error))
+        self._leave_if_drained()
+
+    def _leave_if_drained(self) -> None:
+        if self.outdated is not None and self._shell is None and not self.turns.anything_runs:
+            self.leave()

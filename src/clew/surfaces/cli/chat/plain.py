@@ -52,6 +52,7 @@ class PlainView:
         loop.line = self
 
     is_empty: Final = True
+    text: Final = ""
 
     def put(self, text: str, *, takes_back: int = 0) -> None:
         """There is no line to put it into."""

@@ -127,7 +127,7 @@ class _Chat:
             stack.enter_context(self._stray_prints())
             asyncio.get_running_loop().set_exception_handler(self._stray_error)
             self._welcome()
-            running = asyncio.create_task(self._loop.run(pick=pick))
+            running = asyncio.create_task(self._run_loop(pick=pick))
             running.add_done_callback(lambda _: view.exit())
             try:
                 await view.run()
@@ -136,7 +136,13 @@ class _Chat:
                 view.leave_picker()
                 await running
         self._farewell()
-        return Ended(code=self._code, session=self._talk.session, wants_setup=self._loop.wants_setup)
+        code = Exit.RESTART if self._loop.outdated is not None else self._code
+        return Ended(code=code, session=self._talk.session, wants_setup=self._loop.wants_setup)
+
+    async def _run_loop(self, *, pick: bool) -> None:
+        """The input line is on the screen already: what is sent meanwhile waits for a few hundredths of a second."""
+        await self._host.import_own_modules()
+        await self._loop.run(pick=pick)
 
     # -- pieces --------------------------------------------------------------------------------------------------
     def _made_display(self) -> Display:
@@ -162,6 +168,8 @@ class _Chat:
         self._screen.gap()
 
     def _farewell(self) -> None:
+        if self._loop.outdated is not None:
+            self._loop.tell_unsent()
         if self._talk.session is not None and not self._loop.wants_setup:
             self._screen.notice(f"Session {self._talk.session}. `clew --continue` goes on with it.")
 

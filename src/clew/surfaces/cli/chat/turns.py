@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from clew.domain.conversation.ids import SessionId
+from clew.domain.ledger.errors import Outdated
 from clew.domain.models.answer import FailureKind
 from clew.runtime.ports.people import Consent, Question, StepRecorded, TurnNews
 from clew.runtime.talk import MESSAGE, QueuedMessage, Talk
@@ -65,7 +66,11 @@ class TurnView:
 
 
 class TurnDriver:
-    """Runs the turns of one chat. `give_back` takes a text that could not be sent; `settled` is called after each turn."""
+    """Runs the turns of one chat.
+
+    `give_back` takes a text that could not be sent; `settled` is called after each turn; `outdated` when no turn can
+    begin or end here any more.
+    """
 
     def __init__(
         self,
@@ -76,6 +81,7 @@ class TurnDriver:
         *,
         give_back: Callable[[str], None],
         settled: Callable[[], None],
+        outdated: Callable[[Outdated], None],
         broken: Callable[[BaseException], None],
     ) -> None:
         self.waiting: tuple[str, ...] = ()
@@ -87,6 +93,7 @@ class TurnDriver:
         self._asker = asker
         self._give_back = give_back
         self._settled = settled
+        self._outdated = outdated
         self._broken = broken
         self._task: asyncio.Task[None] | None = None
         self._left: set[asyncio.Task[None]] = set()
@@ -101,6 +108,11 @@ class TurnDriver:
     @property
     def is_busy(self) -> bool:
         return self._task is not None
+
+    @property
+    def anything_runs(self) -> bool:
+        """Whether a turn runs, here or in a session that was left."""
+        return self.is_busy or bool(self._left)
 
     # -- beginning and ending ------------------------------------------------------------------------------------
     def start(self, opening: Opening) -> None:
@@ -159,10 +171,14 @@ class TurnDriver:
             return False
         self._view.detach()
         self._left.add(self._task)
-        self._task.add_done_callback(self._left.discard)
+        self._task.add_done_callback(self._left_ended)
         self._task = self._running = self._view = None
         self._screen.end()
         return True
+
+    def _left_ended(self, turn: asyncio.Task[None]) -> None:
+        self._left.discard(turn)
+        self._settled()
 
     async def close(self) -> None:
         """Ends everything that runs, and waits until its end is on disk."""
@@ -178,6 +194,8 @@ class TurnDriver:
         try:
             while following is not None:
                 following = await self._next(await self._one(following, view), view)
+        except Outdated as error:
+            self._outdated(error)
         except Exception as error:  # noqa: BLE001 - the supervisor: said on the screen, in full with --debug
             self._broken(error)
         finally:
@@ -191,6 +209,9 @@ class TurnDriver:
         try:
             await self._prepare()
             running = await self._talk.begin(opening, view.watch, view)
+        except Outdated:
+            self._return(opening)
+            raise
         except EXPECTED as error:
             self._screen.problem(str(error))
             self._return(opening)
@@ -207,6 +228,8 @@ class TurnDriver:
         if self._stop_asked:
             running.stop(STOPPED)
         outcome = await running.finish()
+        if isinstance(outcome.cause, Outdated):
+            raise outcome.cause
         if view.is_attached:
             self._running = None
             self._screen.end()
@@ -277,6 +300,9 @@ class TurnDriver:
 
     async def _next_waiting(self) -> Say | None:
         if self._talk.session is None:
+            return None
+        if (outdated := self._talk.outdated) is not None:
+            self._outdated(outdated)  # it goes on waiting, for the program that is started next
             return None
         waiting = await self._talk.next_queued()
         if waiting is not None:
