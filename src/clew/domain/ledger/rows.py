@@ -177,6 +177,13 @@ class SummaryRow(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
 
 
+class CompactionLease(msgspec.Struct, frozen=True, kw_only=True):
+    """Who summarises a session just now, so that nobody else pays for the same. It makes nothing safe."""
+
+    holder: OwnerId
+    beat: int
+
+
 class InboxState(StrEnum):
     QUEUED = "queued"
     CONSUMED = "consumed"

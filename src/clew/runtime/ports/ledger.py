@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, PrincipalId, SessionId
+from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.commits import Commit, Committed, NewSession, PointConversation, Receive, Received
 from clew.domain.ledger.rows import (
@@ -17,6 +17,7 @@ from clew.domain.ledger.rows import (
     Blob,
     BranchRow,
     CallRow,
+    CompactionLease,
     ConversationRow,
     Forgotten,
     Handle,
@@ -105,6 +106,19 @@ class Ledger(Protocol):
         """Renews the turn lease; False when it is no longer this owner's."""
         ...
 
+    async def lease_compaction(
+        self, session: SessionId, owner: OwnerId, *, over: CompactionLease | None = None
+    ) -> CompactionLease:
+        """Takes the lease if it is free, beats if it is this owner's, takes it over if it is still exactly `over`.
+
+        Returns the lease as it then stands, whoever holds it. Raises NotFound when the session is gone.
+        """
+        ...
+
+    async def end_compaction(self, session: SessionId, owner: OwnerId) -> None:
+        """Frees the lease if it is this owner's."""
+        ...
+
     # -- one session -----------------------------------------------------------------------------------------
     async def session(self, principal: PrincipalId, session: SessionId) -> SessionRow:
         """Raises NotFound."""
@@ -135,6 +149,10 @@ class Ledger(Protocol):
 
     async def summaries(self, principal: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
         """All summaries of the session, oldest first; `handle.summary` names the one in force."""
+        ...
+
+    async def compaction(self, principal: PrincipalId, session: SessionId) -> CompactionLease | None:
+        """Who summarises this session just now."""
         ...
 
     async def ops(

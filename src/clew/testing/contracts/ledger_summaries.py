@@ -6,7 +6,7 @@ import pytest
 
 from clew.domain.conversation.messages import Head
 from clew.domain.ledger.commits import Compact, Expand, Note
-from clew.domain.ledger.errors import HeadMoved, Refused
+from clew.domain.ledger.errors import HeadMoved, NotFound, Refused
 from clew.domain.ledger.rows import OpKind
 from clew.runtime.ports.ledger import Ledger
 from clew.testing.contracts.ledger_case import LedgerCase, Reopen, refused
@@ -14,6 +14,9 @@ from clew.testing.contracts.ledger_sessions import in_force
 from clew.testing.invariants import check
 from clew.testing.ledgers import (
     ANN,
+    EVE,
+    OTHER_PROCESS,
+    THIS_PROCESS,
     as_holder,
     begin,
     compact,
@@ -25,6 +28,7 @@ from clew.testing.ledgers import (
     open_turn,
     redo,
     say,
+    session_id,
     texts,
     undo,
     work,
@@ -172,6 +176,45 @@ class SummaryContract(LedgerCase):
         assert await texts(ledger, other.session) == ["a", "re a", "c"]
         resumed = await move(ledger, other, OpKind.RESUME, handle.head)
         assert resumed.summary == handle.summary
+
+    async def test_one_at_a_time_holds_the_compaction_lease(self, ledger: Ledger, reopen: Reopen) -> None:
+        """Whoever comes later is told who has it; the holder's beats count; freed, it can be had again."""
+        session = (await begin(ledger, 1)).session
+        assert await ledger.compaction(ANN, session) is None
+        first = await ledger.lease_compaction(session, THIS_PROCESS)
+        assert first.holder == THIS_PROCESS
+        assert await ledger.lease_compaction(session, OTHER_PROCESS) == first
+        beaten = await ledger.lease_compaction(session, THIS_PROCESS)
+        assert (beaten.holder, beaten.beat) == (THIS_PROCESS, first.beat + 1)
+        await ledger.end_compaction(session, OTHER_PROCESS)
+        ledger = await reopen()
+        assert await ledger.compaction(ANN, session) == beaten
+        await ledger.end_compaction(session, THIS_PROCESS)
+        assert await ledger.compaction(ANN, session) is None
+        assert (await ledger.lease_compaction(session, OTHER_PROCESS)).holder == OTHER_PROCESS
+
+    async def test_a_compaction_lease_that_beats_is_not_taken_over(self, ledger: Ledger) -> None:
+        """Only the very beat that was seen can be; then the old holder finds out by its next one."""
+        session = (await begin(ledger, 1)).session
+        seen = await ledger.lease_compaction(session, THIS_PROCESS)
+        beaten = await ledger.lease_compaction(session, THIS_PROCESS)
+        assert await ledger.lease_compaction(session, OTHER_PROCESS, over=seen) == beaten
+        taken = await ledger.lease_compaction(session, OTHER_PROCESS, over=beaten)
+        assert taken.holder == OTHER_PROCESS
+        assert await ledger.lease_compaction(session, THIS_PROCESS) == taken
+
+    async def test_a_compaction_lease_moves_nothing(self, ledger: Ledger) -> None:
+        """It stops no turn and no writer; each session has its own; a stranger does not see it."""
+        handle = await exchange(ledger, await begin(ledger, 1), "a")
+        other = await begin(ledger, 2)
+        await ledger.lease_compaction(handle.session, THIS_PROCESS)
+        assert (await ledger.lease_compaction(other.session, OTHER_PROCESS)).holder == OTHER_PROCESS
+        assert (await ledger.session(ANN, handle.session)).handle == handle
+        await exchange(ledger, handle, "b")
+        with pytest.raises(NotFound):
+            await ledger.compaction(EVE, handle.session)
+        with pytest.raises(NotFound):
+            await ledger.lease_compaction(session_id(99), THIS_PROCESS)
 
     @pytest.mark.parametrize("text", ["", "\0", "要約", "x" * 100_000])
     async def test_any_summary_text_survives(self, ledger: Ledger, text: str) -> None:

@@ -13,7 +13,7 @@ from clew.adapters.stores.memory.purge import forget
 from clew.adapters.stores.memory.search import search
 from clew.adapters.stores.memory.state import Disk, State
 from clew.adapters.stores.memory.turns import queued
-from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, PrincipalId, SessionId
+from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.commits import Commit, Committed, NewSession, PointConversation, Receive, Received
 from clew.domain.ledger.errors import StoreUnusable
@@ -23,6 +23,7 @@ from clew.domain.ledger.rows import (
     Blob,
     BranchRow,
     CallRow,
+    CompactionLease,
     ConversationRow,
     Forgotten,
     Handle,
@@ -110,6 +111,14 @@ class MemoryLedger(Ledger):
     async def beat(self, session: SessionId, owner: str, epoch: int) -> bool:
         return await self._write(lambda state: small_writes.beat(state, session, owner, epoch))
 
+    async def lease_compaction(
+        self, session: SessionId, owner: OwnerId, *, over: CompactionLease | None = None
+    ) -> CompactionLease:
+        return await self._write(lambda state: small_writes.lease_compaction(state, session, owner, over))
+
+    async def end_compaction(self, session: SessionId, owner: OwnerId) -> None:
+        await self._write(lambda state: small_writes.end_compaction(state, session, owner))
+
     async def forget(
         self, principal: PrincipalId, session: SessionId, at: int, *, with_forks: bool = False
     ) -> Forgotten:
@@ -137,6 +146,11 @@ class MemoryLedger(Ledger):
 
     async def summaries(self, principal: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
         return reads.summaries(await self._now(), principal, session)
+
+    async def compaction(self, principal: PrincipalId, session: SessionId) -> CompactionLease | None:
+        state = await self._now()
+        state.visible(principal, session)
+        return state.compactions.get(session)
 
     async def ops(
         self,

@@ -7,10 +7,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from clew.adapters.stores.memory.state import State
-from clew.domain.conversation.ids import ApprovalId, InboxId, OutboxId, PrincipalId, SessionId
+from clew.domain.conversation.ids import ApprovalId, InboxId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import Receive, Received
 from clew.domain.ledger.errors import NotFound, Refused
-from clew.domain.ledger.rows import ApprovalRow, ApprovalState, InboxRow, InboxState
+from clew.domain.ledger.rows import ApprovalRow, ApprovalState, CompactionLease, InboxRow, InboxState
 
 _DELIVERY: Final = frozenset({"sending", "sent", "unknown", "failed"})
 _ROLES: Final = frozenset({"owner", "admin", "user", "group"})
@@ -74,6 +74,25 @@ def _may_decide(state: State, principal: PrincipalId, row: ApprovalRow) -> bool:
         return False
     is_admin = state.roles.get(principal) in ("owner", "admin")
     return is_admin or principal in (session.owner, row.asker)
+
+
+def lease_compaction(
+    state: State, session: SessionId, owner: OwnerId, over: CompactionLease | None
+) -> CompactionLease:
+    """Free, one's own, or still exactly the one to be taken over: then it is this owner's."""
+    if session not in state.sessions or session in state.purged:
+        raise NotFound(f"There is no session {session}.")
+    held = state.compactions.get(session)
+    if held is None or held.holder == owner or held == over:
+        held = CompactionLease(holder=owner, beat=1 + (held.beat if held is not None else 0))
+        state.compactions[session] = held
+    return held
+
+
+def end_compaction(state: State, session: SessionId, owner: OwnerId) -> None:
+    held = state.compactions.get(session)
+    if held is not None and held.holder == owner:
+        del state.compactions[session]
 
 
 def settle_reply(state: State, ident: OutboxId, to: str, platform_id: str | None) -> None:

@@ -30,6 +30,7 @@ from clew.domain.ledger.rows import (
     Blob,
     BranchRow,
     CallRow,
+    CompactionLease,
     ConversationRow,
     Handle,
     InboxRow,
@@ -95,6 +96,7 @@ class State:
     inbox: dict[InboxId, InboxRow] = field(default_factory=dict)
     outbox: dict[OutboxId, StoredReply] = field(default_factory=dict)
     usage: dict[int, StoredUsage] = field(default_factory=dict)
+    compactions: dict[SessionId, CompactionLease] = field(default_factory=dict)
 
     def copy(self) -> State:
         """A state that may be changed without this one noticing."""
@@ -102,6 +104,7 @@ class State:
             self,
             roles=dict(self.roles),
             sessions=dict(self.sessions),
+            compactions=dict(self.compactions),
             forks=dict(self.forks),
             shares=dict(self.shares),
             purged=dict(self.purged),

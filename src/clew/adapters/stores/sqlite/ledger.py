@@ -20,13 +20,15 @@ from clew.adapters.stores.sqlite.small_writes import (
     add_principal,
     beat,
     decide,
+    end_compaction,
+    lease_compaction,
     receive,
     received_before,
     settle_reply,
     share,
 )
 from clew.adapters.stores.sqlite.writer import Writer
-from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, PrincipalId, SessionId
+from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.commits import Commit, Committed, NewSession, PointConversation, Receive, Received
 from clew.domain.ledger.errors import StoreUnusable
@@ -36,6 +38,7 @@ from clew.domain.ledger.rows import (
     Blob,
     BranchRow,
     CallRow,
+    CompactionLease,
     ConversationRow,
     Forgotten,
     Handle,
@@ -135,6 +138,14 @@ class SqliteLedger:
     async def beat(self, session: SessionId, owner: str, epoch: int) -> bool:
         return await self._writer.do(partial(beat, session=session, owner=owner, epoch=epoch))
 
+    async def lease_compaction(
+        self, session: SessionId, owner: OwnerId, *, over: CompactionLease | None = None
+    ) -> CompactionLease:
+        return await self._writer.do(partial(lease_compaction, session=session, owner=owner, over=over))
+
+    async def end_compaction(self, session: SessionId, owner: OwnerId) -> None:
+        await self._writer.do(partial(end_compaction, session=session, owner=owner))
+
     async def forget(
         self, principal: PrincipalId, session: SessionId, at: int, *, with_forks: bool = False
     ) -> Forgotten:
@@ -164,6 +175,9 @@ class SqliteLedger:
 
     async def summaries(self, principal: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
         return await self._readers.glance(lambda db: read.summaries(db, principal, session))
+
+    async def compaction(self, principal: PrincipalId, session: SessionId) -> CompactionLease | None:
+        return await self._readers.glance(lambda db: read.compaction(db, principal, session))
 
     async def ops(
         self,

@@ -18,6 +18,7 @@ from clew.domain.ledger.rows import (
     Blob,
     BranchRow,
     CallRow,
+    CompactionLease,
     ConversationRow,
     InboxRow,
     OpRow,
@@ -130,6 +131,12 @@ def summaries(db: apsw.Connection, principal: PrincipalId, ident: SessionId) -> 
     session(db, principal, ident)
     query = f"SELECT {rows.SUMMARY_COLUMNS} FROM summary WHERE session_id = ? ORDER BY id"
     return tuple(map(rows.summary, db.execute(query, (ident,))))
+
+
+def compaction(db: apsw.Connection, principal: PrincipalId, ident: SessionId) -> CompactionLease | None:
+    session(db, principal, ident)
+    found = fetch(db, rows.COMPACTION_LEASE, (ident,))
+    return rows.compaction_lease(found[0]) if found else None
 
 
 def ops(

@@ -13,6 +13,7 @@ from clew.domain.ledger.rows import (
     ApprovalState,
     CallRow,
     CallState,
+    CompactionLease,
     Handle,
     InboxRow,
     InboxState,
@@ -155,6 +156,14 @@ def call(row: Row) -> CallRow:
         started_at=row[12],
         finished_at=row[13],
     )
+
+
+COMPACTION_LEASE: Final = "SELECT lease_owner, beat FROM job WHERE kind = 'compaction' AND key = ?"
+
+
+def compaction_lease(row: Row) -> CompactionLease:
+    """A lease from COMPACTION_LEASE."""
+    return CompactionLease(holder=row[0], beat=row[1])
 
 
 SUMMARY_COLUMNS: Final = (

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import apsw
 
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.open_session import refuse_absent
-from clew.domain.conversation.ids import ApprovalId, InboxId, OutboxId, PrincipalId, SessionId
+from clew.domain.conversation.ids import ApprovalId, InboxId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import Receive, Received
 from clew.domain.ledger.errors import NotFound, Refused
-from clew.domain.ledger.rows import ApprovalRow, ApprovalState
+from clew.domain.ledger.rows import ApprovalRow, ApprovalState, CompactionLease
 
 
 def add_principal(db: apsw.Connection, principal: PrincipalId, name: str, role: str) -> None:
@@ -83,6 +85,27 @@ def decide(
         (state, principal, at, epoch, approval),
     )
     return rows.approval(fetch(db, _APPROVAL, (principal, approval))[0][:-1])
+
+
+_LEASE: Final = """
+INSERT INTO job(kind, key, owner, session_id, payload, state, next_at, lease_owner, beat)
+VALUES('compaction', ?1, ?2, ?1, '', 'running', 0, ?2, 1)
+ON CONFLICT(kind, key) DO UPDATE SET lease_owner = excluded.lease_owner, beat = beat + 1
+  WHERE lease_owner = excluded.lease_owner OR (lease_owner = ?3 AND beat = ?4)
+"""
+
+
+def lease_compaction(
+    db: apsw.Connection, session: SessionId, owner: OwnerId, over: CompactionLease | None
+) -> CompactionLease:
+    """Free, one's own, or still exactly the one to be taken over: then it is this owner's."""
+    refuse_absent(db, session)
+    db.execute(_LEASE, (session, owner, *((over.holder, over.beat) if over is not None else (None, None))))
+    return rows.compaction_lease(fetch(db, rows.COMPACTION_LEASE, (session,))[0])
+
+
+def end_compaction(db: apsw.Connection, session: SessionId, owner: OwnerId) -> None:
+    db.execute("DELETE FROM job WHERE kind = 'compaction' AND key = ? AND lease_owner = ?", (session, owner))
 
 
 def settle_reply(db: apsw.Connection, reply: OutboxId, state: str, platform_id: str | None) -> None:
