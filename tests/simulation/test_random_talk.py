@@ -22,7 +22,7 @@ from clew.runtime.ports.people import NobodyToAsk, Noticed, TurnNews
 from clew.runtime.ports.tools import ToolContext
 from clew.runtime.talk import Talk
 from clew.runtime.turns import TurnStatus
-from clew.runtime.turns.opening import Opening
+from clew.runtime.turns.openings import Opening
 from clew.testing.scripted_model import Hold, Step, fail, say
 from clew.testing.world import HandClock, RecordingTool, World
 

@@ -75,4 +75,6 @@ def turn_settings(settings: Settings) -> TurnSettings:
         lease_seconds=settings.turn.lease_seconds,
         approval_mode=ApprovalMode(settings.approval.mode),
         approval_expires_seconds=settings.approval.expires_seconds,
+        recovery_freshness_seconds=settings.recovery.freshness_seconds,
+        recovery_max_crashes=settings.recovery.max_crashes,
     )

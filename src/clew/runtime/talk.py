@@ -23,18 +23,21 @@ from clew.domain.ledger.commits import (
     UsageState,
 )
 from clew.domain.ledger.errors import NotFound, Outdated, Refused
-from clew.domain.ledger.rows import Origin, SessionRow, UsageTotals
+from clew.domain.ledger.rows import Origin, SessionRow, TurnState, UsageTotals
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.commands import CommandContext, CommandError, CommandReply, run_command
 from clew.runtime.commands.values import Processes
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelSource
-from clew.runtime.ports.people import Approver, Watch
+from clew.runtime.ports.people import Approver, Noticed, Watch
 from clew.runtime.ports.tools import Tool
 from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.sessions import Place, SessionDesk
-from clew.runtime.turns.opening import Opening, Say
+from clew.runtime.turns.opening import LeftOpen
+from clew.runtime.turns.openings import Opening, Recover, Say
+from clew.runtime.turns.outcome import TurnOutcome
+from clew.runtime.turns.recovering import NOTICE, GivenUp
 from clew.runtime.turns.runner import RunningTurn, TurnJob, TurnRunner
 from clew.runtime.turns.waiting import (
     EVENT,
@@ -147,7 +150,58 @@ class Talk:
         return Say(text=text, files=tuple(files), cwd=str(self.cwd))
 
     async def begin(self, opening: Opening, watch: Watch, approver: Approver) -> RunningTurn:
-        """Begins a turn. Raises Busy, Refused, NotFound, ModelUnavailable, Outdated; then no session was opened for it."""
+        """Begins a turn, after the one that a process may have left in the middle here.
+
+        Raises Busy, Refused, NotFound, ModelUnavailable, Outdated; then no session was opened for it.
+        """
+        try:
+            return await self._begin(opening, watch, approver)
+        except LeftOpen:
+            opening = await self._kept_for_later(opening)
+            await self.recover(watch, approver)
+            return await self._begin(opening, watch, approver)
+
+    async def recover(self, watch: Watch, approver: Approver) -> TurnOutcome | None:
+        """Goes on with a turn that a process left in the middle here, to its end; None when there is nothing to go on with.
+
+        Raises Busy when the process that holds the session lives, ModelUnavailable.
+        """
+        if not await self.is_left_open():
+            return None
+        try:
+            turn = await self._begin(Recover(), watch, approver)
+        except GivenUp as given_up:
+            await self._tell(watch, str(given_up))
+            return None
+        await self._tell(watch, "")
+        return await turn.finish()
+
+    async def is_left_open(self) -> bool:
+        """Whether the newest turn runs: in another process, or in none any more."""
+        if self.session is None:
+            return False
+        turn = await self.services.ledger.turn(self.principal, self.session)
+        return turn is not None and turn.state == TurnState.RUNNING
+
+    async def _kept_for_later(self, opening: Opening) -> Opening:
+        """On disk before the turn that has to come first: nothing said is lost if that ends us."""
+        if not isinstance(opening, Say) or opening.inbox:
+            return opening
+        received = await self.queue(opening.text, opening.files)
+        return msgspec.structs.replace(opening, inbox=(received.id,))
+
+    async def _tell(self, watch: Watch, otherwise: str) -> None:
+        """Says the notices that wait for this session, or `otherwise`. One that is on its way to be said is not said twice."""
+        ledger, told = self.services.ledger, False
+        for reply in await ledger.replies(self.principal, await self.ensure_session()):
+            if reply.kind == NOTICE and reply.state == "pending" and reply.body is not None:
+                await ledger.settle_reply(reply.id, "sent", None)
+                watch(Noticed(reply.body))
+                told = True
+        if otherwise and not told:
+            watch(Noticed(otherwise))
+
+    async def _begin(self, opening: Opening, watch: Watch, approver: Approver) -> RunningTurn:
         self._refuse_outdated()
         known = await self._row() if self.session is not None else None
         model = await self.services.models.choose(known.model if known else None)
@@ -157,6 +211,7 @@ class Talk:
             principal=self.principal,
             session=row.id,
             opening=opening,
+            conversation=await self.services.desk.conversation_of(self.place, row.id),
             model=model,
             tools=tools.tools() if tools else (),
             cwd=self.cwd,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from enum import StrEnum
@@ -35,10 +36,20 @@ class FaultyLedger(MemoryLedger):
         self.odds = odds
         self._chance = chance
         self._hit = hit
+        self._awake = asyncio.Event()
+        self._awake.set()
 
     def kill(self) -> None:
         """From now on this process does nothing that anybody could see."""
         self.is_dead = True
+
+    def pause(self) -> None:
+        """From now on this process stands still wherever it would touch the disk, as if it were stopped."""
+        self._awake.clear()
+
+    def resume(self) -> None:
+        """It goes on as if nothing had happened."""
+        self._awake.set()
 
     def require_life(self) -> None:
         """Raises ProcessDied in a process that is dead: called wherever a program would touch the world."""
@@ -46,12 +57,14 @@ class FaultyLedger(MemoryLedger):
             raise ProcessDied
 
     async def _now(self) -> State:
+        await self._awake.wait()
         self.require_life()
         state = await super()._now()
         self.require_life()
         return state
 
     async def _write(self, work: Callable[[State], T]) -> T:
+        await self._awake.wait()
         self.require_life()
         fault = self._chance.choice(list(Fault)) if self._chance.random() < self.odds else None
         if fault is not None:

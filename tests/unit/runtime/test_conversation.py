@@ -252,14 +252,14 @@ async def test_the_same_call_id_in_every_response_stays_apart(ledger: SqliteLedg
 
 
 async def test_a_session_whose_turn_is_running_elsewhere_is_busy(ledger: SqliteLedger) -> None:
-    """Until its process is dead; then the turn is ended and the session goes on."""
+    """Until its process is dead; then the turn is finished first, and the session goes on."""
     hold = Hold()
     first = World(ledger, [say("a", hold)], owner="one")
     talk = first.talk()
     turn = await talk.say("x", nobody_watches, NobodyToAsk())
     running = asyncio.create_task(turn.finish())
     await hold.reached()
-    second = World(ledger, [say("b")], owner="two", seed=1)
+    second = World(ledger, [say("a again"), say("b")], owner="two", seed=1)
     with pytest.raises(Busy):
         await exchange(second.talk(talk.session), "y")
     second.owners.dead.add("one")
@@ -271,7 +271,12 @@ async def test_a_session_whose_turn_is_running_elsewhere_is_busy(ledger: SqliteL
     assert lost.error is not None
     assert lost.error[0] == "fenced"
     assert talk.session is not None
-    assert [m.text for m in await ledger.path(LOCAL, talk.session)] == ["x", "y", "b"]
+    assert [m.text for m in await ledger.path(LOCAL, talk.session)] == [
+        "x",
+        "a again",
+        "y",
+        "b",
+    ]
 
 
 async def test_changed_instructions_are_an_op_and_said(ledger: SqliteLedger) -> None:

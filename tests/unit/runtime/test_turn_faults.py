@@ -24,7 +24,7 @@ from clew.runtime.ports.people import Consent, NobodyToAsk, Question, TextShown,
 from clew.runtime.ports.tools import ToolContext
 from clew.runtime.talk import Talk
 from clew.runtime.turns import TurnOutcome, TurnSettings, TurnStatus
-from clew.runtime.turns.opening import Say
+from clew.runtime.turns.openings import Say
 from clew.runtime.turns.running import RunningTurn
 from clew.testing.scripted_model import Hold, Step, ask, say
 from clew.testing.virtual_time import simulate
@@ -396,7 +396,7 @@ def _once(seen: list[int]) -> bool:
 
 async def test_a_disk_that_stays_full_ends_the_turn_in_words(disk: Disk) -> None:
     """Nothing raises; when there is room again the session goes on, here and in another process."""
-    script: list[Step] = [ask("t"), say("ok")]
+    script: list[Step] = [ask("t"), say("later"), say("ok")]
     talk = World(disk, script, tools=[RecordingTool("t")]).talk()
     await talk.ensure_session()
     disk.fails = lambda work: bool(work.calls) or work.release
@@ -668,9 +668,9 @@ async def test_an_event_that_another_turn_takes_first_does_not_refuse_the_messag
 
 
 async def test_a_lease_that_a_broken_turn_of_this_process_left_is_taken(disk: Disk) -> None:
-    """The open turn is ended, and its calls are settled."""
+    """The open turn is finished first, its calls settled."""
     tool = RecordingTool("t")
-    world = World(disk, [ask("t"), say("ok")], tools=[tool], mode=ApprovalMode.ALL)
+    world = World(disk, [ask("t"), say("first"), say("ok")], tools=[tool], mode=ApprovalMode.ALL)
     talk = world.talk()
     await talk.ensure_session()
     disk.fails = lambda work: work.set_turn is not None or bool(work.calls)
@@ -680,4 +680,4 @@ async def test_a_lease_that_a_broken_turn_of_this_process_left_is_taken(disk: Di
     assert (await exchange(world.talk(talk.session), "next")).text == "ok"
     first = await disk.turn(LOCAL, session_of(talk), 1)
     assert first is not None
-    assert first.state == TurnState.ABANDONED
+    assert first.state == TurnState.DONE

@@ -125,7 +125,10 @@ def test_stopping_cancels_first_and_settles_what_was_open() -> None:
     (close,) = machine.receive(WorkCancelled(""))
     assert isinstance(close, Close)
     assert close.state == TurnState.INTERRUPTED
-    assert close.unsettled == ((started, CallState.UNKNOWN), (planned, CallState.NOT_RUN))
+    assert close.unsettled == (
+        (started, CallState.STARTED, CallState.UNKNOWN),
+        (planned, CallState.PLANNED, CallState.NOT_RUN),
+    )
     assert machine.receive(StopRequested("again")) == ()
     machine.receive(Closed())
     assert machine.is_over
@@ -172,15 +175,17 @@ def test_whoever_lost_the_session_only_cancels() -> None:
     assert machine.is_over
 
 
-def test_a_started_call_found_after_a_crash_is_unknown_unless_it_may_be_repeated() -> None:
-    """Rule 7: a side effect happens at most once."""
-    unsafe, safe = a_call(0), a_call(1)
-    _, effects = TurnMachine.resumed(
-        max_steps=5, step=1, calls=[(unsafe, CallState.STARTED, False), (safe, CallState.STARTED, True)]
-    )
-    assert isinstance(effects[0], RecordResult)
-    assert effects[0].result.status == Status.UNKNOWN
-    assert effects[1] == Decide(safe)
+def test_a_turn_found_in_the_ledger_goes_on_where_it_stood() -> None:
+    """A planned call is decided upon, one that is safe to repeat starts again, and without open calls the next step follows."""
+    planned, repeated = a_call(0), a_call(1)
+    calls = [(planned, CallState.PLANNED), (repeated, CallState.UNKNOWN)]
+    machine, effects = TurnMachine.resumed(max_steps=5, step=1, calls=calls)
+    assert effects == (Decide(planned), StartCall(repeated, None))
+    machine.receive(StopRequested("stopped"))
+    (close,) = machine.receive(WorkCancelled(""))
+    assert isinstance(close, Close)
+    assert close.unsettled[1] == (repeated, CallState.UNKNOWN, CallState.UNKNOWN)
+    assert TurnMachine.resumed(max_steps=5, step=2, calls=[])[1] == (AskModel(3),)
 
 
 @pytest.mark.parametrize("phase", list(Phase))
@@ -279,7 +284,7 @@ class Queue:
                 self._end_waiting()
             case Close():
                 self.closes += 1
-                for call, state in effect.unsettled:
+                for call, _, state in effect.unsettled:
                     self._move(call.id, state)
             case RecordResult(call, result, _):
                 if self._data.draw(st.integers(0, 15)) == 0:
@@ -358,4 +363,4 @@ def test_a_turn_stopped_while_it_parks_ends() -> None:
     assert machine.receive(Parked()) == ()
     (close,) = machine.receive(WorkCancelled(""))
     assert isinstance(close, Close)
-    assert close.unsettled == ((a_call(0), CallState.NOT_RUN),)
+    assert close.unsettled == ((a_call(0), CallState.PLANNED, CallState.NOT_RUN),)

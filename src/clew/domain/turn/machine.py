@@ -179,7 +179,8 @@ class Close(msgspec.Struct, frozen=True):
     step: int
     partial: str = ""
     error: str | None = None
-    unsettled: tuple[tuple[ToolCall, CallState], ...] = ()
+    unsettled: tuple[tuple[ToolCall, CallState, CallState], ...] = ()
+    """Each call without a result: as it is, and as it ends."""
 
 
 Effect = AskModel | RecordAnswer | Decide | StartCall | RunTool | RecordResult | Park | CancelWork | Close
@@ -237,25 +238,20 @@ class TurnMachine:
 
     @classmethod
     def resumed(
-        cls, *, max_steps: int, step: int, calls: Sequence[tuple[ToolCall, CallState, bool]]
+        cls, *, max_steps: int, step: int, calls: Sequence[tuple[ToolCall, CallState]]
     ) -> tuple[TurnMachine, tuple[Effect, ...]]:
-        """A turn found in the ledger in the middle of a tool batch, and what to do first.
+        """A turn found in the ledger with the calls that still have no result, and what to do first.
 
-        `calls` are those without a recorded result: (call, state, safe to repeat). A started call's outcome is
-        unknown; it runs again only if that is safe.
+        A planned call is decided upon. One whose outcome is unknown was allowed before, and is given here only if it
+        is safe to repeat: it starts again.
         """
         machine = cls(max_steps=max_steps)
         machine.step = step
         machine.phase = Phase.CALLING
-        effects: list[Effect] = []
-        for call, state, safe in calls:
-            machine._open[call.id] = _Open(call, state)
-            if state == CallState.PLANNED or safe:
-                effects.append(Decide(call))
-            else:
-                machine._open[call.id].has_returned = True
-                unknown = ToolResult(text="Clew stopped while this call ran.", status=Status.UNKNOWN)
-                effects.append(RecordResult(call, unknown, step))
+        machine._open = {call.id: _Open(call, state) for call, state in calls}
+        effects = [
+            Decide(call) if state == CallState.PLANNED else StartCall(call, None) for call, state in calls
+        ]
         return machine, tuple(effects) if effects else machine._next_step()
 
     @property
@@ -384,7 +380,7 @@ class TurnMachine:
 
     def _close(self, state: TurnState, reason: str, partial: str, error: str | None) -> tuple[Effect, ...]:
         unsettled = tuple(
-            (o.call, CallState.UNKNOWN if o.state == CallState.STARTED else CallState.NOT_RUN)
+            (o.call, o.state, CallState.NOT_RUN if o.state == CallState.PLANNED else CallState.UNKNOWN)
             for o in self._open.values()
         )
         self.phase = Phase.CLOSING

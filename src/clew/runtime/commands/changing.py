@@ -9,7 +9,7 @@ from clew.domain.ledger.rows import ApprovalRow, ApprovalState, CallState, TurnS
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.tools.session_settings import read_settings, write_settings
 from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
-from clew.runtime.turns.opening import GoOn
+from clew.runtime.turns.openings import GoOn
 
 MODEL_CHARACTERS_MAX = 200
 EXPORT_FORMATS = ("md", "json", "jsonl", "html")

@@ -11,7 +11,7 @@ from clew.domain.conversation.ids import BranchId, SessionId
 from clew.domain.conversation.messages import Head, Message, ToolCall
 from clew.domain.ledger.errors import NotFound
 from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
-from clew.runtime.turns.opening import Again
+from clew.runtime.turns.openings import Again
 from clew.runtime.turns.waiting import messages_among, unpack
 
 _SHOWN_MAX = 60

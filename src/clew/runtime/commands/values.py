@@ -15,7 +15,7 @@ from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelSource
 from clew.runtime.ports.world import Clock
 from clew.runtime.sessions import Place, SessionDesk
-from clew.runtime.turns.opening import Opening
+from clew.runtime.turns.openings import Opening
 
 
 class CommandError(Exception):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.conversation.ids import ConversationId, PrincipalId, SessionId
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.domain.turn.prompt import Overlay
@@ -16,7 +16,8 @@ from clew.runtime.ports.models import ModelChoice
 from clew.runtime.ports.owners import Owners
 from clew.runtime.ports.tools import Tool
 from clew.runtime.ports.world import Chance, Clock
-from clew.runtime.turns.opening import Opening
+from clew.runtime.turns.leases import LeaseWatch
+from clew.runtime.turns.openings import Opening
 
 
 class TurnSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +26,8 @@ class TurnSettings(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: float = 30
     approval_mode: ApprovalMode = ApprovalMode.ASK
     approval_expires_seconds: float = 86400
+    recovery_freshness_seconds: float = 3600
+    recovery_max_crashes: int = 3
 
 
 class Means(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +35,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
 
     ledger: Ledger
     owners: Owners
+    leases: LeaseWatch
     clock: Clock
     chance: Chance
     settings: TurnSettings
@@ -43,6 +47,8 @@ class TurnJob(msgspec.Struct, frozen=True, kw_only=True):
     principal: PrincipalId
     session: SessionId
     opening: Opening
+    conversation: ConversationId | None = None
+    """Where it came from, and where what must be said of it goes."""
     model: ModelChoice
     tools: Sequence[Tool]
     cwd: Path

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from clew.domain.conversation.ids import SessionId
-from clew.domain.ledger.errors import Outdated, StoreUnusable
+from clew.domain.ledger.errors import Fenced, Outdated, StoreUnusable
 from clew.runtime.turns.job import Means
 
 
@@ -19,6 +19,18 @@ class Lease:
         self._session = session
         self._epoch = epoch
         self._look = asyncio.Event()
+        self._known_at = asyncio.get_running_loop().time()
+        """When the session was last known to be ours: the opening's commit, or a beat."""
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether nobody can have taken the session: false after a pause as long as a lease, until the next beat."""
+        return asyncio.get_running_loop().time() - self._known_at < self._means.settings.lease_seconds
+
+    async def confirm(self) -> None:
+        """Returns at once when it is certain; else asks the ledger. Raises Fenced when the session is somebody else's."""
+        if not self.is_certain and not await self._beat():
+            raise Fenced("This process was silent for longer than its lease, and the session was taken over.")
 
     def look(self) -> None:
         """Somebody may have ended the turn: beat now instead of later."""
@@ -34,12 +46,19 @@ class Lease:
                 pass  # nobody called: it is simply time for the next beat
             self._look.clear()
             try:
-                if not await self._means.ledger.beat(self._session, self._means.owners.me, self._epoch):
+                if not await self._beat():
                     return
             except Outdated:
                 raise  # nothing of this turn can be recorded any more: it ends here
             except StoreUnusable:
                 continue  # a missed beat proves nothing; the turn's next commit says what is wrong
+
+    async def _beat(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if not await self._means.ledger.beat(self._session, self._means.owners.me, self._epoch):
+            return False
+        self._known_at = now
+        return True
 
 
 class TimeLimit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -34,9 +34,11 @@ NO_END: Final = Failure(
 class ModelStep:
     """Asks the model, step by step. `partial` is what was shown of an answer that is not recorded yet."""
 
-    def __init__(self, client: ModelClient, watch: Watch) -> None:
+    def __init__(self, client: ModelClient, watch: Watch, still_ours: Callable[[], Awaitable[None]]) -> None:
+        """`still_ours` raises Fenced before words are shown of a session that is somebody else's."""
         self._client = client
         self._watch = watch
+        self._still_ours = still_ours
         self._asked: ModelRequest | None = None
         self._failed: Usage | None = None
         self.partial = ""
@@ -51,6 +53,7 @@ class ModelStep:
 
     async def _heard(self, stream: AsyncIterator[ModelEvent]) -> Answered | Failed:
         async for event in stream:
+            await self._still_ours()
             match event:
                 case TextDelta(text):
                     self.partial += text

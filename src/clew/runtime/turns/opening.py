@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from clew.domain.conversation.ids import InboxId, OwnerId, PrincipalId, SessionId
+from clew.domain.conversation.ids import PrincipalId
 from clew.domain.conversation.messages import Attachment, EventBody, NewMessage, Role, UserBody
 from clew.domain.conversation.text import clean
 from clew.domain.ledger.commits import (
@@ -25,65 +25,45 @@ from clew.domain.ledger.commits import (
 )
 from clew.domain.ledger.errors import Busy, HeadMoved, KeyReused, Refused
 from clew.domain.ledger.rows import Handle, InboxRow, SessionRow, TurnState
+from clew.domain.turn.prompt import Overlay
 from clew.runtime.ports.ledger import Ledger
-from clew.runtime.ports.owners import Owners
-from clew.runtime.turns.waiting import NewFile, events_among, unpack
+from clew.runtime.turns.job import Means, TurnJob
+from clew.runtime.turns.leases import Holder
+from clew.runtime.turns.openings import Again, GoOn, Opening, Say
+from clew.runtime.turns.waiting import events_among, unpack
 
 TRIES_MAX = 50
 TITLE_CHARACTERS_MAX = 60
 
 
-class Say(msgspec.Struct, frozen=True, kw_only=True):
-    """A person's message. `inbox` names the rows it was received as, consumed in the same commit.
-
-    What happened since the last turn and waits in the inbox is stored before it, as events.
-    """
-
-    text: str | bytes
-    files: tuple[NewFile, ...] = ()
-    cwd: str | None = None
-    inbox: tuple[InboxId, ...] = ()
-    key: str | None = None
-    """Idempotency key: the same message sent again starts nothing."""
-
-
-class Again(msgspec.Struct, frozen=True, kw_only=True):
-    """The head stands on a message that starts a turn: run a turn from it without storing it again."""
-
-
-class GoOn(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest turn waited for an approval that was decided."""
-
-
-Opening = Say | Again | GoOn
-
-
 class OpenedTurn(msgspec.Struct, frozen=True, kw_only=True):
+    """`recovers` is the key of the tool batch that was interrupted, and `hint` what the model is told of it, until an answer
+    to it is recorded."""
+
     handle: Handle
     turn: int
     row: SessionRow
+    recovers: str | None = None
+    hint: Overlay | None = None
 
 
-async def open_turn(
-    ledger: Ledger,
-    owners: Owners,
-    *,
-    principal: PrincipalId,
-    session: SessionId,
-    opening: Opening,
-    model: str,
-    at: int,
-) -> OpenedTurn:
+class LeftOpen(Busy):
+    """A process that ended left a turn of this session in the middle: it is finished first, see `Recover`."""
+
+
+async def open_turn(means: Means, job: TurnJob) -> OpenedTurn:
     """Claims the session and commits the opening.
 
-    Raises Busy when a living process is in the middle of a turn; Refused when there is nothing to start from.
+    Raises Busy when a living process is in the middle of a turn, LeftOpen when one that ended left it there; Refused when
+    there is nothing to start from.
     """
+    ledger, principal, session, opening = means.ledger, job.principal, job.session, job.opening
     for _ in range(TRIES_MAX):
         row = await ledger.session(principal, session)
-        evicts = _evictable(row, owners)
+        claim = claimed(means, job, row)
         turn = await _turn_number(ledger, principal, row, opening)
         events = events_among(await ledger.queued(principal, session)) if isinstance(opening, Say) else []
-        work = _commit(row, opening, turn, owners.me, evicts, principal, model, at)
+        work = _opened(claim, job, turn)
         if isinstance(opening, Say):
             work = _say(work, row, opening, turn, events)
         try:
@@ -98,12 +78,21 @@ async def open_turn(
     raise Busy("This session changes too quickly to start a turn.", "")
 
 
-def _evictable(row: SessionRow, owners: Owners) -> OwnerId | None:
-    if row.lease_owner is None or row.lease_owner == owners.me:
-        return None
-    if owners.is_dead(row.lease_owner):
-        return row.lease_owner
-    raise Busy(f"Another process is in the middle of a turn of session {row.id}.", row.lease_owner)
+def claimed(means: Means, job: TurnJob, row: SessionRow) -> Commit:
+    """A commit that claims the session as it was read. Raises Busy when its holder lives."""
+    holder = means.leases.look(row.id, row.lease_owner, row.lease_beat)
+    if holder == Holder.LIVING:
+        sentence = f"Another process is in the middle of a turn of session {row.id}."
+        raise Busy(sentence, str(row.lease_owner))
+    return Commit(
+        session=row.id,
+        actor=job.principal,
+        at=means.clock.now_ms(),
+        fence=AsObserver(version=row.handle.version, head=row.handle.head),
+        claim=means.owners.me,
+        evicts=row.lease_owner if holder in (Holder.DEAD, Holder.SILENT) else None,
+        seen_beat=row.lease_beat if holder == Holder.SILENT else None,
+    )
 
 
 async def _turn_number(ledger: Ledger, principal: PrincipalId, row: SessionRow, opening: Opening) -> int:
@@ -112,28 +101,21 @@ async def _turn_number(ledger: Ledger, principal: PrincipalId, row: SessionRow, 
         if newest is None or newest.state != TurnState.WAITING:
             raise Refused("No turn of this session is waiting.")
         return newest.turn
+    if newest is not None and newest.state == TurnState.RUNNING:
+        raise LeftOpen(f"Turn {newest.turn} of session {row.id} was left in the middle.", "")
     last = await ledger.path(principal, row.id, above=max(row.handle.head.seq - 1, 0))
     if isinstance(opening, Again) and not (last and last[-1].opens_turn):
         raise Refused("There is no message to answer again.")
     return max(newest.turn if newest else 0, last[-1].turn if last else 0) + 1
 
 
-def _commit(  # noqa: PLR0917
-    row: SessionRow,
-    opening: Opening,
-    turn: int,
-    me: OwnerId,
-    evicts: OwnerId | None,
-    principal: PrincipalId,
-    model: str,
-    at: int,
-) -> Commit:
-    fence = AsObserver(version=row.handle.version, head=row.handle.head)
-    work = Commit(session=row.id, actor=principal, at=at, fence=fence, claim=me, evicts=evicts)
-    if isinstance(opening, GoOn):
-        going_on = SetTurn(turn=turn, state=TurnState.RUNNING)
-        return msgspec.structs.replace(work, set_turn=going_on)
-    return msgspec.structs.replace(work, open_turn=OpenTurn(turn=turn, principal=principal, model=model))
+def _opened(claim: Commit, job: TurnJob, turn: int) -> Commit:
+    if isinstance(job.opening, GoOn):
+        return msgspec.structs.replace(claim, set_turn=SetTurn(turn=turn, state=TurnState.RUNNING))
+    opened = OpenTurn(
+        turn=turn, principal=job.principal, model=job.model.profile.name, conversation=job.conversation
+    )
+    return msgspec.structs.replace(claim, open_turn=opened)
 
 
 def _say(work: Commit, row: SessionRow, say: Say, turn: int, events: Sequence[InboxRow]) -> Commit:

@@ -35,24 +35,17 @@ from clew.domain.ledger.commits import (
     SetTurn,
     UsageState,
 )
-from clew.domain.ledger.errors import LedgerError
+from clew.domain.ledger.errors import Fenced, LedgerError
 from clew.domain.ledger.rows import CallState, Handle, OpKind, Prefix, TurnState
 from clew.domain.models.answer import Answer, Usage
 from clew.domain.tools.spec import ToolResult
 from clew.domain.turn.machine import Close
+from clew.domain.turn.recovery import settled_result
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import Cost
 from clew.runtime.turns.calls import args_sha256
 from clew.runtime.turns.opening import event_message
 from clew.runtime.turns.outcome import STOPPED
-
-_UNSETTLED_WORDS = {
-    CallState.NOT_RUN: (Status.NOT_RUN, "The turn ended before this call was run."),
-    CallState.UNKNOWN: (
-        Status.UNKNOWN,
-        "The turn ended while this call ran; whether it took effect is not known.",
-    ),
-}
 
 
 class Recorder:
@@ -68,7 +61,9 @@ class Recorder:
         model: str,
         price: Callable[[Usage], Cost | None],
         now_ms: Callable[[], int],
+        recovers: str | None = None,
     ) -> None:
+        """`recovers` is the key of an interrupted tool batch: the first answer acknowledges its recovery."""
         self._ledger = ledger
         self._principal = principal
         self._model = model
@@ -79,6 +74,7 @@ class Recorder:
         self._writing: set[asyncio.Task[None]] = set()
         self.has_released = False
         """Whether a commit of this turn gave the lease up."""
+        self._recovers = recovers
         self.turn = turn
         self.handle = handle
 
@@ -101,13 +97,16 @@ class Recorder:
         )
         body = AssistantBody(calls=calls, thinking=answer.thinking)
         message = self._said(clean(answer.text).text, step, Status.OK, body)
+        kind = OpKind.APPEND if self._recovers is None else OpKind.RECOVER
         await self._commit(
-            op=Append(messages=(message,), turn=self.turn),
+            op=Append(messages=(message,), turn=self.turn, kind=kind),
+            idempotency_key=self._recovers,
             plan=tuple(self._plan(call, step, n, is_safe(call)) for n, call in enumerate(calls)),
             usage=(self._used(answer.usage, step, UsageState.SETTLED),),
             set_turn=SetTurn(turn=self.turn, state=TurnState.DONE, end_reason="answered") if closes else None,
             release=closes,
         )
+        self._recovers = None
         return calls
 
     async def refreeze(self, prefix: Prefix) -> None:
@@ -172,18 +171,13 @@ class Recorder:
         messages: list[NewMessage] = []
         if close.partial or (close.state == TurnState.INTERRUPTED and not close.unsettled):
             messages.append(self._said(clean(close.partial).text, close.step, Status.INTERRUPTED, None))
-        for call, state in close.unsettled:
-            status, words = _UNSETTLED_WORDS[state]
-            body = ToolBody(call=call.id, name=call.name)
-            messages.append(
-                NewMessage(
-                    role=Role.TOOL, text=words, step=close.step, actor=call.name, status=status, body=body
-                )
-            )
+        messages += [
+            settled_result(call, state, close.step, "The turn ended") for call, _, state in close.unsettled
+        ]
         ended = SetTurn(turn=self.turn, state=close.state, end_reason=close.reason, error=close.error)
         await self._commit(
             op=Append(messages=tuple(messages), turn=self.turn) if messages else None,
-            calls=tuple(MoveCall(id=call.id, to=state) for call, state in close.unsettled),
+            calls=tuple(MoveCall(id=call.id, to=to) for call, was, to in close.unsettled if was != to),
             usage=() if usage is None else (self._used(usage, close.step, UsageState.FAILED),),
             set_turn=ended,
             release=True,
@@ -267,7 +261,10 @@ class Recorder:
             fence = AsHolder(epoch=self.handle.epoch, head=self.handle.head)
             base = Commit(session=self.session, actor=self._principal, at=self._now_ms(), fence=fence)
             work = msgspec.structs.replace(base, **rows)
-            self.handle = (await self._ledger.commit(work)).handle
+            committed = await self._ledger.commit(work)
+            if committed.repeated and committed.handle.epoch != self.handle.epoch:
+                raise Fenced("Another process has answered this already.")
+            self.handle = committed.handle
             self.has_released |= work.release
 
     def _written(self, writing: asyncio.Task[None]) -> None:

@@ -12,8 +12,11 @@ from clew.runtime.ports.owners import Owners
 from clew.runtime.ports.people import Approver, Watch
 from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.turns.job import Means, TurnJob, TurnSettings
-from clew.runtime.turns.opening import open_turn
+from clew.runtime.turns.leases import LeaseWatch
+from clew.runtime.turns.opening import OpenedTurn, open_turn
+from clew.runtime.turns.openings import Recover
 from clew.runtime.turns.outcome import TurnOutcome
+from clew.runtime.turns.recovering import open_recovery
 from clew.runtime.turns.running import RunningTurn
 
 __all__ = ["RunningTurn", "TurnJob", "TurnRunner", "TurnSettings"]
@@ -26,7 +29,14 @@ class TurnRunner:
         self, *, ledger: Ledger, owners: Owners, clock: Clock, chance: Chance, settings: TurnSettings
     ) -> None:
         self.settings = settings
-        self._means = Means(ledger=ledger, owners=owners, clock=clock, chance=chance, settings=settings)
+        self._means = Means(
+            ledger=ledger,
+            owners=owners,
+            leases=LeaseWatch(owners, clock, settings.lease_seconds),
+            clock=clock,
+            chance=chance,
+            settings=settings,
+        )
         self._opening: set[SessionId] = set()
         # A turn that nobody holds any more cannot be running: the lease that it left is claimed like a dead owner's.
         self._running: weakref.WeakValueDictionary[SessionId, RunningTurn] = weakref.WeakValueDictionary()
@@ -34,7 +44,8 @@ class TurnRunner:
     async def begin(self, job: TurnJob, watch: Watch, approver: Approver) -> RunningTurn:
         """Commits the opening; the returned turn is then run with `finish`.
 
-        Raises Busy, Refused, NotFound, StoreUnusable; then nothing was changed.
+        Raises Busy, LeftOpen, Refused, NotFound, StoreUnusable; then nothing was changed. To `Recover` it raises
+        GivenUp instead, when the turn is not gone on with.
         """
         if job.session in self._opening:
             raise Busy(f"A turn of session {job.session} is just beginning.", self._means.owners.me)
@@ -42,19 +53,16 @@ class TurnRunner:
         self._opening.add(job.session)
         try:
             await self._let_end(job)
-            opened = await open_turn(
-                self._means.ledger,
-                self._means.owners,
-                principal=job.principal,
-                session=job.session,
-                opening=job.opening,
-                model=job.model.profile.name,
-                at=self._means.clock.now_ms(),
-            )
+            opened = await self._opened(job)
             turn = self._running[job.session] = RunningTurn(self._means, job, opened, prefix, watch, approver)
             return turn
         finally:
             self._opening.discard(job.session)
+
+    async def _opened(self, job: TurnJob) -> OpenedTurn:
+        if isinstance(job.opening, Recover):
+            return await open_recovery(self._means, job)
+        return await open_turn(self._means, job)
 
     async def run(self, job: TurnJob, watch: Watch, approver: Approver) -> TurnOutcome:
         """Begins and finishes a turn."""

@@ -14,7 +14,15 @@ import msgspec
 
 from clew.domain.conversation.ids import SessionId
 from clew.domain.conversation.messages import Status, ToolBody, ToolCall
-from clew.domain.ledger.errors import Fenced, HeadMoved, LedgerError, NotFound, Outdated, Refused
+from clew.domain.ledger.errors import (
+    Fenced,
+    HeadMoved,
+    KeyReused,
+    LedgerError,
+    NotFound,
+    Outdated,
+    Refused,
+)
 from clew.domain.ledger.rows import CallState, Prefix
 from clew.domain.models.answer import Answer
 from clew.domain.tools.session_settings import read_settings
@@ -62,7 +70,8 @@ from clew.runtime.turns.context import TurnContext
 from clew.runtime.turns.job import Means, TurnJob
 from clew.runtime.turns.keeping import Lease, TimeLimit
 from clew.runtime.turns.model_step import ModelStep
-from clew.runtime.turns.opening import GoOn, OpenedTurn
+from clew.runtime.turns.opening import OpenedTurn
+from clew.runtime.turns.openings import GoOn, Recover
 from clew.runtime.turns.outcome import (
     STOPPED_ELSEWHERE,
     TAKEN_OVER,
@@ -73,6 +82,7 @@ from clew.runtime.turns.outcome import (
     ending_of,
 )
 from clew.runtime.turns.recording import Recorder
+from clew.runtime.turns.recovering import turn_messages
 from clew.runtime.turns.tasks import Tasks
 from clew.runtime.turns.watching import Watched
 
@@ -109,15 +119,22 @@ class RunningTurn:
             model=profile.name,
             price=job.model.price,
             now_ms=means.clock.now_ms,
+            recovers=opened.recovers,
         )
+        hint = () if opened.hint is None else (opened.hint,)
         self._context = TurnContext(
-            means.ledger, job.principal, job.session, prefix=prefix, profile=profile, overlays=job.overlays
+            means.ledger,
+            job.principal,
+            job.session,
+            prefix=prefix,
+            profile=profile,
+            overlays=(*job.overlays, *hint),
         )
-        self._model = ModelStep(job.model.client, self._watch)
+        self._lease = Lease(means, job.session, opened.handle.epoch)
+        self._model = ModelStep(job.model.client, self._watch, self._lease.confirm)
         self._desk = _call_desk(means, job, opened, self._watch)
         self._limit = TimeLimit(means.settings.max_seconds, self._out_of_time)
         self._asking = Asking(means, job, self._desk, self._recorder, approver, self._limit)
-        self._lease = Lease(means, job.session, opened.handle.epoch)
 
     @property
     def turn(self) -> int:
@@ -212,7 +229,7 @@ class RunningTurn:
 
     def _broke(self, error: Exception, call: ToolCall | None = None) -> None:
         """What an error means for the turn: it is not ours any more, or it ends as failed."""
-        if isinstance(error, Fenced | HeadMoved | NotFound):
+        if isinstance(error, Fenced | HeadMoved | NotFound | KeyReused):
             self._post(Lost())
             return
         self._cause = self._cause or error
@@ -232,21 +249,18 @@ class RunningTurn:
             await self._perform_all(effects)
 
     async def _first_effects(self) -> tuple[Effect, ...]:
-        if not isinstance(self._job.opening, GoOn):
+        if not isinstance(self._job.opening, GoOn | Recover):
             return self._machine.receive(Opened())
-        ledger, principal, session = self._means.ledger, self._job.principal, self.session
-        rows = {row.id: row for row in await ledger.calls(principal, session, self.turn)}
-        path = [m for m in await ledger.path(principal, session) if m.turn == self.turn]
-        answered = {m.body.call for m in path if isinstance(m.body, ToolBody)}
-        asked = next(m for m in reversed(path) if m.calls)
+        row = await self._means.ledger.session(self._job.principal, self.session)
+        messages = await turn_messages(self._means, self._job, row, self.turn)
+        calls = await self._means.ledger.calls(self._job.principal, self.session, self.turn)
+        states = {call.id: call.state for call in calls}
+        answered = {m.body.call for m in messages if isinstance(m.body, ToolBody)}
+        batch = next((m.calls for m in reversed(messages) if m.calls), ())
         self._machine, effects = TurnMachine.resumed(
             max_steps=self._means.settings.max_steps,
-            step=asked.step,
-            calls=[
-                (call, rows[call.id].state, rows[call.id].safe_to_repeat)
-                for call in asked.calls
-                if call.id not in answered
-            ],
+            step=max((m.step for m in messages), default=0),
+            calls=[(call, states[call.id]) for call in batch if call.id not in answered],
         )
         return effects
 
@@ -324,7 +338,7 @@ class RunningTurn:
         await self._recorder.close(close, usage)
         if usage is not None:
             self._tally.used(usage)
-        for call, state in close.unsettled:
+        for call, _, state in close.unsettled:
             self._tally.note(call, state)
             status = Status.UNKNOWN if state == CallState.UNKNOWN else Status.NOT_RUN
             self._watch(CallEnded(call=call.id, status=status, text="The turn ended.", diff=""))

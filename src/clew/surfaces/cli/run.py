@@ -16,12 +16,12 @@ from typing import Final
 import click
 
 from clew.domain.conversation.ids import LOCAL, SessionId
-from clew.domain.ledger.errors import NotFound, Outdated
+from clew.domain.ledger.errors import Busy, NotFound, Outdated
 from clew.runtime.commands import CommandReply, is_command
-from clew.runtime.ports.people import NobodyToAsk
+from clew.runtime.ports.people import NobodyToAsk, Noticed, TurnNews
 from clew.runtime.talk import Services, Talk
 from clew.runtime.turns import NewFile, TurnOutcome
-from clew.runtime.turns.opening import Opening
+from clew.runtime.turns.openings import Opening
 from clew.runtime.turns.runner import RunningTurn
 from clew.surfaces.cli.codes import EXIT_OF_STATUS, Exit, UsageError, code_of, name_of, sentence_of
 from clew.surfaces.cli.host import Host
@@ -29,6 +29,7 @@ from clew.surfaces.cli.output import Printer
 from clew.surfaces.cli.places import REFERENCE, TERMINAL
 
 STDIN_BYTES_MAX: Final = 64 * 1024 * 1024
+BUSY_POLL_SECONDS: Final = 0.2
 FILE_BYTES_MAX: Final = 32 * 1024 * 1024
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -172,9 +173,37 @@ async def _command(talk: Talk, line: str, interrupt: _Interrupt, printer: Printe
     return await _turn(talk, reply.opening, interrupt, printer)
 
 
+async def _begun(talk: Talk, opening: Opening, printer: Printer) -> RunningTurn:
+    """Begins the turn when it is this one's: after one that was left in the middle here, and after another process's."""
+    said_so = False
+    while True:
+        try:
+            await _finish_interrupted(talk, printer)
+            return await talk.begin(opening, printer.watch, NobodyToAsk())
+        except Busy:
+            if not said_so:
+                printer.note(
+                    "Another process is in the middle of a turn of this session: waiting for its end."
+                )
+            said_so = True
+            await asyncio.sleep(BUSY_POLL_SECONDS)
+
+
+async def _finish_interrupted(talk: Talk, printer: Printer) -> None:
+    """What it says goes beside the answer that was asked for: whoever reads that asked something else."""
+
+    def aside(news: TurnNews) -> None:
+        if isinstance(news, Noticed):
+            printer.note(news.text)
+
+    outcome = await talk.recover(aside, NobodyToAsk())
+    if outcome is not None:
+        printer.note(f"The turn that was interrupted before has ended ({outcome.status}): {outcome.text}")
+
+
 async def _turn(talk: Talk, opening: Opening, interrupt: _Interrupt, printer: Printer) -> int:
     try:
-        turn = await talk.begin(opening, printer.watch, NobodyToAsk())
+        turn = await _begun(talk, opening, printer)
     finally:
         printer.session = talk.session
     outcome = await interrupt.finish(turn)

@@ -15,8 +15,9 @@ from clew.domain.conversation.ids import SessionId
 from clew.domain.ledger.errors import Outdated
 from clew.runtime.commands import CommandError, CommandReply, is_command
 from clew.runtime.ports.people import Consent, Question
+from clew.runtime.recovery import Recovery
 from clew.runtime.talk import Talk
-from clew.runtime.turns.opening import Say
+from clew.runtime.turns.openings import Recover, Say
 from clew.surfaces.cli.chat.approving import Asker
 from clew.surfaces.cli.chat.attach import attachments
 from clew.surfaces.cli.chat.completion import LOCAL_COMMANDS
@@ -210,6 +211,12 @@ class ChatLoop:
         elif pick:
             await self._pick()
         self.beside(self._introduce_model)
+        recovery = Recovery(self.talk.services, self.talk.place, self._told_of)
+        self.beside(partial(recovery.run, lambda: self.talk.session))
+
+    def _told_of(self, session: SessionId, sentence: str) -> None:
+        """What came of a turn that another process left in the middle."""
+        self._screen.notice(f"Session {session}: {sentence} /resume {session} shows it.")
 
     async def _introduce_model(self) -> None:
         """Looks for the model, which may take a while, and says what somebody should know of it."""
@@ -233,6 +240,8 @@ class ChatLoop:
             self._screen.notice(
                 f"{what} from before and will be sent first. Enter on the empty line sends now."
             )
+        if not self.turns.is_busy and await self.talk.is_left_open():
+            self.turns.start(Recover())
 
     def name_instructions(self, *, first: bool = False) -> None:
         """Says which instructions of the project hold, when that is new. Raises OSError."""

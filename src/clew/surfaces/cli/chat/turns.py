@@ -18,7 +18,7 @@ from clew.domain.models.answer import FailureKind
 from clew.runtime.ports.people import Consent, Question, StepRecorded, TurnNews
 from clew.runtime.talk import MESSAGE, QueuedMessage, Talk
 from clew.runtime.turns import TurnOutcome, TurnStatus
-from clew.runtime.turns.opening import Opening, Say
+from clew.runtime.turns.openings import Opening, Recover, Say
 from clew.runtime.turns.runner import RunningTurn
 from clew.surfaces.cli.chat.approving import Asker
 from clew.surfaces.cli.chat.screen import Screen
@@ -145,8 +145,9 @@ class TurnDriver:
         if not self.is_busy:
             return False
         self._stop_asked = True
-        if self._running is not None:
-            self._running.stop(STOPPED)
+        running = self._running or self._talk.running  # the latter: one that is finished before ours begins
+        if running is not None and not running.has_ended:
+            running.stop(STOPPED)
         elif self._preparing is not None:
             self._preparing.cancel()
         return True
@@ -204,8 +205,26 @@ class TurnDriver:
                 self._screen.end()
                 self._settled()
 
+    async def _recovered(self, view: TurnView) -> TurnOutcome | None:
+        """Goes on with a turn that a process left in the middle; None when there is none to go on with."""
+        try:
+            outcome = await self._talk.recover(view.watch, view)
+        except Outdated:
+            raise
+        except EXPECTED as error:
+            self._screen.problem(str(error))
+            return None
+        if outcome is not None and isinstance(outcome.cause, Outdated):
+            raise outcome.cause
+        if outcome is not None and view.is_attached:
+            self._screen.end()
+            self._tell(outcome)
+        return outcome
+
     async def _one(self, opening: Opening, view: TurnView) -> TurnOutcome | None:
         """Runs one turn; None when it could not begin."""
+        if isinstance(opening, Recover):
+            return await self._recovered(view)
         try:
             await self._prepare()
             running = await self._talk.begin(opening, view.watch, view)

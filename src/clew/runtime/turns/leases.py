@@ -1,0 +1,48 @@
+"""Whose is a session's turn, and does its owner live? Told by locks, and by this process's own clock; never by two clocks."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+import msgspec
+
+from clew.domain.conversation.ids import OwnerId, SessionId
+from clew.runtime.ports.owners import Owners
+from clew.runtime.ports.world import Clock
+
+
+class Holder(Enum):
+    NOBODY = auto()
+    ME = auto()
+    LIVING = auto()
+    DEAD = auto()
+    """Its lock is free: the operating system says so."""
+    SILENT = auto()
+    """It has not beaten for a whole lease while this process looked."""
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    owner: OwnerId
+    beat: int
+    since: float
+
+
+class LeaseWatch:
+    """Remembers which beat it saw when. One serves a whole process."""
+
+    def __init__(self, owners: Owners, clock: Clock, lease_seconds: float) -> None:
+        self._owners = owners
+        self._clock = clock
+        self._lease_seconds = lease_seconds
+        self._seen: dict[SessionId, _Seen] = {}
+
+    def look(self, session: SessionId, owner: OwnerId | None, beat: int) -> Holder:
+        """A living owner is silent once the same beat was seen for a lease; so nobody is at the first look."""
+        if owner is None or owner == self._owners.me or self._owners.is_dead(owner):
+            self._seen.pop(session, None)
+            return Holder.NOBODY if owner is None else Holder.ME if owner == self._owners.me else Holder.DEAD
+        now, seen = self._clock.monotonic(), self._seen.get(session)
+        if seen is None or (seen.owner, seen.beat) != (owner, beat):
+            self._seen[session] = _Seen(owner, beat, now)
+            return Holder.LIVING
+        return Holder.SILENT if now - seen.since >= self._lease_seconds else Holder.LIVING

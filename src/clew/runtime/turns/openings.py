@@ -1,0 +1,37 @@
+"""How a turn can begin."""
+
+from __future__ import annotations
+
+import msgspec
+
+from clew.domain.conversation.ids import InboxId
+from clew.runtime.turns.waiting import NewFile
+
+
+class Say(msgspec.Struct, frozen=True, kw_only=True):
+    """A person's message. `inbox` names the rows it was received as, consumed in the same commit.
+
+    What happened since the last turn and waits in the inbox is stored before it, as events.
+    """
+
+    text: str | bytes
+    files: tuple[NewFile, ...] = ()
+    cwd: str | None = None
+    inbox: tuple[InboxId, ...] = ()
+    key: str | None = None
+    """Idempotency key: the same message sent again starts nothing."""
+
+
+class Again(msgspec.Struct, frozen=True, kw_only=True):
+    """The head stands on a message that starts a turn: run a turn from it without storing it again."""
+
+
+class GoOn(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest turn waited for an approval that was decided."""
+
+
+class Recover(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest turn was left in the middle by a process that ended, or is silent."""
+
+
+Opening = Say | Again | GoOn | Recover
