@@ -172,6 +172,23 @@ def test_the_package_is_replaced_while_nothing_runs(chat: Chat, scripted: Server
         person.sees(f"{LINE} one", "↳ then: two")
 
 
+def test_nothing_is_imported_from_the_new_package(chat: Chat, scripted: Server, tmp_path: Path) -> None:
+    """Not even for what is rare: a misspelt setting, found when the chat comes back from setup."""
+    package = Package(tmp_path)
+    with chat.opened(scripted, environ=package.environ) as person:
+        person.sees(READY)
+        person.types("one", Key.ENTER)
+        person.sees("echo: one", READY)
+        package.replaced()
+        (chat.home / "config.toml").write_text("[model]\nnmae = 'x'\n")
+        person.types("/setup", Key.ENTER)
+        person.sees("Where should the model run?")
+        person.types(Key.CTRL_C)
+        person.waits_for_end()
+        assert "model.name" in person.transcript.rpartition("nmae")[2]
+        assert "two versions" not in person.transcript
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[ModelServer]:
     async with ModelServer([Said(deltas=("half an answer",), stalls=True)]) as opened:
