@@ -48,6 +48,14 @@ def migrated(home: Path, by: int) -> None:
         db.execute(f"PRAGMA user_version={found + by}")
 
 
+def kept(home: Path) -> list[str]:
+    """What was accepted from a person: taken into a turn, or waiting for one."""
+    with closing(sqlite3.connect(home / "clew.db")) as db:
+        taken = db.execute("SELECT text FROM message WHERE role = 'user' ORDER BY id").fetchall()
+        waiting = db.execute("SELECT body FROM inbox WHERE state = 'queued' ORDER BY id").fetchall()
+    return [text for (text,) in taken] + [msgspec.json.decode(body)["text"] for (body,) in waiting]
+
+
 def turns(home: Path) -> list[str]:
     with closing(sqlite3.connect(home / "clew.db")) as db:
         return [state for (state,) in db.execute("SELECT state FROM turn ORDER BY turn")]
@@ -104,9 +112,11 @@ def test_the_ledger_is_migrated_in_mid_turn(chat: Chat, scripted: Server) -> Non
         assert older.waits_for_end() == RESTART
         assert "written by a newer Clew" in older.screen
     migrated(chat.home, -1)
-    scripted.answers(Said(text="the answer"))
+    assert kept(chat.home) == ["precious", "second"]
+    scripted.answers(Said(text="an answer"), Said(text="an answer"))
     with chat.opened(scripted, "-c") as person:
-        person.sees(f"{LINE} precious", "↳ then: second")
+        person.sees(f"{LINE} precious")
+    assert kept(chat.home) == ["precious", "second"]
 
 
 def test_the_ledger_is_migrated_while_nothing_runs(chat: Chat, scripted: Server) -> None:

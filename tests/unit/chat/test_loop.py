@@ -259,6 +259,7 @@ async def test_what_is_said_after_an_update_is_left_to_the_next_program() -> Non
     assert chat.loop.turns.waiting == ("two", "three")
     assert chat.said == [["1"]]
     assert chat.paper.text.count("start it again") == 1
+    assert "two" not in chat.paper.text  # it was not sent
     assert chat.line.text == ""
 
 
@@ -280,6 +281,8 @@ async def test_an_update_lets_a_turn_that_was_left_end() -> None:
     replaced.set()
     chat.types("3")
     await chat.paper.shows("start it again")
+    for _ in range(100):
+        await asyncio.sleep(0)
     assert not running.done()
     hold.release()
     await asyncio.wait_for(running, 10)

@@ -52,6 +52,9 @@ async def test_no_turn_begins_with_a_replaced_package() -> None:
     assert [m.text for m in await world.ledger.path(LOCAL, talk.session)] == ["1", "one"]
     assert len(await world.ledger.queued(LOCAL, talk.session)) == 1
     assert len(world.model.sent) == 1
+    with pytest.raises(Outdated):
+        await exchange(world.talk(), "3")
+    assert len(await world.ledger.sessions(LOCAL)) == 1
 
 
 async def test_a_package_replaced_while_a_turn_begins() -> None:

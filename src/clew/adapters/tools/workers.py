@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+import clew
 from clew.adapters.tools.declared import ToolFailed
 from clew.adapters.tools.uninterrupted import to_the_end
 
@@ -25,7 +26,9 @@ _READ_BYTES: Final = 1 << 16
 # The alarm ends a worker whose Clew was killed: no exception handler runs then, and an expression that is being
 # matched listens to nothing but a signal's default action.
 _PROGRAM: Final = (
-    "import runpy, signal; signal.alarm({seconds}); runpy.run_module({module!r}, run_name='__main__')"
+    "import clew, runpy, signal, sys; signal.alarm({seconds});"
+    " clew.__version__ == {version!r} or sys.exit('Clew was updated while this ran: start it again.');"
+    " runpy.run_module({module!r}, run_name='__main__')"
 )
 
 
@@ -39,13 +42,13 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 async def ask_worker(module: str, request: bytes, *, seconds: float) -> Answered:
     """Runs a worker for at most that long; it is gone when this returns or is cancelled.
 
-    Raises ToolFailed with the worker's own last words when it breaks down.
+    Raises ToolFailed with the worker's own last words when it breaks down, or would be of another version than this.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",  # the directory Clew was started in is somebody's project, not a place to import from
         "-c",
-        _PROGRAM.format(module=module, seconds=math.ceil(seconds) + ALARM_SECONDS),
+        _PROGRAM.format(module=module, version=clew.__version__, seconds=math.ceil(seconds) + ALARM_SECONDS),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
