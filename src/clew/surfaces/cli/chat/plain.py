@@ -75,6 +75,9 @@ class PlainView:
             events.remove_signal_handler(signal.SIGINT)
             events.remove_reader(descriptor)
 
+    async def stands(self) -> None:
+        """Nothing is drawn here."""
+
     def exit(self) -> None:
         self._over.set()
 

@@ -49,6 +49,10 @@ class View(Protocol):
 
     async def run(self) -> None: ...
 
+    async def stands(self) -> None:
+        """Returns once it is on the screen, or has ended."""
+        ...
+
     def exit(self) -> None: ...
 
     def leave_picker(self) -> None: ...
@@ -127,7 +131,7 @@ class _Chat:
             stack.enter_context(self._stray_prints())
             asyncio.get_running_loop().set_exception_handler(self._stray_error)
             self._welcome()
-            running = asyncio.create_task(self._run_loop(pick=pick))
+            running = asyncio.create_task(self._run_loop(view, pick=pick))
             running.add_done_callback(lambda _: view.exit())
             try:
                 await view.run()
@@ -139,8 +143,9 @@ class _Chat:
         code = Exit.RESTART if self._loop.outdated is not None else self._code
         return Ended(code=code, session=self._talk.session, wants_setup=self._loop.wants_setup)
 
-    async def _run_loop(self, *, pick: bool) -> None:
-        """The input line is on the screen already: what is sent meanwhile waits for a few hundredths of a second."""
+    async def _run_loop(self, view: View, *, pick: bool) -> None:
+        """What is typed before our modules are imported waits for a few hundredths of a second."""
+        await view.stands()
         await self._host.import_own_modules()
         await self._loop.run(pick=pick)
 

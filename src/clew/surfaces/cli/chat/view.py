@@ -147,6 +147,7 @@ class ChatView:
         self._live = LiveLines(screen)
         self._lines: list[str] = []
         self._picker: Picker | None = None
+        self._stands = asyncio.Event()
         self.composer = composer
         self.hint = ""
         self.is_early = False
@@ -159,7 +160,7 @@ class ChatView:
             erase_when_done=True,
             min_redraw_interval=REDRAW_SECONDS,
             before_render=self._before_render,
-            after_render=lambda _: terminal.output.release(),
+            after_render=self._after_render,
         )
         self.application.rewraps = rewraps_lines(environ)
         self.application.ttimeoutlen, self.application.timeoutlen = 0.1, 0.3  # how soon Esc alone is Esc
@@ -178,8 +179,13 @@ class ChatView:
             pass  # the terminal was closed: the same as leaving
         finally:
             ticking.cancel()
+            self._stands.set()
             self._terminal.output.release()
             self._terminal.flush()
+
+    async def stands(self) -> None:
+        """Returns once it was drawn, or has ended."""
+        await self._stands.wait()
 
     def exit(self) -> None:
         """Takes the input line off the screen. Idempotent."""
@@ -229,6 +235,10 @@ class ChatView:
         below = self._input_rows(size.rows) + 1
         self._lines = self._live.draw(self._moment(), size.columns, max(size.rows - below - ROWS_KEPT, 1))
         self.application.before_drawing()
+
+    def _after_render(self, _: Application[None]) -> None:
+        self._terminal.output.release()
+        self._stands.set()
 
     def _moment(self) -> Moment:
         loop, columns = self._loop, self._terminal.columns
