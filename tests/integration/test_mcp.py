@@ -8,8 +8,9 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import pytest
 
 from clew.adapters.mcp.servers import McpServers
 from clew.adapters.mcp.settings import McpLimits, McpServer
-from clew.domain.conversation.ids import LOCAL, SessionId, call_id
+from clew.adapters.processes.groups import StartedGroups
+from clew.domain.conversation.ids import LOCAL, OwnerId, SessionId, call_id
 from clew.domain.conversation.messages import Status
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult
 from clew.runtime.ports.tools import Tool, Toolbox, ToolContext
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.anyio
 
 PROGRAM = str(Path(__file__).with_name("mcp_program.py"))
 SESSION = SessionId("0123456789ab")
+RUN = tempfile.TemporaryDirectory()
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +39,12 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 async def box() -> AsyncIterator[McpServers]:
     """A server that no test ends: starting one takes a second or two."""
-    async with McpServers([over_pipes(TOKEN="its own")]) as servers:
+    async with servers_of([over_pipes(TOKEN="its own")]) as servers:
         yield servers
+
+
+def servers_of(servers: Sequence[McpServer], limits: McpLimits = McpLimits()) -> McpServers:  # noqa: B008 - frozen
+    return McpServers(servers, StartedGroups(Path(RUN.name), OwnerId("me")), limits)
 
 
 def over_pipes(name: str = "local", *arguments: str, **env: str) -> McpServer:
@@ -142,7 +149,7 @@ async def test_one_server_that_fails_costs_only_its_own_tools() -> None:
         McpServer(name="talker", command="echo", args=("this is no protocol",)),
         McpServer(name="away", url="http://127.0.0.1:9/mcp"),
     ]
-    async with McpServers(servers) as box:
+    async with servers_of(servers) as box:
         assert {tool.spec.name.partition("__")[0] for tool in box.tools()} == {"good"}
         assert (await run(box, "good__echo", text="x")).text == "x"
         broken, missing, talker, away = box.problems
@@ -160,7 +167,7 @@ async def test_a_server_that_never_answers_is_given_up_and_ended() -> None:
     before = children()
     limits = McpLimits(connect_seconds=3)
     started = time.monotonic()
-    async with McpServers([over_pipes("deaf", "stubborn")], limits) as box:
+    async with servers_of([over_pipes("deaf", "stubborn")], limits) as box:
         assert box.problems == (
             "MCP server deaf did not start: it was not ready within 3 s (it said: waiting for something).",
         )
@@ -178,7 +185,7 @@ def children() -> set[str]:
 
 async def test_a_server_that_dies_in_a_call_is_started_again_for_the_next() -> None:
     """The call that saw it die says that its outcome is not known."""
-    async with McpServers([over_pipes()]) as box:
+    async with servers_of([over_pipes()]) as box:
         first = await pid_of(box)
         assert (await run(box, "local__count")).text == "1"
         died = await run(box, "local__die")
@@ -190,7 +197,7 @@ async def test_a_server_that_dies_in_a_call_is_started_again_for_the_next() -> N
 
 async def test_a_server_that_died_between_calls_is_started_again() -> None:
     """For the next call, or, when that came before the death was seen, for the one after it."""
-    async with McpServers([over_pipes()]) as box:
+    async with servers_of([over_pipes()]) as box:
         first = await pid_of(box)
         os.kill(first, 9)
         results = [await run(box, "local__echo", text="x") for _ in range(2)]
@@ -203,7 +210,7 @@ async def test_a_server_that_cannot_be_started_again_is_an_error_each_time(tmp_p
     program = tmp_path / "program.py"
     program.symlink_to(PROGRAM)
     server = McpServer(name="local", command=sys.executable, args=(str(program),))
-    async with McpServers([server]) as box:
+    async with servers_of([server]) as box:
         program.rename(tmp_path / "away.py")
         await run(box, "local__die")
         for _ in range(2):
@@ -231,7 +238,7 @@ async def test_calls_run_side_by_side_and_one_can_be_cancelled(box: McpServers) 
 
 async def test_a_call_that_takes_too_long_is_given_up() -> None:
     """With a sentence; the server stays, also past the time it had to start."""
-    async with McpServers([over_pipes()], McpLimits(connect_seconds=8, call_seconds=8.5)) as box:
+    async with servers_of([over_pipes()], McpLimits(connect_seconds=8, call_seconds=8.5)) as box:
         assert box.problems == ()
         before = await pid_of(box)
         result = await run(box, "local__wait")
@@ -242,7 +249,7 @@ async def test_a_call_that_takes_too_long_is_given_up() -> None:
 @pytest.mark.parametrize("own_session", [False, True])
 async def test_closing_ends_a_server_and_what_it_started(own_session: bool) -> None:
     """Twice is once, and a call afterwards is an error."""
-    box = await McpServers([over_pipes()]).__aenter__()
+    box = await servers_of([over_pipes()]).__aenter__()
     pids = [await pid_of(box), int((await run(box, "local__child", own_session=own_session)).text)]
     assert [lives(pid) for pid in pids] == [True, True]
     await box.close()
@@ -255,7 +262,7 @@ async def test_closing_ends_a_server_and_what_it_started(own_session: bool) -> N
 async def test_cancelling_while_servers_start_leaves_none() -> None:
     """Wherever in the start it comes."""
     before = children()
-    starting = asyncio.create_task(McpServers([over_pipes("deaf", "stubborn")]).__aenter__())
+    starting = asyncio.create_task(servers_of([over_pipes("deaf", "stubborn")]).__aenter__())
     while children() == before:  # noqa: ASYNC110 - nobody tells when a process has started
         await asyncio.sleep(0)
     starting.cancel()
@@ -266,7 +273,7 @@ async def test_cancelling_while_servers_start_leaves_none() -> None:
 
 async def test_a_server_may_be_closed_by_another_task_than_it_was_opened_by() -> None:
     """A session is opened by one turn and closed by a command: mcp alone would not take that."""
-    box = McpServers([over_pipes()])
+    box = servers_of([over_pipes()])
     await asyncio.create_task(box.__aenter__())
     assert (await run(box, "local__echo", text="x")).text == "x"
     await asyncio.create_task(box.close())
@@ -276,7 +283,7 @@ def test_nothing_is_imported_before_a_server_is_there() -> None:
     """The mcp package takes most of a second: nobody without servers waits for it."""
     program = (
         "import asyncio, sys\nfrom clew.adapters.mcp.servers import McpServers\n"
-        "async def main():\n    async with McpServers([]) as box: assert box.tools() == ()\n"
+        "async def main():\n    async with McpServers([], None) as box: assert box.tools() == ()\n"
         "asyncio.run(main())\nprint('mcp' in sys.modules, 'pydantic' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -314,7 +321,7 @@ async def test_a_running_server_is_reached_over_http() -> None:
     port = free_port()
     async with served(port) as process:
         server = McpServer(name="web", url=f"http://127.0.0.1:{port}/mcp", headers={"X-Token": "t"})
-        async with McpServers([server]) as box:
+        async with servers_of([server]) as box:
             assert box.problems == ()
             assert await run(box, "web__echo", text="héllo") == ToolResult(text="héllo")
             assert await pid_of(box, "web") == process.pid
@@ -326,7 +333,7 @@ async def test_an_http_server_that_was_started_again_is_reached_again() -> None:
     """The first call after its death may fail; the next reaches the new one."""
     port = free_port()
     async with served(port) as first:
-        box = await McpServers([McpServer(name="web", url=f"http://127.0.0.1:{port}/mcp")]).__aenter__()
+        box = await servers_of([McpServer(name="web", url=f"http://127.0.0.1:{port}/mcp")]).__aenter__()
         assert await pid_of(box, "web") == first.pid
     down = await run(box, "web__echo", text="x")
     assert down.status is Status.ERROR
@@ -388,7 +395,7 @@ async def test_a_session_that_a_server_forgot_is_begun_anew() -> None:
     old = OldServer()
     listening = await asyncio.start_server(old.serve, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
-    async with listening, McpServers([McpServer(name="old", url=f"http://127.0.0.1:{port}/mcp")]) as box:
+    async with listening, servers_of([McpServer(name="old", url=f"http://127.0.0.1:{port}/mcp")]) as box:
         assert box.problems == ()
         assert (await run(box, "old__which")).text == "session-0"
         old.restart()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from clew.adapters.models.http import shared_http_client
+from clew.adapters.processes.owners import OwnerLocks
 from clew.adapters.stores.memory import MemoryLedger
-from clew.adapters.stores.owner_locks import OwnerLocks
 from clew.adapters.stores.sqlite import open_ledger
 from clew.adapters.system import SystemChance, SystemClock
 from clew.adapters.system.instructions import read_instructions
@@ -37,6 +38,9 @@ async def opened_services(
     async with AsyncExitStack() as stack:
         owners = OwnerLocks(home.run, chance.token(8))
         stack.callback(owners.close)
+        # Beside the start, not before it: whoever claims a dead owner's turn buries him first anyway.
+        sweeping = asyncio.create_task(owners.sweep())
+        stack.push_async_callback(asyncio.gather, sweeping)
         ledger = await open_ledger(home.root, clock)
         stack.push_async_callback(ledger.close)
         http = shared_http_client()
@@ -57,7 +61,7 @@ async def opened_services(
                 models=models,
                 clock=clock,
                 chance=chance,
-                toolmaker=SettingsToolmaker(settings, environ, home, store),
+                toolmaker=SettingsToolmaker(settings, environ, home, store, owners.groups),
                 instructions=instructions,
                 is_replaced=is_replaced,
             )

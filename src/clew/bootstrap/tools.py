@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clew.adapters.mcp.servers import McpServers
 from clew.adapters.mcp.settings import McpLimits, McpServer
+from clew.adapters.processes.groups import StartedGroups
 from clew.adapters.tools.declared import ToolFailed
 from clew.adapters.tools.processes import BackgroundProcesses
 from clew.adapters.tools.toolbox import OUR_KEYS, LocalToolbox, ToolboxOptions
@@ -67,11 +68,19 @@ class OpenedTools:
 class SettingsToolmaker:
     """`Toolmaker` for the configuration: every session gets its own processes and servers."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], home: Home, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        home: Home,
+        ledger: Ledger,
+        groups: StartedGroups,
+    ) -> None:
         self._settings = settings
         self._environ = environ
         self._home = home
         self._ledger = ledger
+        self._groups = groups
 
     async def open(
         self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify
@@ -84,7 +93,7 @@ class SettingsToolmaker:
             ledger=self._ledger,
             hidden_variables=self._hidden(),
         )
-        return OpenedTools(LocalToolbox(options), await self._servers())
+        return OpenedTools(LocalToolbox(options, self._groups), await self._servers())
 
     async def _servers(self) -> McpServers | None:
         """The session's own MCP servers, connected; those that do not start are said and left out."""
@@ -95,7 +104,7 @@ class SettingsToolmaker:
             for name, s in self._settings.mcp.items()
         ]
         limits = McpLimits(output_bytes=self._settings.limits.tool_output_bytes)
-        return await McpServers(servers, limits).__aenter__()
+        return await McpServers(servers, self._groups, limits).__aenter__()
 
     def _web_search(self) -> WebSearch | None:
         wanted = self._settings.tools.web_search_provider

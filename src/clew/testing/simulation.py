@@ -29,6 +29,7 @@ from clew.domain.tools.spec import Effect, JsonObject, ToolResult, ToolSpec
 from clew.domain.turn.prompt import canonical
 from clew.runtime.commands import CommandError
 from clew.runtime.ports.models import ModelChoice
+from clew.runtime.ports.owners import Burial, OwnerLives
 from clew.runtime.ports.people import NobodyToAsk, nobody_watches
 from clew.runtime.ports.tools import ToolContext
 from clew.runtime.sessions import SessionDesk
@@ -127,6 +128,12 @@ class SharedOwners:
 
     def is_dead(self, owner: OwnerId) -> bool:
         return owner in self._dead
+
+    async def bury(self, owner: OwnerId) -> Burial:
+        """The tools of a killed process stop with it: there is nothing left to end."""
+        if not self.is_dead(owner):
+            raise OwnerLives(owner)
+        return Burial()
 
 
 class OneSlowModel:

@@ -15,6 +15,7 @@ from clew.domain.turn.prefix import Instructions
 from clew.runtime.commands.values import Processes
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelChoice
+from clew.runtime.ports.owners import Burial, OwnerLives
 from clew.runtime.ports.people import Approver, Consent, NobodyToAsk, Question, TurnNews, nobody_watches
 from clew.runtime.ports.tools import Tool, ToolContext
 from clew.runtime.sessions import Place, SessionDesk
@@ -62,6 +63,11 @@ class NamedOwners:
 
     def is_dead(self, owner: OwnerId) -> bool:
         return owner in self.dead
+
+    async def bury(self, owner: OwnerId) -> Burial:
+        if not self.is_dead(owner):
+            raise OwnerLives(owner)
+        return Burial()
 
 
 class OneModel:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from clew.adapters.processes.groups import StartedGroups
 from clew.adapters.tools.toolbox import LocalToolbox, ToolboxOptions
-from clew.domain.conversation.ids import LOCAL, SessionId, call_id
+from clew.domain.conversation.ids import LOCAL, OwnerId, SessionId, call_id
 from clew.domain.tools.spec import JsonObject, ToolResult
 from clew.runtime.ports.tools import Tool, ToolContext
 
 SESSION = SessionId("0123456789ab")
+
+
+def started_groups(directory: Path) -> StartedGroups:
+    """Beside the directory, which tests look into."""
+    return StartedGroups(directory.parent, OwnerId(directory.name))
 
 
 class Bench:
@@ -18,7 +24,7 @@ class Bench:
 
     def __init__(self, options: ToolboxOptions) -> None:
         self.options = options
-        self.box = LocalToolbox(options)
+        self.box = LocalToolbox(options, started_groups(options.cwd))
         self.shown = ""
         self.told: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self.heard = asyncio.Event()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from clew.adapters.tools.process_tree import find
+from clew.adapters.processes.tree import NO_GROUP, find
 from clew.adapters.tools.toolbox import ToolboxOptions
 from clew.domain.conversation.messages import Status
 from tests.unit.tools.bench import Bench, lives
@@ -226,9 +226,9 @@ async def test_nothing_of_a_stranger_is_touched(bench: Bench) -> None:
 def test_an_empty_mark_is_nobodys() -> None:
     """It would be everybody's: every process without one would be ended."""
     with pytest.raises(AssertionError):
-        find(None, "")
-    assert find(None, "no such mark") == frozenset()
-    assert find(None, None) == frozenset()
+        find(NO_GROUP, {""})
+    assert find(NO_GROUP, {"no such mark"}) == frozenset()
+    assert find(NO_GROUP, frozenset()) == frozenset()
 
 
 async def test_nothing_is_left_after_all_this(bench: Bench) -> None:
@@ -239,7 +239,7 @@ async def test_nothing_is_left_after_all_this(bench: Bench) -> None:
         await bench.run("shell", command="echo x")
     assert len(os.listdir("/proc/self/fd")) <= len(before)
     await bench.run("glob", pattern="*")
-    assert not [one for one in find(os.getpid(), None) if one.parent == os.getpid()]
+    assert not [one for one in find({os.getpid()}, frozenset()) if one.parent == os.getpid()]
 
 
 # -- background ------------------------------------------------------------------------------------------------------

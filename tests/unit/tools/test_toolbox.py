@@ -17,7 +17,7 @@ from clew.adapters.tools.web_search import Provider, WebSearch
 from clew.domain.conversation.messages import Status
 from clew.domain.tools.spec import Effect, JsonObject
 from clew.runtime.ports.tools import Tool, Toolbox
-from tests.unit.tools.bench import Bench
+from tests.unit.tools.bench import Bench, started_groups
 
 pytestmark = pytest.mark.anyio
 
@@ -48,22 +48,30 @@ def everything(cwd: Path) -> ToolboxOptions:
 
 def test_tools_are_declared_by_name_with_what_they_change(tmp_path: Path) -> None:
     """In the same order always: a session is frozen with this list."""
-    box: Toolbox = LocalToolbox(everything(tmp_path))
+    box: Toolbox = LocalToolbox(everything(tmp_path), started_groups(tmp_path))
     specs = [tool.spec for tool in box.tools()]
     assert [(spec.name, (spec.effect, spec.safe_to_repeat)) for spec in specs] == list(DECLARED.items())
-    again = [tool.spec for tool in LocalToolbox(everything(tmp_path / "elsewhere")).tools()]
+    again = [
+        tool.spec
+        for tool in LocalToolbox(everything(tmp_path / "elsewhere"), started_groups(tmp_path)).tools()
+    ]
     assert msgspec.json.encode(specs) == msgspec.json.encode(again)
 
 
 def test_what_is_not_configured_is_not_offered(tmp_path: Path) -> None:
     """A tool that could only refuse would cost every request its words."""
-    names = {tool.spec.name for tool in LocalToolbox(ToolboxOptions(cwd=tmp_path)).tools()}
+    names = {
+        tool.spec.name
+        for tool in LocalToolbox(ToolboxOptions(cwd=tmp_path), started_groups(tmp_path)).tools()
+    }
     assert names == DECLARED.keys() - {"web_search", "session_search"}
 
 
 def test_no_declaration_holds_a_reference_or_the_directory(tmp_path: Path) -> None:
     """Not every provider follows `$ref`, and the prefix holds no state."""
-    text = msgspec.json.encode([tool.spec for tool in LocalToolbox(everything(tmp_path)).tools()]).decode()
+    text = msgspec.json.encode(
+        [tool.spec for tool in LocalToolbox(everything(tmp_path), started_groups(tmp_path)).tools()]
+    ).decode()
     assert "$ref" not in text
     assert "$defs" not in text
     assert str(tmp_path) not in text
@@ -96,7 +104,11 @@ def test_a_call_is_described_in_one_line(
 ) -> None:
     """With absolute paths: it is what a person approves."""
     monkeypatch.setenv("HOME", "/home/ann")
-    tool = next(tool for tool in LocalToolbox(everything(tmp_path)).tools() if tool.spec.name == name)
+    tool = next(
+        tool
+        for tool in LocalToolbox(everything(tmp_path), started_groups(tmp_path)).tools()
+        if tool.spec.name == name
+    )
     assert tool.describe(arguments) == line.format(cwd=tmp_path, home="/home/ann")
 
 
@@ -116,7 +128,9 @@ VALUES = (
 )
 def test_any_call_can_be_described(tmp_path: Path, name: str, arguments: JsonObject) -> None:
     """In one line of bounded length, whatever the model wrote."""
-    tools: dict[str, Tool] = {tool.spec.name: tool for tool in LocalToolbox(everything(tmp_path)).tools()}
+    tools: dict[str, Tool] = {
+        tool.spec.name: tool for tool in LocalToolbox(everything(tmp_path), started_groups(tmp_path)).tools()
+    }
     line = tools[name].describe(arguments)
     assert line
     assert len(line) <= 200

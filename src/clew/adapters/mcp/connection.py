@@ -9,8 +9,11 @@ This module and `translation` import the `mcp` package, which takes 0.8 s: see `
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
+import os
 import secrets
+import shutil
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -19,14 +22,16 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import httpx2
 from mcp import Client, MCPError, StdioServerParameters, stdio_client
+from mcp.client.stdio import get_default_environment
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
 from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, REQUEST_TIMEOUT, Tool
 
-from clew.adapters.mcp.leftovers import MARK_VARIABLE, end_leftovers
 from clew.adapters.mcp.settings import McpLimits, McpServer, ServerFailed
 from clew.adapters.mcp.stderr import LastWords
 from clew.adapters.mcp.translation import result_of, spec_of
+from clew.adapters.processes.groups import StartedGroups
+from clew.adapters.processes.tree import NO_GROUP, kill_all
 from clew.domain.tools.spec import JsonObject, ToolResult, ToolSpec
 
 if TYPE_CHECKING:
@@ -42,8 +47,9 @@ _GONE: Final = frozenset({CONNECTION_CLOSED, INVALID_REQUEST})
 class Connection:
     """A server that is ready for calls, until it dies or `close` is called. Made by `open` only."""
 
-    def __init__(self, server: McpServer, limits: McpLimits) -> None:
+    def __init__(self, server: McpServer, limits: McpLimits, groups: StartedGroups) -> None:
         self._server = server
+        self._groups = groups
         self._limits = limits
         self._mark = secrets.token_hex(8)
         self._words: LastWords | None = None
@@ -58,9 +64,9 @@ class Connection:
         """Whether the server ended or the connection broke: a call now would not reach it."""
 
     @classmethod
-    async def open(cls, server: McpServer, limits: McpLimits) -> Connection:
+    async def open(cls, server: McpServer, limits: McpLimits, groups: StartedGroups) -> Connection:
         """Starts or reaches the server. Raises ServerFailed; then, or when cancelled, nothing of it is left."""
-        connection = cls(server, limits)
+        connection = cls(server, limits, groups)
         try:
             await connection._ready
         except BaseException:
@@ -77,7 +83,7 @@ class Connection:
             problem = _reason(error)
         finally:
             self.dead, self._client = True, None
-            await end_leftovers(self._mark)
+            await self._end_leftovers()
             if self._words is not None:
                 self._words.close()
         if not self._ready.done():
@@ -105,11 +111,12 @@ class Connection:
 
     @asynccontextmanager
     async def _over_pipes(self) -> AsyncGenerator[TransportStreams]:
+        program, *arguments = self._groups.recorded([_program(self._server), *self._server.args])
         self._words, stderr = await LastWords.listen()
         parameters = StdioServerParameters(
-            command=self._server.command,
-            args=list(self._server.args),
-            env={**self._server.env, MARK_VARIABLE: self._mark},
+            command=program,
+            args=arguments,
+            env={**self._server.env, **self._groups.variables(self._mark)},
             encoding_error_handler="replace",
         )
         try:
@@ -125,6 +132,13 @@ class Connection:
         async with httpx2.AsyncClient(headers=dict(self._server.headers), timeout=timeout) as http:
             async with streamable_http_client(self._server.url, http_client=http) as streams:
                 yield streams
+
+    async def _end_leftovers(self) -> None:
+        """What a server leaves behind: its wrapper (npx, uvx, a shell script) goes when its input is closed, and the
+        program it started may stay. It is not asked: it had the time that its server was given.
+        """
+        await kill_all(NO_GROUP, frozenset({self._mark}))
+        self._groups.forget_ended()
 
     def _has_died(self) -> None:
         self.dead = True
@@ -210,6 +224,14 @@ class _Watched:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         return await self._inner.__aexit__(kind, error, trace)
+
+
+def _program(server: McpServer) -> str:
+    """Where a server's command is found. Raises FileNotFoundError: the shell that starts it would say it less well."""
+    path = {**get_default_environment(), **server.env}.get("PATH", os.defpath)
+    if (found := shutil.which(server.command, path=path)) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), server.command)
+    return found
 
 
 async def _all_tools(client: Client) -> list[Tool]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clew.adapters.mcp.settings import McpLimits, McpServer, ServerFailed
+from clew.adapters.processes.groups import StartedGroups
 from clew.domain.conversation.messages import Status
 from clew.domain.tools.spec import JsonObject, ToolResult, ToolSpec
 from clew.runtime.ports.tools import Tool, ToolContext
@@ -30,10 +31,11 @@ def load() -> type[Connection]:
 class RemoteServer:
     """One server, connected again when it is called after its death."""
 
-    def __init__(self, server: McpServer, limits: McpLimits) -> None:
+    def __init__(self, server: McpServer, limits: McpLimits, groups: StartedGroups) -> None:
         self.name = server.name
         self._server = server
         self._limits = limits
+        self._groups = groups
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
         self._closed = False
@@ -56,7 +58,7 @@ class RemoteServer:
                 self._connection = None
             if self._connection is None:
                 connection_type = await asyncio.to_thread(load)
-                self._connection = await connection_type.open(self._server, self._limits)
+                self._connection = await connection_type.open(self._server, self._limits, self._groups)
             return self._connection
 
     async def close(self) -> None:
@@ -91,8 +93,13 @@ class RemoteTool:
 class McpServers:
     """Satisfies the `Toolbox` port. Entering connects all servers at once; those that fail are in `problems`."""
 
-    def __init__(self, servers: Sequence[McpServer], limits: McpLimits = McpLimits()) -> None:  # noqa: B008 - frozen
-        self._servers = [RemoteServer(server, limits) for server in servers]
+    def __init__(
+        self,
+        servers: Sequence[McpServer],
+        groups: StartedGroups,
+        limits: McpLimits = McpLimits(),  # noqa: B008 - frozen
+    ) -> None:
+        self._servers = [RemoteServer(server, limits, groups) for server in servers]
         self._tools: dict[str, Tool] = {}
         self.problems: tuple[str, ...] = ()
         """A sentence for each server that did not start, and each tool that could not be offered."""

@@ -7,13 +7,14 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from clew.adapters.tools.process_tree import MARK_VARIABLE, end_tree, marked
+from clew.adapters.processes.groups import StartedGroups
+from clew.adapters.processes.tree import end_tree
 from clew.adapters.tools.uninterrupted import to_the_end
 
 DRAIN_SECONDS: Final = 0.5
@@ -33,13 +34,14 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """What all commands of a session share. `mark` is unique to it: every process is found again by it."""
 
     mark: str
+    groups: StartedGroups
     hidden_variables: frozenset[str] = frozenset()
     """Variables that hold our own keys, which no command needs."""
 
     def variables(self, mark: str) -> dict[str, str]:
         """The environment of a command that has a mark of its own, too."""
         kept = {name: value for name, value in os.environ.items() if name not in self.hidden_variables}
-        return {**kept, **QUIET, MARK_VARIABLE: marked((self.mark, mark))}
+        return {**kept, **QUIET, **self.groups.variables(self.mark, mark)}
 
 
 class Command:
@@ -51,11 +53,13 @@ class Command:
         output: asyncio.StreamReader,
         pipe: asyncio.ReadTransport,
         mark: str,
+        groups: StartedGroups,
     ) -> None:
         self._process = process
         self._output = output
         self._pipe = pipe
         self._mark = mark
+        self._groups = groups
 
     @classmethod
     async def start(cls, script: str, directory: Path, origin: Origin) -> Command:
@@ -65,13 +69,13 @@ class Command:
         try:
             output, pipe = await _reader(reading)
             try:
-                process = await _spawn(script, directory, origin.variables(mark), writing)
+                process = await _spawn(script, directory, origin, mark, writing)
             except BaseException:
                 pipe.close()
                 raise
         finally:
             os.close(writing)
-        return cls(process, output, pipe, mark)
+        return cls(process, output, pipe, mark, origin.groups)
 
     @property
     def pid(self) -> int:
@@ -97,6 +101,7 @@ class Command:
     def close(self) -> None:
         """Stops reading. Idempotent."""
         self._pipe.close()
+        self._groups.forget(self.pid)
 
 
 async def _reader(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
@@ -113,17 +118,15 @@ async def _reader(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTr
 
 
 async def _spawn(
-    script: str, directory: Path, variables: Mapping[str, str], output: int
+    script: str, directory: Path, origin: Origin, mark: str, output: int
 ) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        shutil.which("bash") or "/bin/sh",
-        "-c",
-        script,
+        *origin.groups.recorded([shutil.which("bash") or "/bin/sh", "-c", script]),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=output,
         stderr=output,
         cwd=directory,
-        env=variables,
+        env=origin.variables(mark),
         start_new_session=True,
     )
 

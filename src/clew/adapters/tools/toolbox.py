@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import msgspec
 
+from clew.adapters.processes.groups import StartedGroups
+from clew.adapters.processes.tree import end_tree
 from clew.adapters.tools.commands import Origin
 from clew.adapters.tools.declared import DeclaredTool
 from clew.adapters.tools.files import edit_tool, write_tool
 from clew.adapters.tools.finding import glob_tool, grep_tool
 from clew.adapters.tools.limits import TimeLimits
-from clew.adapters.tools.process_tree import end_tree
 from clew.adapters.tools.processes import BackgroundProcesses, process_output_tool
 from clew.adapters.tools.reading import read_tool
 from clew.adapters.tools.search import session_search_tool
@@ -45,8 +46,10 @@ class ToolboxOptions(msgspec.Struct, frozen=True, kw_only=True):
 class LocalToolbox:
     """Satisfies the `Toolbox` port. `processes` is what `/ps` and `/kill` act on."""
 
-    def __init__(self, options: ToolboxOptions) -> None:
-        self._origin = Origin(mark=secrets.token_hex(8), hidden_variables=options.hidden_variables)
+    def __init__(self, options: ToolboxOptions, groups: StartedGroups) -> None:
+        self._origin = Origin(
+            mark=secrets.token_hex(8), groups=groups, hidden_variables=options.hidden_variables
+        )
         self._state = ShellState()
         self.processes = BackgroundProcesses(self._origin, options.tool_output_bytes)
         self._tools = tuple(sorted(self._built(options), key=lambda tool: tool.spec.name))
