@@ -26,6 +26,7 @@ from clew.runtime.ports.ledger import Ledger
 from clew.runtime.sessions import SessionDesk
 from clew.runtime.talk import Services
 from clew.runtime.turns import TurnRunner, TurnSettings
+from clew.runtime.turns.waiting import BusyMode
 
 
 @asynccontextmanager
@@ -77,6 +78,7 @@ def turn_settings(settings: Settings) -> TurnSettings:
         max_steps=settings.turn.max_steps,
         max_seconds=settings.turn.max_seconds,
         lease_seconds=settings.turn.lease_seconds,
+        busy=BusyMode(settings.turn.busy),
         approval_mode=ApprovalMode(settings.approval.mode),
         approval_expires_seconds=settings.approval.expires_seconds,
         recovery_freshness_seconds=settings.recovery.freshness_seconds,

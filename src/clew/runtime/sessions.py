@@ -291,13 +291,15 @@ class SessionDesk:
 
         return await self._decided(decide)
 
-    async def stop(self, principal: PrincipalId, session: SessionId) -> bool:
-        """Ends a running turn from outside; False when none runs."""
+    async def stop(self, principal: PrincipalId, session: SessionId, only: int | None = None) -> bool:
+        """Ends a running turn (or `only` that one) from outside; False when it does not run."""
 
         async def decide() -> bool:
             row = await self.ledger.session(principal, session)
             turn = await self.ledger.turn(principal, session)
             if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
+                return False
+            if only is not None and turn.turn != only:
                 return False
             work = self._work(row, principal, Note(kind=OpKind.STOP), cut_reason=STOPPED)
             await self.ledger.commit(msgspec.structs.replace(work, cut=True))

@@ -12,13 +12,12 @@ from typing import Final, Protocol
 
 import msgspec
 
-from clew.domain.conversation.ids import ConversationId, PrincipalId, SessionId
+from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.commits import (
     AddUsage,
     AsObserver,
     Commit,
     NewSession,
-    Receive,
     Received,
     UsageState,
 )
@@ -33,29 +32,25 @@ from clew.runtime.ports.models import ModelSource
 from clew.runtime.ports.people import Approver, Noticed, Watch
 from clew.runtime.ports.tools import Tool
 from clew.runtime.ports.world import Chance, Clock
+from clew.runtime.sending import Sender, Sent
 from clew.runtime.sessions import Place, SessionDesk
 from clew.runtime.turns.opening import LeftOpen
 from clew.runtime.turns.openings import Opening, Recover, Say
-from clew.runtime.turns.outcome import TurnOutcome
+from clew.runtime.turns.outcome import STOPPED, TurnOutcome
 from clew.runtime.turns.recovering import NOTICE, GivenUp
 from clew.runtime.turns.runner import RunningTurn, TurnJob, TurnRunner
 from clew.runtime.turns.waiting import (
     EVENT,
     MESSAGE,
+    BusyMode,
     NewFile,
     QueuedMessage,
-    messages_among,
     pack_event,
-    pack_message,
-    unpack,
-    written,
 )
 
 __all__ = ["EVENT", "MESSAGE", "Notify", "QueuedMessage", "Services", "SessionTools", "Talk", "Toolmaker"]
 
 UPDATED: Final = "Clew was updated while this ran: start it again. Nothing was lost."
-QUEUED_MAX: Final = 100
-"""Messages that may wait for one session's turn to end."""
 Notify = Callable[[str, str], Awaitable[None]]
 
 
@@ -124,6 +119,12 @@ class Talk:
         self.cwd = cwd
         self.session = session
         self.running: RunningTurn | None = None
+        self.is_occupied = False
+        """Set by a surface as long as it runs turns and looks into the inbox after each."""
+        self.kept: Say | None = None
+        """The message that was last to begin a turn, if it was put into the inbox before: then it must not be sent anew."""
+        self._beginning = 0
+        self._stops = 0
         self._tools: dict[SessionId, SessionTools] = {}
         self._kept: _Kept | None = None
 
@@ -154,12 +155,16 @@ class Talk:
 
         Raises Busy, Refused, NotFound, ModelUnavailable, Outdated; then no session was opened for it.
         """
+        self._beginning += 1
+        self.kept = None
         try:
             return await self._begin(opening, watch, approver)
         except LeftOpen:
             opening = await self._kept_for_later(opening)
             await self.recover(watch, approver)
             return await self._begin(opening, watch, approver)
+        finally:
+            self._beginning -= 1
 
     async def recover(self, watch: Watch, approver: Approver) -> TurnOutcome | None:
         """Goes on with a turn that a process left in the middle here, to its end; None when there is nothing to go on with.
@@ -188,7 +193,8 @@ class Talk:
         if not isinstance(opening, Say) or opening.inbox:
             return opening
         received = await self.queue(opening.text, opening.files)
-        return msgspec.structs.replace(opening, inbox=(received.id,))
+        self.kept = msgspec.structs.replace(opening, inbox=(received.id,))
+        return self.kept
 
     async def _tell(self, watch: Watch, otherwise: str) -> None:
         """Says the notices that wait for this session, or `otherwise`. One that is on its way to be said is not said twice."""
@@ -203,6 +209,7 @@ class Talk:
 
     async def _begin(self, opening: Opening, watch: Watch, approver: Approver) -> RunningTurn:
         self._refuse_outdated()
+        stops = self._stops
         known = await self._row() if self.session is not None else None
         model = await self.services.models.choose(known.model if known else None)
         row = known or await self._row()
@@ -218,9 +225,22 @@ class Talk:
             instructions=self.services.instructions(self.cwd),
             notify=self._notify_for(row.id),
         )
+        if self._stops != stops:
+            raise Refused("Stopped before it was sent.")
         self._refuse_outdated()  # again: what was imported for this turn was of the same version
         self.running = await self.services.runner.begin(job, watch, approver)
+        if self._stops != stops:
+            self.running.stop(STOPPED)
         return self.running
+
+    async def stop(self) -> bool:
+        """Ends the running turn, wherever it runs, and keeps one that is beginning here from its work.
+
+        False when there is neither.
+        """
+        self._stops += 1
+        stopped = self.session is not None and await self.services.desk.stop(self.principal, self.session)
+        return stopped or self._beginning > 0
 
     @property
     def outdated(self) -> Outdated | None:
@@ -236,22 +256,48 @@ class Talk:
         return (await self._row()).id
 
     # -- what waits ----------------------------------------------------------------------------------------------
-    async def queue(self, text: str | bytes, files: Sequence[NewFile] = ()) -> Received:
-        """Keeps a message for after the running turn. It is on disk when this returns. Raises Refused over the limit."""
+    async def send(
+        self, text: str | bytes, files: Sequence[NewFile] = (), mode: BusyMode | None = None
+    ) -> Sent:
+        """Sends a message, whatever is under way: the answer says whether to begin a turn with it now.
+
+        Else it is on disk, and waits, joins the running turn or has cut it: by `mode`, or the setting `turn.busy`.
+        Raises Refused when too many wait already.
+        """
         session = await self.ensure_session()
-        waiting = await self.services.ledger.queued(self.principal, session)
-        if len(waiting) >= QUEUED_MAX:
-            raise Refused(f"{QUEUED_MAX} messages wait already: this one was not taken.")
-        return await self._receive(session, MESSAGE, pack_message(text, str(self.cwd), files))
+        return await self._sender.send(session, self.saying(text, files), mode, occupied=self._is_occupied)
+
+    async def queue(
+        self, text: str | bytes, files: Sequence[NewFile] = (), mode: BusyMode = BusyMode.QUEUE
+    ) -> Received:
+        """Keeps a message that cannot begin a turn now. It is on disk when this returns. Raises Refused over the limit."""
+        return await self._sender.keep(await self.ensure_session(), self.saying(text, files), mode)
 
     async def next_queued(self) -> Say | None:
-        """The oldest message of this principal's that waits, as the opening of a turn."""
-        session = await self.ensure_session()
-        for row in messages_among(await self.services.ledger.queued(self.principal, session)):
-            if row.principal == self.principal:
-                body = unpack(row.body)
-                return Say(text=body.said, cwd=body.cwd, files=body.attached, inbox=(row.id,))
-        return None
+        """The message of this principal's that is next, as the opening of a turn."""
+        return await self._sender.next(await self.ensure_session())
+
+    async def is_busy(self) -> bool:
+        """Whether a turn of the session is under way, in whatever living process."""
+        return await self._sender.is_busy(await self.ensure_session())
+
+    async def until_idle(self) -> None:
+        """Returns when no turn of the session is under way in another process."""
+        await self._sender.until_idle(await self.ensure_session())
+
+    async def still_waits(self, said: Say) -> bool:
+        """Whether nobody has taken a message that waited, or taken it back."""
+        return await self._sender.still_waits(await self.ensure_session(), said)
+
+    @property
+    def _is_occupied(self) -> bool:
+        """Whether what is sent has to wait, even though the ledger knows of no turn."""
+        return self.is_occupied or self.outdated is not None
+
+    @property
+    def _sender(self) -> Sender:
+        s = self.services
+        return Sender(s.desk, s.runner, s.clock, s.chance, self.principal, self.place)
 
     # -- words that are not kept ---------------------------------------------------------------------------------
     @property
@@ -361,6 +407,9 @@ class Talk:
             models=self.services.models,
             cwd=self.cwd,
             default_mode=ApprovalMode(self.services.runner.settings.approval_mode),
+            sender=self._sender,
+            stop=self.stop,
+            is_occupied=self._is_occupied,
             processes=tools.processes if tools else None,
             export=self.services.export,
         )
@@ -379,23 +428,8 @@ class Talk:
             if turn is not None and turn.session == session and await turn.record_event(kind, text):
                 return
             try:
-                await self._receive(session, EVENT, pack_event(kind, text))
+                await self._sender.receive(session, EVENT, pack_event(kind, text))
             except NotFound:
                 return  # the session was deleted, and with it whoever could be told
 
         return notify
-
-    async def _receive(self, session: SessionId, kind: str, body: QueuedMessage) -> Received:
-        conversation: ConversationId = await self.services.desk.conversation_of(self.place, session)
-        return await self.services.ledger.receive(
-            Receive(
-                account=self.place.surface,
-                external_key=self.services.chance.token(20),
-                conversation=conversation,
-                session=session,
-                principal=self.principal,
-                kind=kind,
-                body=written(body),
-                at=self.services.clock.now_ms(),
-            )
-        )

@@ -17,6 +17,8 @@ from clew.domain.tools.spec import Effect, JsonObject, ToolResult
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.ports.models import ModelChoice, ModelUnavailable
 from clew.runtime.ports.tools import ToolContext
+from clew.runtime.turns import TurnSettings
+from clew.runtime.turns.waiting import BusyMode
 from clew.surfaces.cli.chat.composer import Entry
 from clew.surfaces.cli.chat.loop import ChatLoop
 from clew.surfaces.cli.chat.screen import Screen, ScreenOptions
@@ -147,6 +149,21 @@ async def test_no_message_is_left_behind_whenever_it_comes(ticks: int) -> None:
         chat.types("two")
         await chat.paper.shows("echo two")
         assert chat.said == [["one"], ["one", "two"]]
+        assert chat.loop.turns.waiting == ()
+
+
+@pytest.mark.parametrize("ticks", range(0, 120, 3))
+async def test_a_message_that_interrupts_is_answered_and_the_first_is_kept(ticks: int) -> None:
+    """Whenever it comes: the turn it cuts is recorded, even one whose model was not asked yet, and its own is not cut."""
+    world = World(MemoryLedger(), echo, settings=TurnSettings(busy=BusyMode.INTERRUPT))
+    async with chatting(world) as chat:
+        chat.types("one")
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        chat.types("two")
+        await chat.paper.shows("echo two")
+        await chat.paper.until(lambda: not chat.loop.turns.is_busy)
+        assert chat.said[-1] == ["one", "two"]
         assert chat.loop.turns.waiting == ()
 
 

@@ -18,7 +18,8 @@ from clew.runtime.commands import CommandError
 from clew.runtime.commands.registry import COMMANDS
 from clew.runtime.ports.models import ModelChoice, ModelUnavailable
 from clew.runtime.ports.people import NobodyToAsk, nobody_watches
-from clew.runtime.talk import QUEUED_MAX, Talk
+from clew.runtime.sending import QUEUED_MAX
+from clew.runtime.talk import Talk
 from clew.runtime.turns import NewFile
 from clew.testing.scripted_model import Hold, Step, ask, say
 from clew.testing.world import Answers, RecordingTool, World, command, exchange

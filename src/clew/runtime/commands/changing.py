@@ -109,8 +109,7 @@ async def temporary(context: CommandContext, arguments: str) -> CommandReply:
 
 async def stop(context: CommandContext, arguments: str) -> CommandReply:
     no_arguments("stop", arguments)
-    stopped = await context.desk.stop(context.principal, context.current.id)
-    return CommandReply(text="Stopped." if stopped else "Nothing is running.")
+    return CommandReply(text="Stopped." if await context.stop() else "Nothing is running.")
 
 
 async def processes(context: CommandContext, arguments: str) -> CommandReply:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from clew.domain.ledger.errors import LedgerError
-from clew.runtime.commands import changing, looking, moving
+from clew.runtime.commands import changing, looking, moving, sending
 from clew.runtime.commands.values import Command, CommandContext, CommandError, CommandReply
 from clew.runtime.ports.models import ModelUnavailable
 
@@ -45,6 +45,9 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command(name="search", usage="/search TEXT", summary="search everything that was said", handler=looking.search),
     Command(name="title", usage="/title [text]", summary="show or set the title", handler=changing.title),
     Command(name="history", usage="/history [turns]", summary="show what was said", handler=looking.history),
+    Command(name="queue", usage="/queue TEXT", summary="send after the running turn", handler=sending.queue),
+    Command(name="steer", usage="/steer TEXT", summary="send into the running turn, after the running tool",
+            handler=sending.steer),
     Command(name="stop", usage="/stop", summary="end the running turn", handler=changing.stop),
     Command(name="ps", usage="/ps", summary="list background processes", handler=changing.processes),
     Command(name="kill", usage="/kill N", summary="end a background process", handler=changing.kill),

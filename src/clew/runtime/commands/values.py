@@ -14,6 +14,7 @@ from clew.domain.tools.policy import ApprovalMode
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelSource
 from clew.runtime.ports.world import Clock
+from clew.runtime.sending import Sender
 from clew.runtime.sessions import Place, SessionDesk
 from clew.runtime.turns.openings import Opening
 
@@ -51,6 +52,11 @@ class CommandContext(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     models: ModelSource
     cwd: Path
+    sender: Sender
+    stop: Callable[[], Awaitable[bool]]
+    """Ends the running turn, or keeps one from beginning; False when there is neither."""
+    is_occupied: bool = False
+    """Whether the surface is about to begin a turn, or runs one."""
     default_mode: ApprovalMode = ApprovalMode.ASK
     processes: Processes | None = None
     export: Callable[[SessionId, str], Awaitable[str]] | None = None
@@ -75,6 +81,8 @@ class CommandReply(msgspec.Struct, frozen=True, kw_only=True):
     """A turn to run now."""
     draft: str | None = None
     """Text to put into the input line, to be edited and sent again."""
+    waits: bool = False
+    """A message was put into the inbox: if nothing runs by now, begin with what waits."""
     ends_turn: bool = False
     """Whether a turn that ran in the session it was typed in is over by now."""
     turns_temporary: bool = False

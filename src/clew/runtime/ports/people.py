@@ -60,6 +60,14 @@ class CallEnded(msgspec.Struct, frozen=True, kw_only=True):
     diff: str
 
 
+class Joined(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that arrived during the turn is part of it from here on."""
+
+    text: str
+    files: tuple[str, ...] = ()
+    """Names of what was attached."""
+
+
 class Noticed(msgspec.Struct, frozen=True):
     """One line that concerns the turn but is not part of it."""
 
@@ -67,7 +75,8 @@ class Noticed(msgspec.Struct, frozen=True):
 
 
 TurnNews = (
-    TextShown | ThinkingShown | AttemptVoid | StepRecorded | CallAnnounced | CallRunning | CallOutput | CallEnded | Noticed
+    TextShown | ThinkingShown | AttemptVoid | StepRecorded | CallAnnounced | CallRunning | CallOutput | CallEnded | Joined
+    | Noticed
 )  # fmt: skip
 Watch = Callable[[TurnNews], None]
 

@@ -18,12 +18,14 @@ from clew.runtime.ports.tools import Tool
 from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.turns.leases import LeaseWatch
 from clew.runtime.turns.openings import Opening
+from clew.runtime.turns.waiting import BusyMode
 
 
 class TurnSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_steps: int = 50
     max_seconds: float = 1800
     lease_seconds: float = 30
+    busy: BusyMode = BusyMode.QUEUE
     approval_mode: ApprovalMode = ApprovalMode.ASK
     approval_expires_seconds: float = 86400
     recovery_freshness_seconds: float = 3600

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
-from clew.domain.conversation.ids import SessionId
-from clew.domain.ledger.errors import Fenced, Outdated, StoreUnusable
+from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.ledger.errors import Fenced, NotFound, Outdated, StoreUnusable
 from clew.runtime.turns.job import Means
+
+LOOK_SECONDS: Final = 0.5
+"""A stop from another process is noticed after this long, not at the next beat."""
 
 
 class Lease:
@@ -59,6 +63,22 @@ class Lease:
             return False
         self._known_at = now
         return True
+
+
+async def notice_cut(means: Means, principal: PrincipalId, session: SessionId, epoch: int) -> None:
+    """Returns soon after a commit of whatever process took the session away from this epoch's turn.
+
+    Reading is cheap; only the next beat or commit proves it.
+    """
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        try:
+            if (await means.ledger.session(principal, session)).handle.epoch != epoch:
+                return
+        except NotFound:
+            return
+        except StoreUnusable:
+            continue  # as for a beat
 
 
 class TimeLimit:

@@ -6,19 +6,16 @@ certainly dead is evicted in that same commit, and its open turn is ended there.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import msgspec
 
 from clew.domain.conversation.ids import PrincipalId
-from clew.domain.conversation.messages import Attachment, EventBody, NewMessage, Role, UserBody
-from clew.domain.conversation.text import clean
+from clew.domain.conversation.messages import NewMessage
 from clew.domain.ledger.commits import (
     Append,
     AsObserver,
     Commit,
-    NewBlob,
     OpenTurn,
     SessionPatch,
     SetTurn,
@@ -30,7 +27,7 @@ from clew.runtime.ports.ledger import Ledger
 from clew.runtime.turns.job import Means, TurnJob
 from clew.runtime.turns.leases import Holder
 from clew.runtime.turns.openings import Again, GoOn, Opening, Say
-from clew.runtime.turns.waiting import events_among, unpack
+from clew.runtime.turns.waiting import event_message, events_among, message_of_person, unpack
 
 TRIES_MAX = 50
 TITLE_CHARACTERS_MAX = 60
@@ -61,7 +58,12 @@ async def open_turn(means: Means, job: TurnJob) -> OpenedTurn:
     for _ in range(TRIES_MAX):
         row = await ledger.session(principal, session)
         claim = claimed(means, job, row)
-        turn = await _turn_number(ledger, principal, row, opening)
+        try:
+            turn = await _turn_number(ledger, principal, row, opening)
+        except LeftOpen:
+            if (await ledger.session(principal, session)).handle == row.handle:
+                raise
+            continue  # it is not left: it began just now
         events = events_among(await ledger.queued(principal, session)) if isinstance(opening, Say) else []
         work = _opened(claim, job, turn)
         if isinstance(opening, Say):
@@ -119,29 +121,12 @@ def _opened(claim: Commit, job: TurnJob, turn: int) -> Commit:
 
 
 def _say(work: Commit, row: SessionRow, say: Say, turn: int, events: Sequence[InboxRow]) -> Commit:
-    cleaned = clean(say.text)
-    blobs = [_blob(file.bytes, file.media_type) for file in say.files]
-    attachments = tuple(
-        Attachment(sha256=blob.sha256, media_type=blob.media_type, size=len(blob.bytes), name=file.name)
-        for blob, file in zip(blobs, say.files, strict=True)
-    )
-    original = None
-    if cleaned.original is not None:
-        blobs.append(_blob(cleaned.original, "application/octet-stream"))
-        original = blobs[-1].sha256
-    body = UserBody(attachments=attachments, cwd=say.cwd, original=original)
-    message = NewMessage(
-        role=Role.USER,
-        text=cleaned.text,
-        step=0,
-        actor=work.actor,
-        body=body if body != UserBody() else None,
-    )
-    patch = None if row.title or row.temporary else SessionPatch(title=first_words(cleaned.text))
+    message, blobs = message_of_person(say.text, say.files, say.cwd, actor=work.actor, step=0)
+    patch = None if row.title or row.temporary else SessionPatch(title=first_words(message.text))
     return msgspec.structs.replace(
         work,
         op=Append(messages=(*(_event_of(row) for row in events), message), turn=turn),
-        blobs=tuple(blobs),
+        blobs=blobs,
         take=(*(row.id for row in events), *say.inbox),
         patch=patch,
         idempotency_key=say.key,
@@ -151,17 +136,6 @@ def _say(work: Commit, row: SessionRow, say: Say, turn: int, events: Sequence[In
 def _event_of(row: InboxRow) -> NewMessage:
     body = unpack(row.body)
     return event_message(body.event, body.text, 0)
-
-
-def event_message(kind: str, text: str, step: int) -> NewMessage:
-    """Something that happened outside the talk: data for the model, never the person's words."""
-    return NewMessage(
-        role=Role.EVENT, text=clean(text).text, step=step, actor="clew", body=EventBody(kind=kind)
-    )
-
-
-def _blob(content: bytes, media_type: str) -> NewBlob:
-    return NewBlob(sha256=hashlib.sha256(content).hexdigest(), media_type=media_type, bytes=content)
 
 
 def first_words(text: str) -> str | None:

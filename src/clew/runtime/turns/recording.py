@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from clew.domain.conversation.ids import ApprovalId, PrincipalId, SessionId, call_id
+from clew.domain.conversation.ids import ApprovalId, InboxId, PrincipalId, SessionId, call_id
 from clew.domain.conversation.messages import (
     AssistantBody,
     Attachment,
@@ -44,8 +44,8 @@ from clew.domain.turn.recovery import settled_result
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import Cost
 from clew.runtime.turns.calls import args_sha256
-from clew.runtime.turns.opening import event_message
 from clew.runtime.turns.outcome import STOPPED
+from clew.runtime.turns.waiting import event_message
 
 
 class Recorder:
@@ -161,6 +161,12 @@ class Recorder:
 
     async def event(self, kind: str, text: str, step: int) -> None:
         await self._commit(op=Append(messages=(event_message(kind, text, step),), turn=self.turn))
+
+    async def join(
+        self, messages: tuple[NewMessage, ...], blobs: tuple[NewBlob, ...], taken: tuple[InboxId, ...]
+    ) -> None:
+        """What waited in the inbox becomes part of this turn, in one commit. Raises Refused when a row waits no more."""
+        await self._commit(op=Append(messages=messages, turn=self.turn), blobs=blobs, take=taken)
 
     async def park(self) -> None:
         """The turn waits for an approval: no lease is held."""

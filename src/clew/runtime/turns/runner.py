@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import weakref
 
-from clew.domain.conversation.ids import SessionId
+from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.errors import Busy
+from clew.domain.ledger.rows import TurnState
 from clew.domain.turn.prefix import freeze
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.owners import Owners
 from clew.runtime.ports.people import Approver, Watch
 from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.turns.job import Means, TurnJob, TurnSettings
-from clew.runtime.turns.leases import LeaseWatch
+from clew.runtime.turns.leases import Holder, LeaseWatch
 from clew.runtime.turns.opening import OpenedTurn, open_turn
 from clew.runtime.turns.openings import Recover
-from clew.runtime.turns.outcome import TurnOutcome
+from clew.runtime.turns.outcome import STOPPED, TurnOutcome
 from clew.runtime.turns.recovering import open_recovery
 from clew.runtime.turns.running import RunningTurn
 
@@ -67,6 +68,28 @@ class TurnRunner:
     async def run(self, job: TurnJob, watch: Watch, approver: Approver) -> TurnOutcome:
         """Begins and finishes a turn."""
         return await (await self.begin(job, watch, approver)).finish()
+
+    async def under_way(self, principal: PrincipalId, session: SessionId) -> int | None:
+        """The number of the turn that a living process is in the middle of; None when there is none."""
+        turn = await self._means.ledger.turn(principal, session)
+        if turn is None or turn.state != TurnState.RUNNING:
+            return None
+        row = await self._means.ledger.session(principal, session)
+        holder = self._means.leases.look(session, row.lease_owner, row.lease_beat)
+        if holder == Holder.ME:
+            running = self._running.get(session)
+            return turn.turn if running is not None and not running.has_ended else None
+        return turn.turn if holder == Holder.LIVING else None
+
+    async def stop_here(self, principal: PrincipalId, session: SessionId, turn: int) -> bool:
+        """Asks a turn of this process to end; False when it is not run here, or not any more."""
+        running = self._running.get(session)
+        if running is None or running.turn != turn or running.has_ended:
+            return False
+        if (await self._means.ledger.session(principal, session)).handle.epoch != running.epoch:
+            return False
+        running.stop(STOPPED)
+        return True
 
     async def _let_end(self, job: TurnJob) -> None:
         """Waits for a turn of this process that was cut off and has not noticed; one that still owns the session is Busy."""

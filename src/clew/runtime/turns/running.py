@@ -68,7 +68,7 @@ from clew.runtime.turns.asking import TOO_LATE, Asking
 from clew.runtime.turns.calls import CallDesk
 from clew.runtime.turns.context import TurnContext
 from clew.runtime.turns.job import Means, TurnJob
-from clew.runtime.turns.keeping import Lease, TimeLimit
+from clew.runtime.turns.keeping import Lease, TimeLimit, notice_cut
 from clew.runtime.turns.model_step import ModelStep
 from clew.runtime.turns.opening import OpenedTurn
 from clew.runtime.turns.openings import GoOn, Recover
@@ -83,6 +83,7 @@ from clew.runtime.turns.outcome import (
 )
 from clew.runtime.turns.recording import Recorder
 from clew.runtime.turns.recovering import turn_messages
+from clew.runtime.turns.steering import Steering
 from clew.runtime.turns.tasks import Tasks
 from clew.runtime.turns.watching import Watched
 
@@ -109,6 +110,7 @@ class RunningTurn:
         self._tasks = Tasks(self._post, self._broke)
         self._tally = Tally()
         self._cause: Exception | None = None
+        self._is_stopped = False
         self._run: asyncio.Task[TurnOutcome] | None = None
         profile = job.model.profile
         self._recorder = Recorder(
@@ -131,6 +133,7 @@ class RunningTurn:
             overlays=(*job.overlays, *hint),
         )
         self._lease = Lease(means, job.session, opened.handle.epoch)
+        self._steering = Steering(means.ledger, job.principal, self._recorder, self._watch)
         self._model = ModelStep(job.model.client, self._watch, self._lease.confirm)
         self._desk = _call_desk(means, job, opened, self._watch)
         self._limit = TimeLimit(means.settings.max_seconds, self._out_of_time)
@@ -151,6 +154,7 @@ class RunningTurn:
 
     def stop(self, reason: str) -> None:
         """Asks the turn to end; `finish` returns when its end is on disk. Safe at any time, any number of times."""
+        self._is_stopped = True
         self._post(StopRequested(reason))
 
     def look(self) -> None:
@@ -193,6 +197,8 @@ class RunningTurn:
     async def _to_the_end(self) -> TurnOutcome:
         lease = asyncio.create_task(self._lease.kept())
         lease.add_done_callback(self._lease_ended)
+        cut = asyncio.create_task(notice_cut(self._means, self._job.principal, self.session, self.epoch))
+        cut.add_done_callback(lambda _: self._lease.look())
         self._limit.start()
         try:
             await self._begun()
@@ -206,6 +212,7 @@ class RunningTurn:
         finally:
             self._limit.stop()
             lease.cancel()
+            cut.cancel()
             await self._tasks.cancel()
             await self._recorder.settled()
 
@@ -236,7 +243,9 @@ class RunningTurn:
         self._post(Broke(*_in_words(error), call.id if call is not None else None))
 
     async def _begun(self) -> None:
-        """The first effects, and what has to be on disk before them."""
+        """The first effects, and what has to be on disk before them. A stop that came before keeps it from being done."""
+        if self._is_stopped and not isinstance(self._job.opening, GoOn):
+            return
         try:
             if self._opened.row.prefix != self._prefix.sha256:
                 await self._recorder.refreeze(self._prefix)
@@ -298,6 +307,7 @@ class RunningTurn:
                 await self._close(effect)
 
     async def _ask_model(self, step: int) -> Answered | Failed:
+        await self._steering.take(step)
         ready = await self._context.request(self._recorder.handle)
         return await self._model.ask(ready, f"{self.session}-{self.turn}-{step}")
 

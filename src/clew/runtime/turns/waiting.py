@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from typing import Final
 
 import msgspec
 
+from clew.domain.conversation.messages import Attachment, EventBody, NewMessage, Role, UserBody
 from clew.domain.conversation.text import clean
+from clew.domain.ledger.commits import NewBlob
 from clew.domain.ledger.rows import InboxRow
 
 MESSAGE: Final = "message"
 EVENT: Final = "event"
+
+
+class BusyMode(StrEnum):
+    """What a message does that arrives while a turn runs."""
+
+    QUEUE = "queue"
+    """It gets a turn of its own, after those before it."""
+    STEER = "steer"
+    """It joins the running turn before the next call of the model; too late for that, it starts the next turn."""
+    INTERRUPT = "interrupt"
+    """It cuts the running turn, and its own is next."""
 
 
 class NewFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +48,9 @@ class QueuedMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     files: tuple[tuple[str, str, str | None], ...] = ()
     """(media type, base64, name)"""
     event: str = ""
+    mode: BusyMode = BusyMode.QUEUE
+    not_before: int = 0
+    """The first step of a turn that a steering message may join: where it stood in a turn that is tried again."""
 
     @property
     def said(self) -> str | bytes:
@@ -46,7 +64,13 @@ class QueuedMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         )
 
 
-def pack_message(text: str | bytes, cwd: str, files: Sequence[NewFile]) -> QueuedMessage:
+def pack_message(
+    text: str | bytes,
+    cwd: str | None,
+    files: Sequence[NewFile],
+    mode: BusyMode = BusyMode.QUEUE,
+    not_before: int = 0,
+) -> QueuedMessage:
     """A message as it is kept; nothing of it is lost."""
     cleaned = clean(text)
     return QueuedMessage(
@@ -54,6 +78,8 @@ def pack_message(text: str | bytes, cwd: str, files: Sequence[NewFile]) -> Queue
         original="" if cleaned.original is None else base64.b64encode(cleaned.original).decode(),
         cwd=cwd,
         files=tuple((f.media_type, base64.b64encode(f.bytes).decode(), f.name) for f in files),
+        mode=mode,
+        not_before=not_before,
     )
 
 
@@ -68,9 +94,51 @@ def written(body: QueuedMessage) -> str:
 unpack: Final = msgspec.json.Decoder(QueuedMessage).decode
 
 
+# -- as messages of the ledger -----------------------------------------------------------------------------------
+def message_of_person(
+    text: str | bytes, files: Sequence[NewFile], cwd: str | None, *, actor: str, step: int
+) -> tuple[NewMessage, tuple[NewBlob, ...]]:
+    """What a person said, byte for byte, and the blobs it needs. Step 0 opens a turn."""
+    cleaned = clean(text)
+    blobs = [_blob(file.bytes, file.media_type) for file in files]
+    attachments = tuple(
+        Attachment(sha256=blob.sha256, media_type=blob.media_type, size=len(blob.bytes), name=file.name)
+        for blob, file in zip(blobs, files, strict=True)
+    )
+    original = None
+    if cleaned.original is not None:
+        blobs.append(_blob(cleaned.original, "application/octet-stream"))
+        original = blobs[-1].sha256
+    body = UserBody(attachments=attachments, cwd=cwd, original=original)
+    message = NewMessage(
+        role=Role.USER,
+        text=cleaned.text,
+        step=step,
+        actor=actor,
+        body=body if body != UserBody() else None,
+    )
+    return message, tuple(blobs)
+
+
+def event_message(kind: str, text: str, step: int) -> NewMessage:
+    """Something that happened outside the talk: data for the model, never the person's words."""
+    return NewMessage(
+        role=Role.EVENT, text=clean(text).text, step=step, actor="clew", body=EventBody(kind=kind)
+    )
+
+
+def _blob(content: bytes, media_type: str) -> NewBlob:
+    return NewBlob(sha256=hashlib.sha256(content).hexdigest(), media_type=media_type, bytes=content)
+
+
+# -- which of the rows -------------------------------------------------------------------------------------------
 def events_among(rows: Iterable[InboxRow]) -> list[InboxRow]:
     return [row for row in rows if row.kind == EVENT]
 
 
 def messages_among(rows: Iterable[InboxRow]) -> list[InboxRow]:
-    return [row for row in rows if row.kind == MESSAGE]
+    """In the order in which they get their turns: those that interrupt first, then as they came."""
+    return sorted(
+        (row for row in rows if row.kind == MESSAGE),
+        key=lambda row: (unpack(row.body).mode != BusyMode.INTERRUPT, row.id),
+    )

@@ -18,6 +18,7 @@ from clew.runtime.ports.people import (
     CallEnded,
     CallOutput,
     CallRunning,
+    Joined,
     Noticed,
     StepRecorded,
     TextShown,
@@ -36,6 +37,7 @@ _EVENT_NAMES: dict[type, str] = {
     CallRunning: "call_running",
     CallOutput: "call_output",
     CallEnded: "call_ended",
+    Joined: "joined",
     Noticed: "notice",
 }
 

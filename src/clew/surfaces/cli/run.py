@@ -181,6 +181,7 @@ async def _begun(talk: Talk, opening: Opening, printer: Printer) -> RunningTurn:
             await _finish_interrupted(talk, printer)
             return await talk.begin(opening, printer.watch, NobodyToAsk())
         except Busy:
+            opening = talk.kept or opening
             if not said_so:
                 printer.note(
                     "Another process is in the middle of a turn of this session: waiting for its end."

@@ -118,7 +118,7 @@ def _activity(moment: Moment, spinner: str, columns: int) -> Text:
 
 
 def _waiting(waiting: Sequence[str], columns: int) -> list[Text]:
-    shown = [f"↳ then: {one_line(text, max(columns - 8, 1))}" for text in waiting[:WAITING_SHOWN]]
+    shown = [f"↳ {one_line(text, max(columns - 2, 1))}" for text in waiting[:WAITING_SHOWN]]
     if len(waiting) > WAITING_SHOWN:
         shown.append(f"  and {len(waiting) - WAITING_SHOWN} more")
     return [Text(line, style="dim") for line in shown]

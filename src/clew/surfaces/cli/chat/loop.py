@@ -17,7 +17,8 @@ from clew.runtime.commands import CommandError, CommandReply, is_command
 from clew.runtime.ports.people import Consent, Question
 from clew.runtime.recovery import Recovery
 from clew.runtime.talk import Talk
-from clew.runtime.turns.openings import Recover, Say
+from clew.runtime.turns.openings import Opening, Recover, Say
+from clew.runtime.turns.waiting import BusyMode
 from clew.surfaces.cli.chat.approving import Asker
 from clew.surfaces.cli.chat.attach import attachments
 from clew.surfaces.cli.chat.completion import LOCAL_COMMANDS
@@ -281,15 +282,22 @@ class ChatLoop:
         files, problems = await asyncio.to_thread(attachments, text, self.talk.cwd)
         for problem in problems:
             self._screen.notice(problem)
-        await self.turns.refresh_waiting()
-        if self.turns.is_busy or self.turns.waiting or self.talk.outdated is not None:
-            await self.talk.queue(text, files)
-            await self.turns.refresh_waiting()
-            await self.turns.send_waiting()
+        current = self.turns.current
+        sent = await self.talk.send(text, files)
+        if sent.opening is not None:
+            self._start(sent.opening)
             return
+        if sent.mode == BusyMode.INTERRUPT:
+            self.turns.cut(current)
+        await self.turns.refresh_waiting()
+        await self.turns.send_waiting()
+
+    def _start(self, opening: Opening) -> None:
         self.name_instructions()
-        self._screen.person(text, tuple(f"{f.name} ({f.media_type}, {len(f.bytes)} bytes)" for f in files))
-        self.turns.start(Say(text=text, files=tuple(files), cwd=str(self.talk.cwd)))
+        if isinstance(opening, Say):
+            files = tuple(f"{f.name} ({f.media_type}, {len(f.bytes)} bytes)" for f in opening.files)
+            self._screen.person(str(opening.text), files)
+        self.turns.start(opening)
 
     def _give_back(self, text: str) -> None:
         if self.line is not None and self.line.is_empty:
@@ -389,8 +397,9 @@ class ChatLoop:
         await self.turns.refresh_waiting()
         if reply.opening is not None:
             await self.turns.stop()
-            self.name_instructions()
-            self.turns.start(reply.opening)
+            self._start(reply.opening)
+        elif reply.waits:
+            await self.turns.send_waiting()
 
     async def _recall(self, turns_back: int) -> None:
         if self.line is None or self.talk.session is None:

@@ -20,6 +20,7 @@ from clew.runtime.ports.people import (
     CallEnded,
     CallOutput,
     CallRunning,
+    Joined,
     Noticed,
     StepRecorded,
     TextShown,
@@ -185,6 +186,8 @@ class Screen:
                     known.output = (known.output + text)[-OUTPUT_TAIL_CHARACTERS:]
             case CallEnded():
                 self._call_ended(news)
+            case Joined():
+                self.person(news.text, news.files)
             case Noticed(text):
                 self.notice(text)
         self._display.changed()

@@ -13,13 +13,14 @@ from typing import Final
 import msgspec
 
 from clew.domain.conversation.ids import SessionId
-from clew.domain.ledger.errors import Outdated
+from clew.domain.ledger.errors import Busy, Outdated
 from clew.domain.models.answer import FailureKind
 from clew.runtime.ports.people import Consent, Question, StepRecorded, TurnNews
 from clew.runtime.talk import MESSAGE, QueuedMessage, Talk
 from clew.runtime.turns import TurnOutcome, TurnStatus
 from clew.runtime.turns.openings import Opening, Recover, Say
 from clew.runtime.turns.runner import RunningTurn
+from clew.runtime.turns.waiting import BusyMode
 from clew.surfaces.cli.chat.approving import Asker
 from clew.surfaces.cli.chat.screen import Screen
 from clew.surfaces.cli.chat.status import StatusLine
@@ -28,6 +29,10 @@ from clew.surfaces.cli.codes import EXPECTED
 STOPPED: Final = "interrupted"
 MENDED_BY_SETUP: Final = frozenset({FailureKind.AUTH, FailureKind.UNKNOWN_MODEL})
 _decode: Final = msgspec.json.Decoder(QueuedMessage).decode
+
+
+class _Taken(Exception):
+    """Another process has taken the message, or somebody took it back."""
 
 
 class TurnView:
@@ -86,6 +91,10 @@ class TurnDriver:
     ) -> None:
         self.waiting: tuple[str, ...] = ()
         """The messages that wait for this session's turn to end."""
+        self.waiting_shown: tuple[str, ...] = ()
+        """The same for people: what each is going to do."""
+        self.current: int | None = None
+        """A number for the turn that is being prepared or run, of this chat alone; None between turns."""
         self.began_at = 0.0
         self._talk = talk
         self._screen = screen
@@ -103,6 +112,7 @@ class TurnDriver:
         self._running: RunningTurn | None = None
         self._stop_asked = False
         self._more = False
+        self._turns = 0
         self._told_problems_of: SessionId | None = None
 
     @property
@@ -120,6 +130,7 @@ class TurnDriver:
         assert self._task is None, "one turn at a time"
         self._stop_asked = self._more = False
         self.began_at = asyncio.get_running_loop().time()
+        self._talk.is_occupied = True
         view = self._view = TurnView(self._screen, self._status, self._asker)
         self._task = asyncio.create_task(self._follow(opening, view))
 
@@ -138,7 +149,9 @@ class TurnDriver:
         """Reads again which messages wait."""
         talk = self._talk
         rows = await talk.services.ledger.queued(talk.principal, talk.session) if talk.session else ()
-        self.waiting = tuple(_decode(row.body).text for row in rows if row.kind == MESSAGE)
+        bodies = [_decode(row.body) for row in rows if row.kind == MESSAGE]
+        self.waiting = tuple(body.text for body in bodies)
+        self.waiting_shown = tuple(f"{_WHAT[body.mode]}: {body.text}" for body in bodies)
 
     def interrupt(self) -> bool:
         """Stops the turn, and lets it record its end; False when none runs."""
@@ -151,6 +164,13 @@ class TurnDriver:
         elif self._preparing is not None:
             self._preparing.cancel()
         return True
+
+    def cut(self, number: int | None) -> None:
+        """Stops this turn, if it is still the current one; one that has not begun is recorded and goes no further."""
+        if number is not None and number == self.current:
+            self._stop_asked = True
+            if self._running is not None:
+                self._running.stop(STOPPED)
 
     async def end_unheard(self) -> None:
         """Ends a turn that a command has cut off, whose end is recorded already."""
@@ -174,6 +194,7 @@ class TurnDriver:
         self._left.add(self._task)
         self._task.add_done_callback(self._left_ended)
         self._task = self._running = self._view = None
+        self._talk.is_occupied = False
         self._screen.end()
         return True
 
@@ -202,6 +223,7 @@ class TurnDriver:
         finally:
             if self._task is asyncio.current_task():
                 self._task = self._running = self._view = None
+                self._talk.is_occupied = False
                 self._screen.end()
                 self._settled()
 
@@ -225,21 +247,34 @@ class TurnDriver:
         """Runs one turn; None when it could not begin."""
         if isinstance(opening, Recover):
             return await self._recovered(view)
+        self._turns += 1
+        number = self.current = self._turns
         try:
-            await self._prepare()
+            return await self._begun_and_ended(opening, view)
+        except _Taken:
+            self._screen.notice("Another process has taken it.")
+            following = await self._next_waiting()
+        finally:
+            if self.current == number:
+                self.current = None
+        return None if following is None else await self._one(following, view)
+
+    async def _begun_and_ended(self, opening: Opening, view: TurnView) -> TurnOutcome | None:
+        try:
+            await self._prepare(opening)
             running = await self._talk.begin(opening, view.watch, view)
         except Outdated:
-            self._return(opening)
+            await self._return(opening, None)
             raise
         except EXPECTED as error:
             self._screen.problem(str(error))
-            self._return(opening)
+            await self._return(opening, error)
             return None
         except asyncio.CancelledError:
             if not self._stop_asked:
                 raise
             self._screen.notice("Stopped before it was sent.")
-            self._return(opening)
+            await self._return(opening, None)
             return None
         await self._tell_problems()
         self._settled()
@@ -255,16 +290,22 @@ class TurnDriver:
             self._tell(outcome)
         return outcome
 
-    async def _prepare(self) -> None:
-        """What may take long and commits nothing, so that it can be stopped: the model's facts, from its server."""
-        self._preparing = asyncio.create_task(self._find_model())
+    async def _prepare(self, opening: Opening) -> None:
+        """What may take long and commits nothing, so that it can be stopped: the end of another process's turn, and the
+        model's facts, from its server."""
+        self._preparing = asyncio.create_task(self._find_model(opening))
         try:
             await self._preparing
         finally:
             self._preparing = None
 
-    async def _find_model(self) -> None:
+    async def _find_model(self, opening: Opening) -> None:
         talk = self._talk
+        if await talk.is_busy():
+            self._screen.notice("Another process is in the middle of a turn here; this waits for its end.")
+            await talk.until_idle()
+        if isinstance(opening, Say) and opening.inbox and not await talk.still_waits(opening):
+            raise _Taken
         row = await talk.services.ledger.session(talk.principal, await talk.ensure_session())
         await talk.services.models.choose(row.model)
 
@@ -275,8 +316,13 @@ class TurnDriver:
             for problem in await self._talk.problems():
                 self._screen.problem(problem)
 
-    def _return(self, opening: Opening) -> None:
-        if isinstance(opening, Say) and not opening.inbox:
+    async def _return(self, opening: Opening, error: Exception | None) -> None:
+        """A message that began no turn waits if another process was quicker; else it goes back to the person."""
+        if not isinstance(opening, Say) or opening.inbox or self._talk.kept is not None:
+            return
+        if isinstance(error, Busy):
+            await self._talk.queue(opening.text, opening.files)
+        else:
             self._give_back(opening.text if isinstance(opening.text, str) else opening.text.decode())
 
     def _tell(self, outcome: TurnOutcome) -> None:
@@ -328,6 +374,9 @@ class TurnDriver:
             names = tuple(file.name or file.media_type for file in waiting.files)
             self._screen.person(str(waiting.text), names)
         return waiting
+
+
+_WHAT: Final = {BusyMode.QUEUE: "then", BusyMode.STEER: "joins", BusyMode.INTERRUPT: "next"}
 
 
 def _was_taken(outcome: TurnOutcome) -> bool:

@@ -247,7 +247,7 @@ class ChatView:
         return Moment(
             activity=loop.activity,
             seconds=seconds,
-            waiting=loop.turns.waiting,
+            waiting=loop.turns.waiting_shown,
             question=question,
             editing=self._editing(),
             hint=self.hint,

@@ -1,0 +1,148 @@
+"""How a person's message gets into a session, whatever happens there at the moment: one way for every surface.
+
+Where nothing is under way it begins a turn. Otherwise it is on disk, in the inbox, before anything else is done, and its
+mode says what then: it waits for its own turn, joins the running one, or cuts it. Sender and turn both look once more
+after their commit (the sender whether the turn still runs, whoever ran the turn whether something waits), so a message
+of the last instant is never left behind; taking it twice is refused by the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.ledger.commits import Receive, Received
+from clew.domain.ledger.errors import Refused
+from clew.domain.ledger.rows import InboxRow
+from clew.runtime.ports.world import Chance, Clock
+from clew.runtime.sessions import Place, SessionDesk
+from clew.runtime.turns.openings import Say
+from clew.runtime.turns.runner import TurnRunner
+from clew.runtime.turns.waiting import (
+    MESSAGE,
+    BusyMode,
+    QueuedMessage,
+    messages_among,
+    pack_message,
+    unpack,
+    written,
+)
+
+QUEUED_MAX: Final = 100
+"""Messages that may wait for one session's turn to end."""
+POLL_SECONDS: Final = 0.2
+"""How often the ledger is asked whether another process is done."""
+KEEPING_SECONDS_MAX: Final = 1.5
+"""How long a turn of another process that was cut may take to keep what it had shown."""
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a message."""
+
+    mode: BusyMode
+    opening: Say | None = None
+    """Nothing was under way: begin a turn with it. Else it waits in the inbox, and None."""
+
+
+class Sender:
+    """One person's way into sessions, from one place."""
+
+    def __init__(  # noqa: PLR0917
+        self,
+        desk: SessionDesk,
+        runner: TurnRunner,
+        clock: Clock,
+        chance: Chance,
+        who: PrincipalId,
+        place: Place,
+    ) -> None:
+        self._desk = desk
+        self._ledger = desk.ledger
+        self._runner = runner
+        self._clock = clock
+        self._chance = chance
+        self._who = who
+        self._place = place
+
+    async def send(
+        self, session: SessionId, said: Say, mode: BusyMode | None = None, *, occupied: bool = False
+    ) -> Sent:
+        """Sends a message by `mode`, or by the setting `turn.busy`. With `occupied` something is about to begin here.
+
+        Raises Refused when too many wait already; then it was not taken.
+        """
+        chosen = mode or self._runner.settings.busy
+        running = await self._runner.under_way(self._who, session)
+        if running is None and not occupied and not await self._waiting(session):
+            return Sent(mode=chosen, opening=said)
+        await self.keep(session, said, chosen)
+        if chosen == BusyMode.INTERRUPT and running is not None:
+            await self.cut(session, running)
+        return Sent(mode=chosen)
+
+    async def is_busy(self, session: SessionId) -> bool:
+        """Whether a turn is under way, in whatever living process."""
+        return await self._runner.under_way(self._who, session) is not None
+
+    async def keep(self, session: SessionId, said: Say, mode: BusyMode = BusyMode.QUEUE) -> Received:
+        """Puts it into the inbox; it is on disk when this returns. Raises Refused over the limit."""
+        if len(await self._waiting(session)) >= QUEUED_MAX:
+            raise Refused(f"{QUEUED_MAX} messages wait already: this one was not taken.")
+        return await self.receive(session, MESSAGE, pack_message(said.text, said.cwd, said.files, mode))
+
+    async def receive(
+        self, session: SessionId, kind: str, body: QueuedMessage, key: str | None = None
+    ) -> Received:
+        """Puts something into the inbox; the same key is taken once."""
+        conversation = await self._desk.conversation_of(self._place, session)
+        return await self._ledger.receive(
+            Receive(
+                account=self._place.surface,
+                external_key=key or self._chance.token(20),
+                conversation=conversation,
+                session=session,
+                principal=self._who,
+                kind=kind,
+                body=written(body),
+                at=self._clock.now_ms(),
+            )
+        )
+
+    async def next(self, session: SessionId) -> Say | None:
+        """The message of this person's whose turn is next, as its opening."""
+        for row in await self._waiting(session):
+            if row.principal == self._who:
+                body = unpack(row.body)
+                return Say(text=body.said, cwd=body.cwd, files=body.attached, inbox=(row.id,))
+        return None
+
+    async def still_waits(self, session: SessionId, said: Say) -> bool:
+        """Whether nobody has taken or cancelled the rows that a message came from."""
+        return set(said.inbox) <= {row.id for row in await self._waiting(session)}
+
+    async def cut(self, session: SessionId, turn: int) -> None:
+        """Ends this turn, and no other. In another process by a commit; what it had shown it may then still keep."""
+        if await self._runner.stop_here(self._who, session, turn):
+            return
+        if await self._desk.stop(self._who, session, turn):
+            await self._let_keep(session)
+
+    async def until_idle(self, session: SessionId) -> None:
+        """Returns when no turn of the session is under way in another process."""
+        while await self.is_busy(session):  # noqa: ASYNC110 - another process sets no event here
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _let_keep(self, session: SessionId) -> None:
+        version = (await self._ledger.session(self._who, session)).handle.version
+        loop = asyncio.get_running_loop()
+        until = loop.time() + KEEPING_SECONDS_MAX
+        while loop.time() < until:
+            await asyncio.sleep(POLL_SECONDS)
+            if (await self._ledger.session(self._who, session)).handle.version != version:
+                return
+
+    async def _waiting(self, session: SessionId) -> list[InboxRow]:
+        return messages_among(await self._ledger.queued(self._who, session))

@@ -1,0 +1,344 @@
+"""Messages that arrive while a turn runs: each waits, joins or cuts, and none is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import msgspec
+import pytest
+
+from clew.adapters.stores.memory import MemoryLedger
+from clew.domain.conversation.ids import LOCAL
+from clew.domain.conversation.messages import Message, Role, Status
+from clew.domain.ledger.errors import Busy, Refused
+from clew.domain.ledger.rows import InboxState, TurnState
+from clew.domain.models.request import ModelRequest, ToolTurn
+from clew.domain.tools.spec import JsonObject, ToolResult
+from clew.domain.turn.prompt import canonical
+from clew.runtime.commands import CommandError
+from clew.runtime.ports.models import ModelChoice
+from clew.runtime.ports.people import Joined, NobodyToAsk, TurnNews, nobody_watches
+from clew.runtime.ports.tools import ToolContext
+from clew.runtime.sending import QUEUED_MAX
+from clew.runtime.talk import Talk
+from clew.runtime.turns import NewFile, TurnOutcome, TurnStatus
+from clew.runtime.turns.openings import Say
+from clew.runtime.turns.waiting import BusyMode
+from clew.testing.scripted_model import Hold, Step, ask, say
+from clew.testing.virtual_time import simulate
+from clew.testing.world import RecordingTool, World, command
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class SlowTool:
+    """A tool that stands still in its run until it is let go."""
+
+    def __init__(self) -> None:
+        self.hold = Hold()
+        self.tool = RecordingTool("slow", answer=self._run)
+
+    async def _run(self, arguments: JsonObject, context: ToolContext) -> ToolResult:
+        await self.hold.stand()
+        return ToolResult(text="slow done")
+
+
+async def begun(talk: Talk, text: str, news: list[TurnNews] | None = None) -> asyncio.Task[TurnOutcome]:
+    turn = await talk.say(text, nobody_watches if news is None else news.append, NobodyToAsk())
+    return asyncio.create_task(turn.finish())
+
+
+async def path_of(talk: Talk) -> tuple[Message, ...]:
+    assert talk.session is not None
+    return await talk.services.ledger.path(LOCAL, talk.session)
+
+
+async def said(talk: Talk) -> list[tuple[str, str]]:
+    return [(m.role.value, m.text) for m in await path_of(talk)]
+
+
+async def fates(talk: Talk) -> list[tuple[InboxState, int | None]]:
+    assert talk.session is not None
+    return [(row.state, row.turn) for row in await talk.services.ledger.received(LOCAL, talk.session)]
+
+
+async def send_on(talk: Talk) -> list[TurnOutcome]:
+    """What every surface does after a turn: those that wait, in order."""
+    outcomes = []
+    while (waiting := await talk.next_queued()) is not None:
+        outcomes.append(await (await talk.begin(waiting, nobody_watches, NobodyToAsk())).finish())
+    return outcomes
+
+
+async def test_a_steering_message_joins_after_the_tool_batch() -> None:
+    """As the person's message, in the same turn, without opening one; the request before is a prefix of the next."""
+    slow = SlowTool()
+    world = World(MemoryLedger(), [ask("slow"), say("steered")], tools=[slow.tool])
+    talk = world.talk()
+    news: list[TurnNews] = []
+    running = await begun(talk, "go", news)
+    await slow.hold.reached()
+    files = [NewFile(media_type="text/plain", bytes=b"more", name="more.txt")]
+    sent = await talk.send(b"caf\xe9", files, BusyMode.STEER)
+    assert sent.opening is None
+    slow.hold.release()
+    assert (await running).text == "steered"
+    path = await path_of(talk)
+    assert [(m.role, m.turn, m.step) for m in path] == [
+        (Role.USER, 1, 0), (Role.ASSISTANT, 1, 1), (Role.TOOL, 1, 1), (Role.USER, 1, 2), (Role.ASSISTANT, 1, 2)
+    ]  # fmt: skip
+    assert path[3].text == "caf\ufffd"
+    assert path[3].attachments[0].name == "more.txt"
+    assert not path[3].opens_turn
+    assert await fates(talk) == [(InboxState.CONSUMED, 1)]
+    assert [n for n in news if isinstance(n, Joined)] == [Joined(text="caf\ufffd", files=("more.txt",))]
+    first, second = (canonical(s.request.messages) for s in world.model.sent)
+    assert second.startswith(first[:-1])
+    assert "more" in second.decode()
+
+
+async def test_a_steering_message_that_comes_too_late_starts_the_next_turn() -> None:
+    """The answer that was on its way closed the turn; those after it join the one that it starts."""
+    hold = Hold()
+    world = World(MemoryLedger(), [say("a", hold, "b"), say("both")])
+    talk = world.talk()
+    running = await begun(talk, "go")
+    await hold.reached()
+    await talk.send("late", mode=BusyMode.STEER)
+    await talk.send("later", mode=BusyMode.STEER)
+    hold.release()
+    assert (await running).text == "ab"
+    assert [o.text for o in await send_on(talk)] == ["both"]
+    assert await said(talk) == [
+        ("user", "go"), ("assistant", "ab"), ("user", "late"), ("user", "later"), ("assistant", "both")
+    ]  # fmt: skip
+    assert [m.opens_turn for m in await path_of(talk)] == [True, False, True, False, False]
+
+
+async def test_a_queued_message_does_not_join() -> None:
+    """It has its own turn, after those before it."""
+    slow = SlowTool()
+    world = World(MemoryLedger(), [ask("slow"), say("one"), say("two"), say("three")], tools=[slow.tool])
+    talk = world.talk()
+    running = await begun(talk, "1")
+    await slow.hold.reached()
+    await talk.send("2")
+    await talk.send("3")
+    slow.hold.release()
+    await running
+    assert [o.text for o in await send_on(talk)] == ["two", "three"]
+    assert [m.text for m in await path_of(talk) if m.opens_turn] == ["1", "2", "3"]
+
+
+async def test_a_message_taken_back_does_not_join() -> None:
+    """Undone in the instant before; the turn goes on, and so does what was sent with it."""
+    slow = SlowTool()
+    world = World(MemoryLedger(), [ask("slow"), say("done")], tools=[slow.tool])
+    talk = world.talk()
+    running = await begun(talk, "go")
+    await slow.hold.reached()
+    await talk.send("stays", mode=BusyMode.STEER)
+    await talk.send("taken back", mode=BusyMode.STEER)
+    reply = await talk.command("/undo")
+    assert not reply.ends_turn
+    slow.hold.release()
+    assert (await running).status == TurnStatus.DONE
+    assert [m.text for m in await path_of(talk) if m.role == Role.USER] == ["go", "stays"]
+
+
+async def test_an_interrupting_message_cuts_and_is_next() -> None:
+    """Before those that were waiting; what had been shown is kept."""
+    hold = Hold()
+    world = World(MemoryLedger(), [say("so far", hold), say("at once"), say("then")])
+    talk = world.talk()
+    running = await begun(talk, "go")
+    await hold.reached()
+    await talk.send("waits")
+    await talk.send("now", mode=BusyMode.INTERRUPT)
+    assert (await running).status == TurnStatus.INTERRUPTED
+    assert [o.text for o in await send_on(talk)] == ["at once", "then"]
+    assert await said(talk) == [
+        ("user", "go"), ("assistant", "so far"), ("user", "now"), ("assistant", "at once"), ("user", "waits"),
+        ("assistant", "then"),
+    ]  # fmt: skip
+    assert (await path_of(talk))[1].status == Status.INTERRUPTED
+
+
+def test_another_process_steers_and_interrupts() -> None:
+    """The holder sees the one in the ledger at its next step, and the other soon, with what it had shown kept."""
+
+    async def scenario() -> None:
+        slow, hold = SlowTool(), Hold()
+        ledger = MemoryLedger()
+        world = World(ledger, [ask("slow"), say("so far", hold)], tools=[slow.tool])
+        other = World(ledger, [say("here")], owner="other", seed=1)
+        talk = world.talk()
+        running = await begun(talk, "go")
+        elsewhere = other.talk(talk.session)
+        await slow.hold.reached()
+        assert (await elsewhere.send("steer", mode=BusyMode.STEER)).opening is None
+        slow.hold.release()
+        await hold.reached()
+        assert (await elsewhere.send("cut", mode=BusyMode.INTERRUPT)).opening is None
+        assert (await running).status == TurnStatus.INTERRUPTED
+        await elsewhere.until_idle()
+        assert [o.text for o in await send_on(elsewhere)] == ["here"]
+        assert (await said(talk))[3:] == [
+            ("user", "steer"), ("assistant", "so far"), ("user", "cut"), ("assistant", "here")
+        ]  # fmt: skip
+        assert await fates(talk) == [(InboxState.CONSUMED, 1), (InboxState.CONSUMED, 2)]
+
+    for seed in range(20):
+        simulate(seed, scenario())
+
+
+async def test_an_interrupt_cuts_no_turn_but_the_one_it_met() -> None:
+    """Its own turn may have begun by the time it cuts."""
+    hold = Hold()
+    world = World(MemoryLedger(), [say("one"), say("a", hold, "b")])
+    talk = world.talk()
+    await (await begun(talk, "1"))
+    running = await begun(talk, "2")
+    await hold.reached()
+    assert talk.session is not None
+    await talk._sender.cut(talk.session, 1)
+    hold.release()
+    assert (await running).status == TurnStatus.DONE
+
+
+async def test_a_stop_that_came_first_prevents_the_work() -> None:
+    """While the model is looked for nothing is opened; after that nothing is frozen anew, and no model is asked."""
+    hold = Hold()
+    world = World(MemoryLedger(), [say("never")])
+    ready = world.services.models
+
+    class Slow:
+        async def choose(self, name: str | None) -> ModelChoice:
+            await hold.stand()
+            return await ready.choose(name)
+
+    world.services = msgspec.structs.replace(world.services, models=Slow())
+    talk = world.talk()
+    await talk.ensure_session()
+    beginning = asyncio.create_task(talk.say("go", nobody_watches, NobodyToAsk()))
+    await hold.reached()
+    assert await command(talk, "/stop") == "Stopped."
+    hold.release()
+    with pytest.raises(Refused, match="Stopped before"):
+        await beginning
+    assert await path_of(talk) == ()
+    turn = await talk.say("go", nobody_watches, NobodyToAsk())
+    turn.stop("stopped")
+    assert (await turn.finish()).status == TurnStatus.INTERRUPTED
+    assert world.model.sent == []
+    assert await world.ledger.prefix(LOCAL, turn.session) is None
+    assert await command(talk, "/stop") == "Nothing is running."
+
+
+async def test_over_the_limit_the_sender_is_told() -> None:
+    """In every mode; what was not taken is not stored."""
+    hold = Hold()
+    talk = World(MemoryLedger(), [say("a", hold)]).talk()
+    running = await begun(talk, "go")
+    await hold.reached()
+    for n in range(QUEUED_MAX):
+        await talk.send(f"{n}", mode=BusyMode.QUEUE)
+    for mode in BusyMode:
+        with pytest.raises(Refused, match="wait already"):
+            await talk.send("one more", mode=mode)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert talk.session is not None
+    assert len(await talk.services.ledger.queued(LOCAL, talk.session)) == QUEUED_MAX
+
+
+async def test_queue_and_steer_answer_in_one_sentence() -> None:
+    """With nothing to send, with nothing running, and when they did it."""
+    slow = SlowTool()
+    talk = World(MemoryLedger(), [say("hi"), ask("slow"), say("b"), say("c")], tools=[slow.tool]).talk()
+    await (await begun(talk, "hello"))
+    for line in ("/queue", "/steer", "/steer  "):
+        with pytest.raises(CommandError, match="takes the message to send; nothing was sent"):
+            await talk.command(line)
+    with pytest.raises(CommandError, match="No turn is running: send it as a message"):
+        await talk.command("/steer left")
+    started = await talk.command("/queue go")
+    assert started.opening is not None
+    turn = await talk.begin(started.opening, nobody_watches, NobodyToAsk())
+    running = asyncio.create_task(turn.finish())
+    await slow.hold.reached()
+    assert (await talk.command("/steer left")).waits
+    assert (await talk.command("/queue then")).waits
+    slow.hold.release()
+    await running
+    await send_on(talk)
+    assert [m.text for m in await path_of(talk) if m.role == Role.USER] == ["hello", "go", "left", "then"]
+
+
+async def _turn(talk: Talk, opening: Say, mode: BusyMode = BusyMode.QUEUE) -> None:
+    """One turn; a message that cannot begin one waits, unless it waits already."""
+    try:
+        turn = await talk.begin(opening, nobody_watches, NobodyToAsk())
+    except (Busy, Refused):
+        if not opening.inbox and talk.kept is None:
+            await talk.queue(opening.text, mode=mode)
+        return
+    await turn.finish()
+
+
+async def _converse(talk: Talk, first: str | None = None) -> None:
+    """What a surface does: sends, and looks into the inbox after each turn, its own or another's."""
+    if first is not None:
+        sent = await talk.send(first)
+        assert sent.opening is not None
+        await _turn(talk, sent.opening)
+    await talk.until_idle()
+    while (waiting := await talk.next_queued()) is not None:
+        await _turn(talk, waiting)
+        await talk.until_idle()
+
+
+def _tool_then_words(request: ModelRequest) -> Step:
+    return say("done") if isinstance(request.messages[-1], ToolTurn) else ask("slow")
+
+
+@pytest.mark.parametrize("mode", BusyMode)
+def test_the_last_instant(mode: BusyMode) -> None:
+    """From another process, at any moment of a turn and around its end: taken once, by some turn, in order."""
+
+    async def scenario(seed: int) -> None:
+        ledger = MemoryLedger()
+        slow = RecordingTool("slow")
+        worlds = [
+            World(ledger, _tool_then_words, owner=name, seed=n, tools=[slow])
+            for n, name in enumerate(("here", "there"))
+        ]
+        talk = worlds[0].talk()
+        await talk.ensure_session()
+        elsewhere = worlds[1].talk(talk.session)
+        ours = asyncio.create_task(_converse(talk, "1"))
+        for _ in range(seed):
+            await asyncio.sleep(0)
+        for text in ("a", "b"):
+            sent = await elsewhere.send(text, mode=mode)
+            if sent.opening is not None:
+                await _turn(elsewhere, sent.opening, mode)
+        await asyncio.gather(ours, _converse(elsewhere))
+        assert talk.session is not None
+        assert await ledger.queued(LOCAL, talk.session) == ()
+        words = [m.text for m in await path_of(talk) if m.role == Role.USER]
+        assert Counter(words) == Counter(["1", "a", "b"])
+        assert words.index("a") < words.index("b") or mode == BusyMode.INTERRUPT
+        turn = await ledger.turn(LOCAL, talk.session)
+        assert turn is not None
+        assert turn.state in (TurnState.DONE, TurnState.INTERRUPTED)
+
+    for seed in range(120):
+        simulate(seed, scenario(seed))
