@@ -7,9 +7,10 @@ import json
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import median, quantiles
 
 import msgspec
 
@@ -19,12 +20,15 @@ from benchmarks.registry import benchmark
 from benchmarks.rows import Row, at_least, at_most
 from clew.adapters.models.http import shared_http_client
 from clew.adapters.models.openai_chat.client import OpenAIChatClient
+from clew.domain.models.answer import Answer, ModelEvent, TextDelta, Usage
 from clew.domain.models.request import ModelRequest, TextPart, UserTurn
 from clew.runtime.ports.models import ModelChoice
+from clew.runtime.talk import Talk
 from clew.testing.scripted_model import ScriptedModel, say
 from clew.testing.world import World, exchange
 
 CHATS = 16
+CROWD = 64
 TURNS_EACH = 8
 MODEL_SECONDS = 0.2
 
@@ -43,6 +47,8 @@ class _OneClient:
 async def conversation(bench: Bench) -> AsyncIterator[Row]:
     yield await _overhead(bench)
     yield await _chats(bench)
+    yield await _crowd_in_process(bench)
+    yield await _crowd_over_http(bench)
     yield await _idle(bench)
 
 
@@ -127,6 +133,83 @@ async def _chats(bench: Bench) -> Row:
         claims=(at_least("turns", rate, 72, "/s"),),
         remark=f"ideal: {CHATS / MODEL_SECONDS:.0f}/s",
     )
+
+
+class _SleepingModel(ScriptedModel):
+    """Answers after the model's seconds, in this process: all the rest of a turn is ours."""
+
+    async def stream(
+        self, request: ModelRequest, *, blobs: Mapping[str, bytes], key: str
+    ) -> AsyncGenerator[ModelEvent, None]:
+        await asyncio.sleep(MODEL_SECONDS)
+        yield TextDelta("An answer.")
+        yield Answer(text="An answer.", usage=Usage(input=10, output=5))
+
+
+class _Crowd(msgspec.Struct):
+    """What came of many sessions talking at once. Times in seconds."""
+
+    rate: float
+    turns: list[float]
+    lags: list[float]
+    cpu_a_turn: float
+
+
+async def _crowd(talks: Sequence[Talk]) -> _Crowd:
+    turns: list[float] = []
+    lags: list[float] = []
+
+    async def chat(talk: Talk) -> None:
+        for turn in range(TURNS_EACH):
+            began = time.perf_counter()
+            await exchange(talk, f"hello {turn}")
+            turns.append(time.perf_counter() - began)
+
+    async def look() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.005)
+            lags.append(time.perf_counter() - began - 0.005)
+
+    await asyncio.gather(*(exchange(talk, "first") for talk in talks))
+    settle()
+    looking = asyncio.create_task(look())
+    began, cpu = time.perf_counter(), time.process_time()
+    await asyncio.gather(*map(chat, talks))
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    looking.cancel()
+    return _Crowd(rate=len(turns) / seconds, turns=turns, lags=lags, cpu_a_turn=cpu / len(turns))
+
+
+def _crowd_row(work: str, crowd: _Crowd, least: float) -> Row:
+    lag = quantiles(crowd.lags, n=100)[-1]
+    return Row(
+        work=work,
+        claims=(
+            at_least("turns", crowd.rate, least, "/s"),
+            at_most("loop lag p99", lag * 1e3, 50, "ms"),
+            at_most("longest turn, of the median", max(crowd.turns) / median(crowd.turns), 2, "x"),
+        ),
+        remark=f"ideal: {CROWD / MODEL_SECONDS:.0f}/s; CPU a turn: {crowd.cpu_a_turn * 1e3:.1f} ms",
+    )
+
+
+async def _crowd_in_process(bench: Bench) -> Row:
+    """Sixty-four sessions at once, the model in this process."""
+    async with bench.ledger("crowd") as ledger:
+        world = World(ledger)
+        model = _SleepingModel()
+        choice = ModelChoice(model, await model.profile("scripted-model"))
+        world.services = msgspec.structs.replace(world.services, models=_OneClient(choice))
+        crowd = await _crowd([world.talk() for _ in range(CROWD)])
+    return _crowd_row("64 sessions at once, 200 ms model", crowd, 0.9 * CROWD / MODEL_SECONDS)
+
+
+async def _crowd_over_http(bench: Bench) -> Row:
+    """Sixty-four sessions at once, over loopback HTTP."""
+    async with _world(bench, "crowd-http", MODEL_SECONDS) as (world, _):
+        crowd = await _crowd([world.talk() for _ in range(CROWD)])
+    return _crowd_row("64 sessions at once, 200 ms loopback model", crowd, 100)
 
 
 async def _idle(bench: Bench) -> Row:

@@ -271,6 +271,8 @@ ATTACKS: Final = tuple(
         # -- turns, calls, approvals
         ("a turn comes again", "INSERT OR REPLACE INTO turn SELECT * FROM turn"),
         ("a turn of an old epoch", f"INSERT INTO turn(session_id, turn, principal, state, epoch, started_at) VALUES('{TALK}', 99, 'ann', 'running', 1, 1)"),
+        ("a second turn opens", f"INSERT INTO turn(session_id, turn, principal, state, epoch, started_at)"
+         f" SELECT '{TALK}', 99, 'ann', 'running', epoch, 1 FROM session WHERE id = '{TALK}'"),
         ("a turn moves under an old epoch", f"UPDATE turn SET state = 'done', epoch = epoch - 1 WHERE session_id = '{TALK}'"),
         ("an ended turn runs again", f"UPDATE turn SET state = 'running' WHERE session_id = '{CALM}'"),
         ("a turn is somebody else's", "UPDATE turn SET principal = 'eve'"),

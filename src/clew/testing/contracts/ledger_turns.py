@@ -103,6 +103,15 @@ class TurnContract(LedgerCase):
         again = OpenTurn(turn=1, principal=ANN, model=None)
         await refused(ledger, work(handle, open_turn=again), Refused)
 
+    async def test_one_turn_at_a_time_is_open(self, ledger: Ledger) -> None:
+        """A second one waits for the end of the first, also where that waits for an approval."""
+        handle = await open_turn(ledger, await begin(ledger, 1), "a")
+        second = OpenTurn(turn=2, principal=ANN, model=None)
+        await refused(ledger, work(handle, open_turn=second), Refused)
+        parked = SetTurn(turn=1, state=TurnState.WAITING)
+        handle = await do(ledger, handle, fence=as_holder(handle), set_turn=parked, release=True)
+        await refused(ledger, work(handle, open_turn=second), Refused)
+
     async def test_a_turn_that_ended_stays_ended(self, ledger: Ledger) -> None:
         """Neither running again nor ending otherwise; an unknown turn is refused too."""
         handle = await run_turn(ledger, await begin(ledger, 1), "a")

@@ -121,6 +121,8 @@ def _open_turn(state: State, work: Commit, opened: OpenTurn) -> None:
     key = work.session, opened.turn
     if key in state.turns:
         raise Refused(f"Turn {opened.turn} exists already.")
+    if any(turn.session == work.session and turn.state in _OPEN for turn in state.turns.values()):
+        raise Refused("A turn of this session is open.")
     _known_conversation(state, opened.conversation)
     state.turns[key] = TurnRow(
         session=work.session,

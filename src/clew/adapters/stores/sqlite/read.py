@@ -213,9 +213,10 @@ def has_key(db: apsw.Connection, principal: PrincipalId, ident: SessionId, key: 
 
 
 _UNFINISHED: Final = """
--- turns that no commit has ended, with whoever claims them; the index of open turns holds only these
+-- turns that no commit has ended, with whoever claims them; `IN` as the index of open turns has it, or it is not used
 SELECT t.session_id, t.turn, t.principal, s.lease_owner, s.lease_beat
-FROM turn t JOIN session s ON s.id = t.session_id WHERE t.state = 'running' ORDER BY t.session_id, t.turn
+FROM turn t JOIN session s ON s.id = t.session_id WHERE t.state IN ('running','waiting') AND t.state = 'running'
+ORDER BY t.session_id, t.turn
 """
 
 

@@ -397,6 +397,8 @@ BEGIN SELECT RAISE(ABORT, 'clew: append-only'); END;
 CREATE TRIGGER turn_new BEFORE INSERT ON turn BEGIN
   SELECT CASE
     WHEN EXISTS (SELECT 1 FROM turn WHERE session_id = NEW.session_id AND turn = NEW.turn) THEN RAISE(ABORT, 'clew: this turn exists')
+    WHEN EXISTS (SELECT 1 FROM turn WHERE session_id = NEW.session_id AND state IN ('running','waiting'))
+      THEN RAISE(ABORT, 'clew: a turn is open')
     WHEN NEW.epoch IS NOT (SELECT epoch FROM session WHERE id = NEW.session_id) THEN RAISE(ABORT, 'clew: fenced')
   END;
 END;
