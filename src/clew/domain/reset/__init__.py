@@ -1,0 +1,1 @@
+"""When a conversation begins a new session by itself."""

@@ -1,0 +1,1 @@
+"""Where somebody talks, as one unambiguous key, and what fits into one message there."""
