@@ -199,6 +199,36 @@ def test_nothing_is_imported_from_the_new_package(chat: Chat, scripted: Server, 
         assert "two versions" not in person.transcript
 
 
+def test_the_package_is_replaced_during_setup(chat: Chat, scripted: Server, tmp_path: Path) -> None:
+    """The chat does not come back with another version's half: it says so and ends."""
+    package = Package(tmp_path)
+    with chat.opened(scripted, environ=package.environ) as person:
+        person.sees(READY)
+        person.types("/setup", Key.ENTER)
+        person.sees("Where should the model run?")
+        package.replaced()
+        person.types(Key.CTRL_C)
+        assert person.waits_for_end() == RESTART
+        assert person.transcript.count(UPDATED) == 1
+
+
+def test_words_that_are_not_kept_are_printed(chat: Chat, scripted: Server, tmp_path: Path) -> None:
+    """What is sent in a temporary talk after the update waits nowhere: it stays on the screen."""
+    package = Package(tmp_path)
+    with chat.opened(scripted, environ=package.environ) as person:
+        person.sees(READY)
+        person.types("/temporary", Key.ENTER)
+        person.sees("nothing that is said is kept", READY)
+        person.types("one", Key.ENTER)
+        person.sees("echo: one", READY)
+        package.replaced()
+        person.types("two words", Key.ENTER)
+        assert person.waits_for_end() == RESTART
+        assert "Not sent: two words" in person.transcript
+        assert person.transcript.count(UPDATED) == 1
+        assert "message waits" not in person.transcript
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[ModelServer]:
     async with ModelServer([Said(deltas=("half an answer",), stalls=True)]) as opened:

@@ -11,9 +11,10 @@ from functools import cached_property
 from clew.config.home import Home, find_home
 from clew.config.load import load
 from clew.config.settings import ModelSettings, Settings
+from clew.domain.ledger.errors import Outdated
 from clew.installed import Installed
 from clew.runtime.model_choice import DetectedModels
-from clew.runtime.talk import Services
+from clew.runtime.talk import UPDATED, Services
 from clew.surfaces.cli.host import Keeper, Weights
 from clew.surfaces.cli.main import main as run_command_line
 
@@ -39,6 +40,10 @@ class Program:
         async with opened_services(
             self.settings(), self.home, self.environ, self._installed.is_replaced
         ) as services:
+            if self._installed.is_replaced():
+                raise Outdated(
+                    UPDATED
+                )  # the ledger may have been opened by the migrations of another version
             yield services
 
     async def import_own_modules(self) -> None:

@@ -307,7 +307,10 @@ class ChatLoop:
 
     def tell_unsent(self) -> None:
         """When the chat ended by itself: says what waits in the ledger, and prints what is nowhere else."""
-        if self.turns.waiting:
+        if self.talk.is_temporary:
+            for text in self.turns.waiting:
+                self._screen.notice(f"Not sent: {text}")
+        elif self.turns.waiting:
             count = len(self.turns.waiting)
             self._screen.notice(f"{count} message{'s wait' if count > 1 else ' waits'} in the session.")
         while not self._entries.empty():
