@@ -79,7 +79,7 @@ def test_a_plan_shrinks_or_says_it_cannot(path: tuple[Message, ...], window: int
         if isinstance(made, NothingToGain):
             assert made.sentence.endswith(".")
             return
-        text = "word " * (chosen.summary * 3 // 5 - 8)
+        text = "word " * (made.summary_tokens * 3 // 5 - 8)
         assert made.tokens_before == request_tokens(path, summary, 50)
         previous, summary = summary, summary_of(made.upto, text, number)
         assert made.tokens_after(text) == request_tokens(path, summary, 50) < made.tokens_before

@@ -14,6 +14,7 @@ from clew.domain.ledger.rows import SummaryRow
 from clew.domain.models.request import ModelProfile
 
 SUMMARY_TOKENS_MAX: Final = 4_096
+SUMMARY_TOKENS_MIN: Final = 64
 GAIN_SHARE_MIN: Final = 0.05
 """A pass that would free less of the window is not made: two ineffective passes cannot follow each other."""
 CERTAIN_EXCESS: Final = 3
@@ -44,7 +45,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def summary(self) -> int:
-        """Tokens a summary may take."""
+        """Tokens the longest summary may take."""
         return min(SUMMARY_TOKENS_MAX, max(self.target // 2, 1))
 
 
@@ -55,6 +56,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     kept: int
     """Messages that go on standing."""
     previous: SummaryRow | None
+    summary_tokens: int
+    """What the summary may take: a third of what it replaces at most."""
     tokens_before: int
     tokens_kept: int
     """Of the request without any summary."""
@@ -108,11 +111,19 @@ def plan(
     behind = shown[cut:]
     kept = (*pinned(shown[:cut], behind), *behind)
     after = fixed + total_tokens(kept)
-    gain = before - after - summary_tokens("") - budget.summary
+    length = min(budget.summary, max((before - after) // 3, SUMMARY_TOKENS_MIN))
+    gain = before - after - summary_tokens("") - length
     if gain < (1 if by_hand else int(budget.window * GAIN_SHARE_MIN)):
         return NothingToGain(tokens=before, sentence="A summary would not make this conversation shorter.")
     reached = 0 if summary is None else summary.upto.seq
     covered = tuple(m for m in path if reached < m.seq <= shown[cut - 1].seq)
     if not covered:
         return NothingToGain(tokens=before, sentence="What is left cannot be summarised any further.")
-    return Plan(covered=covered, kept=len(kept), previous=summary, tokens_before=before, tokens_kept=after)
+    return Plan(
+        covered=covered,
+        kept=len(kept),
+        previous=summary,
+        summary_tokens=length,
+        tokens_before=before,
+        tokens_kept=after,
+    )

@@ -21,7 +21,7 @@ Write in the language of the conversation, under these headings, leaving out the
 
 Reply with the notes alone."""
 TEMPLATE_TOKENS: Final = text_tokens(_SYSTEM) + 256
-PART_TOKENS_MIN: Final = 512
+PART_TOKENS_MIN: Final = 256
 """A window that leaves less for the conversation itself cannot summarise one."""
 UNUSABLE_LENGTH: Final = 2
 """A summary may be longer than it was asked to be by this factor."""

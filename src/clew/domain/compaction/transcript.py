@@ -64,6 +64,11 @@ def abridged(text: str, tokens: int) -> str:
     return f"{text[:head]}\n[… {left_out} characters left out …]\n{text[len(text) - tail :]}"
 
 
+def abridged_to(text: str, tokens: int) -> str:
+    """The text itself when it takes no more than that."""
+    return text if text_tokens(text) <= tokens else abridged(text, tokens)
+
+
 def _speaker(message: Message) -> str:
     kind = f" {message.body.kind}" if isinstance(message.body, EventBody) else ""
     name = f" {message.actor}" if message.role == Role.TOOL else ""
