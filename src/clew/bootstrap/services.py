@@ -20,8 +20,10 @@ from clew.bootstrap.models import open_models
 from clew.bootstrap.tools import SettingsToolmaker
 from clew.config.home import Home, ensure_home
 from clew.config.settings import Settings
+from clew.domain.compaction.policy import Shares
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
+from clew.runtime.compaction import CompactionSettings, Compactor
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.sessions import SessionDesk
 from clew.runtime.talk import Services
@@ -53,11 +55,24 @@ async def opened_services(
             return read_instructions(cwd, settings.instructions.files)
 
         def over(store: Ledger) -> Services:
+            compactor = Compactor(
+                ledger=store,
+                owners=owners,
+                models=models,
+                clock=clock,
+                settings=compaction_settings(settings),
+            )
+            stack.push_async_callback(compactor.close)
             return Services(
                 ledger=store,
                 desk=SessionDesk(store, clock, chance),
                 runner=TurnRunner(
-                    ledger=store, owners=owners, clock=clock, chance=chance, settings=turn_settings(settings)
+                    ledger=store,
+                    owners=owners,
+                    clock=clock,
+                    chance=chance,
+                    settings=turn_settings(settings),
+                    compactor=compactor,
                 ),
                 models=models,
                 clock=clock,
@@ -70,6 +85,17 @@ async def opened_services(
         yield msgspec.structs.replace(
             over(ledger), export=exporter(ledger), in_memory=lambda: over(MemoryLedger())
         )
+
+
+def compaction_settings(settings: Settings) -> CompactionSettings:
+    chosen = settings.compaction
+    return CompactionSettings(
+        enabled=chosen.enabled,
+        shares=Shares(trigger=chosen.trigger, target=chosen.target),
+        lease_seconds=chosen.lease_seconds,
+        cooldown_seconds=chosen.cooldown_seconds,
+        summary_model=settings.model.summary_model or None,
+    )
 
 
 def turn_settings(settings: Settings) -> TurnSettings:

@@ -16,6 +16,7 @@ from clew.domain.conversation.messages import Head, Message, Status, ToolBody, T
 from clew.domain.ledger.commits import (
     AsObserver,
     Commit,
+    Expand,
     MoveHead,
     NewSession,
     Note,
@@ -287,6 +288,16 @@ class SessionDesk:
             row = await self.ledger.session(principal, session)
             work = msgspec.structs.replace(self._work(row, principal, Note(kind=kind)), patch=patch)
             await self.ledger.commit(work)
+            return await self.ledger.session(principal, session)
+
+        return await self._decided(decide)
+
+    async def expand(self, principal: PrincipalId, session: SessionId) -> SessionRow:
+        """Takes the summary in force back; the one before it, or none, stands again. Raises Refused without one."""
+
+        async def decide() -> SessionRow:
+            row = await self.ledger.session(principal, session)
+            await self.ledger.commit(self._work(row, principal, Expand()))
             return await self.ledger.session(principal, session)
 
         return await self._decided(decide)

@@ -405,6 +405,7 @@ class Talk:
             ledger=self.services.ledger,
             clock=self.services.clock,
             models=self.services.models,
+            compactor=self.services.runner.compactor,
             cwd=self.cwd,
             default_mode=ApprovalMode(self.services.runner.settings.approval_mode),
             sender=self._sender,

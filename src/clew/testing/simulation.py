@@ -28,6 +28,7 @@ from clew.domain.tools.policy import ApprovalMode
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult, ToolSpec
 from clew.domain.turn.prompt import canonical
 from clew.runtime.commands import CommandError
+from clew.runtime.compaction import Compactor
 from clew.runtime.ports.models import ModelChoice
 from clew.runtime.ports.owners import Burial, OwnerLives
 from clew.runtime.ports.people import NobodyToAsk, nobody_watches
@@ -157,9 +158,11 @@ class Process:
         self.model = SlowModel(chance, outside)
         clock, tokens = HandClock(), SeededChance(chance.getrandbits(32))
         tool = MarkingTool(self.ledger, chance, outside)
+        owners, models = SharedOwners(self.name, dead), OneSlowModel(self.model)
         runner = TurnRunner(
             ledger=self.ledger,
-            owners=SharedOwners(self.name, dead),
+            owners=owners,
+            compactor=Compactor(ledger=self.ledger, owners=owners, models=models, clock=clock),
             clock=clock,
             chance=tokens,
             settings=TurnSettings(approval_mode=ApprovalMode.ALL, max_steps=4),
@@ -168,7 +171,7 @@ class Process:
             ledger=self.ledger,
             desk=SessionDesk(self.ledger, clock, tokens),
             runner=runner,
-            models=OneSlowModel(self.model),
+            models=models,
             clock=clock,
             chance=tokens,
             toolmaker=GivenTools([tool]),

@@ -9,10 +9,12 @@ from pathlib import Path
 import msgspec
 
 from clew.domain.conversation.ids import ID_ALPHABET, LOCAL, OwnerId, PrincipalId, SessionId
+from clew.domain.models.request import ModelProfile
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult, ToolSpec
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.commands.values import Processes
+from clew.runtime.compaction import CompactionSettings, Compactor
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelChoice
 from clew.runtime.ports.owners import Burial, OwnerLives
@@ -153,12 +155,18 @@ class World:
         tools: Sequence[Tool] = (),
         mode: ApprovalMode = ApprovalMode.ASK,
         settings: TurnSettings | None = None,
+        compaction: CompactionSettings | None = None,
+        profile: ModelProfile | None = None,
         owner: str = "me",
         seed: int = 0,
     ) -> None:
-        self.model = ScriptedModel(script)
+        self.model = ScriptedModel(script, profile=profile)
         self.clock = HandClock()
         self.owners = NamedOwners(owner)
+        models = OneModel(self.model)
+        self.compactor = Compactor(
+            ledger=ledger, owners=self.owners, models=models, clock=self.clock, settings=compaction
+        )
         self.instructions: list[Instructions] = []
         chance = SeededChance(seed)
         chosen = settings or TurnSettings(approval_mode=mode)
@@ -166,9 +174,14 @@ class World:
             ledger=ledger,
             desk=SessionDesk(ledger, self.clock, chance),
             runner=TurnRunner(
-                ledger=ledger, owners=self.owners, clock=self.clock, chance=chance, settings=chosen
+                ledger=ledger,
+                owners=self.owners,
+                clock=self.clock,
+                chance=chance,
+                settings=chosen,
+                compactor=self.compactor,
             ),
-            models=OneModel(self.model),
+            models=models,
             clock=self.clock,
             chance=chance,
             toolmaker=GivenTools(tools),

@@ -70,12 +70,12 @@ def test_what_stands_only_grows(path: tuple[Message, ...], more: tuple[Message, 
 
 
 @given(paths(), WINDOWS, st.booleans())
-def test_a_plan_shrinks_or_says_it_cannot(path: tuple[Message, ...], window: int, by_hand: bool) -> None:
+def test_a_plan_shrinks_or_says_it_cannot(path: tuple[Message, ...], window: int, deep: bool) -> None:
     """With a summary as long as it may be, the request is shorter than it was; and again for the next plan."""
     chosen = budget(window)
     summary: SummaryRow | None = None
     for number in range(1, 4):
-        made = plan(path, summary, fixed=50, budget=chosen, by_hand=by_hand)
+        made = plan(path, summary, fixed=50, budget=chosen, deep=deep)
         if isinstance(made, NothingToGain):
             assert made.sentence.endswith(".")
             return
@@ -108,7 +108,7 @@ def _is_legal(path: tuple[Message, ...], cut: int) -> bool:
 def test_nothing_can_be_covered_of_one_message() -> None:
     """An empty session, or one with a single message, however long."""
     writing = Writing()
-    assert isinstance(plan((), None, fixed=10, budget=budget(1_000), by_hand=True), NothingToGain)
+    assert isinstance(plan((), None, fixed=10, budget=budget(1_000), deep=True), NothingToGain)
     writing.add(Role.USER, "long " * 50_000, step=0)
     assert isinstance(plan(tuple(writing.path), None, fixed=10, budget=budget(8_000)), NothingToGain)
 

@@ -28,6 +28,7 @@ from clew.runtime.compaction import (
     Trigger,
     WhyNot,
 )
+from clew.runtime.compaction.memory import Memory
 from clew.runtime.ports.ledger import Ledger
 from clew.testing.invariants import check
 from clew.testing.ledgers import (
@@ -39,6 +40,7 @@ from clew.testing.ledgers import (
     fork,
     handle_of,
     redo,
+    session_id,
     texts,
     undo,
 )
@@ -319,27 +321,40 @@ async def test_a_failure_changes_nothing_and_is_told_once(step: Step) -> None:
 
 
 def test_the_pause_after_failures_grows() -> None:
-    """A minute, then two, then four; a success ends it; a person may always try."""
+    """A minute, two, four, at most an hour; a success ends it."""
+    now = [0.0]
+    memory, session = Memory(60, lambda: now[0]), session_id(1)
+    for pause in (60, 120, 240):
+        assert memory.failed(session) is (pause == 60)
+        now[0] += pause - 1
+        assert memory.rests(session)
+        now[0] += 1
+        assert not memory.rests(session)
+    for _ in range(50):
+        memory.failed(session)
+    now[0] += 3600
+    assert not memory.rests(session)
+    memory.failed(session)
+    memory.succeeded(session)
+    assert not memory.rests(session)
+    assert memory.failed(session)
 
-    async def scenario() -> None:
-        fails = [True]
-        ledger = MemoryLedger()
-        model = scripted(lambda _: fail(FailureKind.SERVER) if fails[0] else say("notes"))
-        handle = await full(ledger)
-        maker = compactor(ledger, model)
-        told = []
-        for pause in (60, 120, 240):
-            told.append(assert_not(await maker.compact(asking(handle.session)), WhyNot.FAILED).is_news)
-            await asyncio.sleep(pause - 1)
-            assert_not(await maker.compact(asking(handle.session)), WhyNot.RESTING)
-            await asyncio.sleep(2)
-        assert told == [True, False, False]
-        assert_not(await maker.compact(asking(handle.session)), WhyNot.FAILED)
-        fails[0] = False
-        assert_compacted(await maker.compact(asking(handle.session, Trigger.COMMAND)))
-        assert maker.memory.rests(handle.session) is False
 
-    simulate(1, scenario())
+@on_a_loop
+async def test_a_person_may_try_while_it_rests() -> None:
+    """Each try of theirs is answered, and a success ends the rest."""
+    fails = [True]
+    model = scripted(lambda _: fail(FailureKind.SERVER) if fails[0] else say("notes"))
+    ledger = MemoryLedger()
+    handle = await full(ledger)
+    maker = compactor(ledger, model)
+    for _ in range(2):
+        failed = await maker.compact(asking(handle.session, Trigger.COMMAND))
+        assert assert_not(failed, WhyNot.FAILED).is_news
+    assert_not(await maker.compact(asking(handle.session)), WhyNot.RESTING)
+    fails[0] = False
+    assert_compacted(await maker.compact(asking(handle.session, Trigger.COMMAND)))
+    assert not maker.memory.rests(handle.session)
 
 
 def test_a_model_that_never_answers_is_given_up() -> None:

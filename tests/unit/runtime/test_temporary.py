@@ -10,6 +10,7 @@ import pytest
 from clew.adapters.stores.memory import MemoryLedger
 from clew.adapters.stores.sqlite import open_ledger
 from clew.domain.conversation.ids import LOCAL
+from clew.runtime.compaction import Compactor
 from clew.runtime.sessions import SessionDesk
 from clew.runtime.talk import Services
 from clew.runtime.turns import TurnRunner
@@ -36,6 +37,7 @@ def with_memory(world: World) -> None:
             clock=kept.clock,
             chance=kept.chance,
             settings=kept.runner.settings,
+            compactor=Compactor(ledger=store, owners=world.owners, models=kept.models, clock=kept.clock),
         )
         desk = SessionDesk(store, kept.clock, kept.chance)
         return msgspec.structs.replace(kept, ledger=store, runner=runner, desk=desk, export=None)

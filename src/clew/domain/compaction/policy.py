@@ -90,20 +90,39 @@ def request_tokens(path: Sequence[Message], summary: SummaryRow | None, fixed: i
     )
 
 
+class Load:
+    """The tokens of a request, kept up while its path grows: what was estimated once is not looked at again."""
+
+    def __init__(self, fixed: int) -> None:
+        self._fixed = fixed
+        self._summary: SummaryRow | None = None
+        self._seen = 0
+        self._tokens = fixed
+
+    def of(self, path: Sequence[Message], summary: SummaryRow | None) -> int:
+        """`path` begins with the one before it."""
+        if summary == self._summary and self._seen and self._seen <= len(path):
+            self._tokens += total_tokens(path[self._seen :])
+        else:
+            self._tokens = request_tokens(path, summary, self._fixed)
+        self._summary, self._seen = summary, len(path)
+        return self._tokens
+
+
 def plan(
     path: Sequence[Message],
     summary: SummaryRow | None,
     *,
     fixed: int,
     budget: Budget,
-    by_hand: bool = False,
+    deep: bool = False,
 ) -> Plan | NothingToGain:
-    """What to cover so that the request comes down to the target. A person who asks for it gets less than the target
-    left standing, and any gain is enough."""
+    """What to cover so that the request comes down to the target. `deep` is for a person who asks for it, and for a
+    provider whose window turned out smaller than is known: a quarter of what stands is left, and any gain is enough."""
     shown = standing(path, summary)
     before = request_tokens(path, summary, fixed)
     keep = max(budget.target - fixed - budget.summary, 0)
-    if by_hand:
+    if deep:
         keep = min(keep, total_tokens(shown) // 4)
     cut = find_cut_point(shown, keep)
     if cut is None:
@@ -113,7 +132,7 @@ def plan(
     after = fixed + total_tokens(kept)
     length = min(budget.summary, max((before - after) // 3, SUMMARY_TOKENS_MIN))
     gain = before - after - summary_tokens("") - length
-    if gain < (1 if by_hand else int(budget.window * GAIN_SHARE_MIN)):
+    if gain < (1 if deep else int(budget.window * GAIN_SHARE_MIN)):
         return NothingToGain(tokens=before, sentence="A summary would not make this conversation shorter.")
     reached = 0 if summary is None else summary.upto.seq
     covered = tuple(m for m in path if reached < m.seq <= shown[cut - 1].seq)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from clew.domain.ledger.errors import LedgerError
-from clew.runtime.commands import changing, looking, moving, sending
+from clew.runtime.commands import changing, compacting, looking, moving, sending
 from clew.runtime.commands.values import Command, CommandContext, CommandError, CommandReply
 from clew.runtime.ports.models import ModelUnavailable
 
@@ -43,6 +43,9 @@ COMMANDS: Final[tuple[Command, ...]] = (
             handler=moving.resume, needs_idle=True),
     Command(name="sessions", usage="/sessions [text]", summary="list sessions", handler=looking.sessions),
     Command(name="search", usage="/search TEXT", summary="search everything that was said", handler=looking.search),
+    Command(name="compress", aliases=("compact",), usage="/compress [focus] [--preview]",
+            summary="let a summary stand for the older part", handler=compacting.compress),
+    Command(name="expand", usage="/expand", summary="take back the last summary", handler=compacting.expand),
     Command(name="title", usage="/title [text]", summary="show or set the title", handler=changing.title),
     Command(name="history", usage="/history [turns]", summary="show what was said", handler=looking.history),
     Command(name="queue", usage="/queue TEXT", summary="send after the running turn", handler=sending.queue),

@@ -11,6 +11,7 @@ import msgspec
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.rows import SessionRow
 from clew.domain.tools.policy import ApprovalMode
+from clew.runtime.compaction import Compactor
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelSource
 from clew.runtime.ports.world import Clock
@@ -51,6 +52,7 @@ class CommandContext(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Ledger
     clock: Clock
     models: ModelSource
+    compactor: Compactor
     cwd: Path
     sender: Sender
     stop: Callable[[], Awaitable[bool]]

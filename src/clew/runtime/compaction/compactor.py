@@ -45,6 +45,9 @@ from clew.runtime.ports.world import Clock
 
 PARTS_MAX: Final = 3
 TRIES_MAX: Final = 100
+IDLE_SECONDS: Final = 20.0
+IDLE_SHARE: Final = 0.8
+"""Of the trigger: a session that is nearly as full will need a summary soon."""
 
 
 class _Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +76,8 @@ class Compactor:
         self._owners = owners
         self._models = models
         self._clock = clock
+        self._timers: dict[SessionId, asyncio.TimerHandle] = {}
+        self._idling: set[asyncio.Task[None]] = set()
         self._at_it: weakref.WeakValueDictionary[SessionId, asyncio.Lock] = weakref.WeakValueDictionary()
         self.memory = Memory(self.settings.cooldown_seconds, lambda: asyncio.get_running_loop().time())
 
@@ -106,6 +111,43 @@ class Compactor:
         except ElsewhereNow:
             return NotCompacted(why=WhyNot.ELSEWHERE, sentence="Another process is summarising this session.")
 
+    # -- in quiet ----------------------------------------------------------------------------------------------------
+    def turn_ended(self, ask: CompactionAsk, tokens: int) -> None:
+        """After a while without another turn, makes the summary that the next turn would have to wait for."""
+        if not self.settings.enabled or tokens <= IDLE_SHARE * self.budget(ask.session, ask.model).trigger:
+            return
+        self.turn_begins(ask.session)
+        timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._begin_idle, ask)
+        self._timers[ask.session] = timer
+
+    def turn_begins(self, session: SessionId) -> None:
+        """It is not quiet any more. What is being summarised already goes on, and is waited for where it is needed."""
+        timer = self._timers.pop(session, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _begin_idle(self, ask: CompactionAsk) -> None:
+        self._timers.pop(ask.session, None)
+        task = asyncio.create_task(self._idle(ask))
+        self._idling.add(task)
+        task.add_done_callback(self._idling.discard)
+
+    async def _idle(self, ask: CompactionAsk) -> None:
+        try:
+            await self.compact(ask)
+        except Exception:  # noqa: BLE001 - the supervisor: nobody waits for it, and the next turn finds the same trouble
+            self.memory.failed(ask.session)
+
+    async def close(self) -> None:
+        """Ends what goes on in quiet. Idempotent."""
+        for session in list(self._timers):
+            self.turn_begins(session)
+        for task in list(self._idling):
+            task.cancel()
+        if self._idling:
+            await asyncio.wait(set(self._idling))
+
+    # -- steps -------------------------------------------------------------------------------------------------------
     @asynccontextmanager
     async def _alone(self, ask: CompactionAsk) -> AsyncIterator[str]:
         """One at a time here, by a lock; and everywhere, by the lease. Yields a remark when that could not be had."""
@@ -135,8 +177,8 @@ class Compactor:
         return planned
 
     def _planned(self, ask: CompactionAsk, seen: _Snapshot) -> Plan | NothingToGain:
-        budget, by_hand = self.budget(ask.session, ask.model), ask.trigger == Trigger.COMMAND
-        return plan(seen.path, seen.summary, fixed=seen.fixed, budget=budget, by_hand=by_hand)
+        budget, deep = self.budget(ask.session, ask.model), ask.trigger in (Trigger.COMMAND, Trigger.OVERFLOW)
+        return plan(seen.path, seen.summary, fixed=seen.fixed, budget=budget, deep=deep)
 
     async def _made(self, ask: CompactionAsk, planned: Plan, model: str | None, remark: str) -> Outcome:
         try:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from clew.domain.compaction.estimate import prefix_tokens, text_tokens
+from clew.domain.compaction.policy import Load
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.conversation.messages import Message
 from clew.domain.ledger.rows import Handle, Prefix
@@ -43,9 +45,13 @@ class TurnContext:
         self._path: tuple[Message, ...] = ()
         self._texts: dict[str, str] = {}
         self._images: dict[str, bytes] = {}
+        hints = sum(text_tokens(overlay.text) for overlay in overlays)
+        self._load = Load(prefix_tokens(prefix) + hints)
+        self.tokens = 0
+        """Of the last request made, as an estimate that errs high."""
 
     async def request(self, handle: Handle) -> Ready:
-        """The request for the path as it stands at the handle's head."""
+        """The request for the path as it stands at the handle's head, under the summary in force there."""
         self._path += await self._ledger.path(
             self._principal, self._session, handle.head, above=len(self._path)
         )
@@ -54,6 +60,7 @@ class TurnContext:
         if handle.summary is not None:
             summaries = await self._ledger.summaries(self._principal, self._session)
             summary = next(s for s in summaries if s.id == handle.summary)
+        self.tokens = self._load.of(self._path, summary)
         request = build_request(
             prefix=self._prefix,
             path=self._path,

@@ -11,6 +11,7 @@ from clew.domain.conversation.ids import ConversationId, PrincipalId, SessionId
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.domain.turn.prompt import Overlay
+from clew.runtime.compaction import Compactor
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelChoice
 from clew.runtime.ports.owners import Owners
@@ -41,6 +42,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     chance: Chance
     settings: TurnSettings
+    compactor: Compactor
 
 
 class TurnJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from clew.domain.conversation.ids import ApprovalId, InboxId, PrincipalId, SessionId, call_id
+from clew.domain.conversation.ids import ApprovalId, InboxId, PrincipalId, SessionId, SummaryId, call_id
 from clew.domain.conversation.messages import (
     AssistantBody,
     Attachment,
@@ -108,6 +108,10 @@ class Recorder:
         )
         self._recovers = None
         return calls
+
+    def summarised(self, summary: SummaryId) -> None:
+        """Requests go by this summary from here on; a compaction moves no head, so what comes next still fits."""
+        self.handle = msgspec.structs.replace(self.handle, summary=summary)
 
     async def refreeze(self, prefix: Prefix) -> None:
         """The session's requests begin with another prefix from here on."""

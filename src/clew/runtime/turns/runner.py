@@ -8,6 +8,7 @@ from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.errors import Busy
 from clew.domain.ledger.rows import TurnState
 from clew.domain.turn.prefix import freeze
+from clew.runtime.compaction import Compactor
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.owners import Owners
 from clew.runtime.ports.people import Approver, Watch
@@ -27,9 +28,17 @@ class TurnRunner:
     """Starts turns. One runner serves a whole process."""
 
     def __init__(
-        self, *, ledger: Ledger, owners: Owners, clock: Clock, chance: Chance, settings: TurnSettings
+        self,
+        *,
+        ledger: Ledger,
+        owners: Owners,
+        clock: Clock,
+        chance: Chance,
+        settings: TurnSettings,
+        compactor: Compactor,
     ) -> None:
         self.settings = settings
+        self.compactor = compactor
         self._means = Means(
             ledger=ledger,
             owners=owners,
@@ -37,6 +46,7 @@ class TurnRunner:
             clock=clock,
             chance=chance,
             settings=settings,
+            compactor=compactor,
         )
         self._opening: set[SessionId] = set()
         # A turn that nobody holds any more cannot be running: the lease that it left is claimed like a dead owner's.
@@ -52,6 +62,7 @@ class TurnRunner:
             raise Busy(f"A turn of session {job.session} is just beginning.", self._means.owners.me)
         prefix = freeze(job.model.profile, [tool.spec for tool in job.tools], job.instructions)
         self._opening.add(job.session)
+        self.compactor.turn_begins(job.session)
         try:
             await self._let_end(job)
             opened = await self._opened(job)

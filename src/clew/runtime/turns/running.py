@@ -67,6 +67,7 @@ from clew.runtime.ports.people import (
 from clew.runtime.turns.asking import TOO_LATE, Asking
 from clew.runtime.turns.calls import CallDesk
 from clew.runtime.turns.context import TurnContext
+from clew.runtime.turns.fitting import Fitting
 from clew.runtime.turns.job import Means, TurnJob
 from clew.runtime.turns.keeping import Lease, TimeLimit, notice_cut
 from clew.runtime.turns.model_step import ModelStep
@@ -135,6 +136,9 @@ class RunningTurn:
         self._lease = Lease(means, job.session, opened.handle.epoch)
         self._steering = Steering(means.ledger, job.principal, self._recorder, self._watch)
         self._model = ModelStep(job.model.client, self._watch, self._lease.confirm)
+        self._fitting = Fitting(
+            means, job, opened.turn, self._context, self._model, self._recorder, self._watch
+        )
         self._desk = _call_desk(means, job, opened, self._watch)
         self._limit = TimeLimit(means.settings.max_seconds, self._out_of_time)
         self._asking = Asking(means, job, self._desk, self._recorder, approver, self._limit)
@@ -208,6 +212,7 @@ class RunningTurn:
                     await self._perform_all(self._machine.receive(event))
                 elif not self._recorder.has_released:
                     await self._perform_all(self._machine.receive(Lost()))
+            self._fitting.turn_ended()
             return await self._outcome()
         finally:
             self._limit.stop()
@@ -308,8 +313,7 @@ class RunningTurn:
 
     async def _ask_model(self, step: int) -> Answered | Failed:
         await self._steering.take(step)
-        ready = await self._context.request(self._recorder.handle)
-        return await self._model.ask(ready, f"{self.session}-{self.turn}-{step}")
+        return await self._fitting.ask(f"{self.session}-{self.turn}-{step}")
 
     async def _record_answer(self, answer: Answer, step: int, closes: bool) -> None:
         calls = await self._recorder.answer(answer, step, closes=closes, is_safe=self._desk.is_safe_to_repeat)

@@ -67,6 +67,9 @@ def show(host: Host, session: str, as_json: bool) -> None:
         click.echo(
             f"{row.id}  {shown(row.title or 'untitled')}  {len(path)} messages, version {row.handle.version}"
         )
+        at_it = await ledger.compaction(LOCAL, ident)
+        if at_it is not None:
+            click.echo(f"Being summarised by process {at_it.holder}.")
         for message in path:
             status = "" if message.status == "ok" else f" ({message.status})"
             click.echo(

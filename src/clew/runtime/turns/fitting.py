@@ -1,0 +1,114 @@
+"""Each request of a turn fits the model's window: a summary is made first where it would not, once more where the
+provider says it did not, and what cannot fit ends the turn in one sentence. No message is ever left out instead."""
+
+from __future__ import annotations
+
+from clew.domain.compaction.policy import CERTAIN_EXCESS
+from clew.domain.models.answer import Failure, FailureKind
+from clew.domain.turn.machine import Answered, Failed
+from clew.runtime.compaction import Compacted, CompactionAsk, Trigger, WhyNot
+from clew.runtime.ports.people import Noticed, Watch
+from clew.runtime.turns.context import Ready, TurnContext
+from clew.runtime.turns.job import Means, TurnJob
+from clew.runtime.turns.model_step import ModelStep
+from clew.runtime.turns.recording import Recorder
+
+
+class Fitting:
+    """Asks the model for one turn. A stop cancels what it does, and cannot come between asking and beginning: a turn
+    that was stopped before its first step never gets here."""
+
+    def __init__(  # noqa: PLR0917
+        self,
+        means: Means,
+        job: TurnJob,
+        turn: int,
+        context: TurnContext,
+        model: ModelStep,
+        recorder: Recorder,
+        watch: Watch,
+    ) -> None:
+        self._compactor = means.compactor
+        self._ledger = means.ledger
+        self._job = job
+        self._turn = turn
+        self._context = context
+        self._model = model
+        self._recorder = recorder
+        self._watch = watch
+        self._trigger = Trigger.PREFLIGHT
+
+    async def ask(self, key: str) -> Answered | Failed:
+        """The model's answer to the conversation as it stands now."""
+        ready = await self._fitting_request()
+        if ready is None:
+            return self._too_long()
+        heard = await self._model.ask(ready, key)
+        if _overflowed(heard):
+            if not await self._compacted(Trigger.OVERFLOW):
+                return self._too_long()
+            heard = await self._model.ask(await self._request(), key)
+        if isinstance(heard, Answered) and not heard.answer.usage.estimated:
+            self._compactor.memory.counted(self._job.session, self._context.tokens, heard.answer.usage.input)
+        return self._too_long() if _overflowed(heard) else heard
+
+    def turn_ended(self) -> None:
+        """In the quiet after it a summary may be made that the next turn would have to wait for."""
+        self._compactor.turn_ended(self._asking(Trigger.IDLE), self._context.tokens)
+
+    async def _fitting_request(self) -> Ready | None:
+        """None where not even a provider need be asked whether it fits."""
+        ready = await self._request()
+        budget = self._compactor.budget(self._job.session, self._job.model.profile)
+        if self._context.tokens > budget.trigger and (
+            await self._found_another_summary() or await self._compacted(self._trigger)
+        ):
+            ready = await self._request()
+        self._trigger = Trigger.MID_TURN
+        return None if self._context.tokens > CERTAIN_EXCESS * budget.window else ready
+
+    async def _request(self) -> Ready:
+        return await self._context.request(self._recorder.handle)
+
+    async def _found_another_summary(self) -> bool:
+        """Whether one that this turn had not seen was put in force beside it, and is enough."""
+        row = await self._ledger.session(self._job.principal, self._job.session)
+        if row.handle.summary is None or row.handle.summary == self._recorder.handle.summary:
+            return False
+        self._recorder.summarised(row.handle.summary)
+        await self._request()
+        return (
+            self._context.tokens <= self._compactor.budget(self._job.session, self._job.model.profile).trigger
+        )
+
+    async def _compacted(self, trigger: Trigger) -> bool:
+        """Whether another summary is in force now."""
+        outcome = await self._compactor.compact(self._asking(trigger))
+        if isinstance(outcome, Compacted):
+            self._recorder.summarised(outcome.summary.id)
+            self._watch(Noticed(outcome.sentence))
+            return True
+        if outcome.why == WhyNot.FAILED and outcome.is_news:
+            self._watch(Noticed(outcome.sentence))
+        return False
+
+    def _asking(self, trigger: Trigger) -> CompactionAsk:
+        return CompactionAsk(
+            principal=self._job.principal,
+            session=self._job.session,
+            trigger=trigger,
+            model=self._job.model.profile,
+            turn=0 if trigger == Trigger.IDLE else self._turn,
+        )
+
+    def _too_long(self) -> Failed:
+        window = self._job.model.profile.context_window
+        sentence = (
+            f"This conversation does not fit the model's window of {window:,} tokens, and could not be made to fit. "
+            "Nothing of it is lost: say something shorter, /undo, or choose a model with a larger window."
+        )
+        return Failed(Failure(kind=FailureKind.OVERFLOW, message=sentence))
+
+
+def _overflowed(heard: Answered | Failed) -> bool:
+    return isinstance(heard, Failed) and heard.failure.kind == FailureKind.OVERFLOW
