@@ -210,6 +210,19 @@ class SpendingContract(LedgerCase):
         totals = await ledger.usage(ANN, cut.session)
         assert (totals.calls, totals.cost_usd) == (1, 0.9)
 
+    async def test_a_turn_that_is_gone_on_with_keeps_what_the_dead_process_may_have_spent(
+        self, ledger: Ledger
+    ) -> None:
+        """Its call is asked again at the same step: both count."""
+        handle = await open_turn(ledger, await begin(ledger, 1), "a")
+        handle = await do(ledger, handle, fence=as_holder(handle), reserve=reserve(0.9, session=2.0))
+        running = SetTurn(turn=1, state=TurnState.RUNNING, crashed=True)
+        handle = await do(ledger, handle, claim=OTHER_PROCESS, evicts=THIS_PROCESS, set_turn=running)
+        await do(ledger, handle, reserve=reserve(0.9, session=2.0))
+        await do(ledger, handle, usage=(spent(0.1),))
+        totals = await ledger.usage(ANN, handle.session)
+        assert (totals.calls, totals.cost_usd) == (2, 1.0)
+
 
 def spent(usd: float, *, step: int = 1) -> AddUsage:
     return AddUsage(

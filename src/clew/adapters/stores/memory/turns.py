@@ -55,10 +55,12 @@ def settle_turns(state: State, work: Commit, ended: TurnState, reason: str) -> N
     """
     epoch = _epoch(state, work)
     for key, turn in state.turns.items():
-        if turn.session == work.session and turn.state in _OPEN and not _goes_on(work, turn):
+        if turn.session != work.session or turn.state not in _OPEN:
+            continue
+        estimate_reserved(state, work.session, turn.turn)
+        if not _goes_on(work, turn):
             state.turns[key] = replace(turn, state=ended, end_reason=reason, finished_at=work.at, epoch=epoch)
             _settle_calls(state, work, turn.turn)
-            estimate_reserved(state, work.session, turn.turn)
 
 
 def _goes_on(work: Commit, turn: TurnRow) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.open_session import open_session, point_conversation
 from clew.adapters.stores.sqlite.paths import in_tree, normalised, on_path, summary_on_path
+from clew.adapters.stores.sqlite.spending import estimate_reserved
 from clew.adapters.stores.sqlite.turn_rows import cut_turn, write_turn_rows
 from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId, SummaryId
 from clew.domain.conversation.messages import Head, NewMessage, ToolBody, UserBody
@@ -145,7 +146,10 @@ def _take_over(db: apsw.Connection, work: Commit, seen: Seen) -> tuple[int, int]
             "UPDATE session SET epoch = ?, lease_owner = ?, lease_beat = 0 WHERE id = ?",
             (epoch, work.claim, work.session),
         )
-        if not _resumes(work):
+        if _resumes(work):
+            assert work.set_turn is not None, "what resumes sets a turn"
+            estimate_reserved(db, work.session, work.set_turn.turn)
+        else:
             cut_turn(db, work, epoch)
     elif work.release:
         db.execute("UPDATE session SET lease_owner = NULL WHERE id = ?", (work.session,))
