@@ -30,8 +30,16 @@ class CommandLine:
     """Runs `clew` in a home of its own, with nothing of the surrounding environment that could choose a model."""
 
     def __init__(
-        self, home: Path, base_url: str = "", *, model: str = "scripted-model", key: str = "sk-test-key"
+        self,
+        home: Path,
+        base_url: str = "",
+        *,
+        model: str = "scripted-model",
+        key: str = "sk-test-key",
+        module: str = "clew",
     ) -> None:
+        """`module` is what is run: `clew.testing.crashing` can do more to itself."""
+        self._module = module
         self.home = home
         self.cwd = home.parent
         self.environ = _clean_environment()
@@ -44,7 +52,7 @@ class CommandLine:
     ) -> asyncio.subprocess.Process:
         """A running process with pipes; the caller ends it."""
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "clew", *arguments,
+            sys.executable, "-m", self._module, *arguments,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             cwd=self.cwd, env={**self.environ, **(environ or {})}, start_new_session=True,
         )  # fmt: skip

@@ -21,10 +21,9 @@ ASKING: Final = MappingProxyType({"CLEW__APPROVAL__MODE": "ask"})
 
 
 class Way(NamedTuple):
-    """How a process comes to a point. `{}` stands for words that are said once only.
+    """How a process comes to a point. `{}` stands for a word that is said once only, ` | ` parts lines typed into a chat.
 
-    What follows the words is for the scripted model: `shell`, `read`, `background` are calls it asks for one after the
-    other, `a+b` in one step; `fail` makes it refuse.
+    What follows the words is for the scripted model (`torture_model`): the calls that it asks for, one after the other.
     """
 
     last: str
@@ -32,8 +31,8 @@ class Way(NamedTuple):
     environ: Mapping[str, str] = _NOTHING
     is_new: bool = False
     """In a session of its own."""
-    crash: str = ""
-    """Before that, a process dies at this point of another turn."""
+    crashes: tuple[str, ...] = ()
+    """Before that, processes die at these points: the first in a turn with a call, the others in what follows."""
 
 
 class Write(NamedTuple):
@@ -57,12 +56,16 @@ def _notes(kind: OpKind, work: Commit) -> bool:
     return isinstance(work.op, Note) and work.op.kind == kind
 
 
+def _recovers(work: Commit) -> bool:
+    return isinstance(work.op, Append) and work.op.kind == OpKind.RECOVER
+
+
 def _ends(work: Commit, *states: TurnState) -> bool:
     return work.set_turn is not None and work.set_turn.state in states
 
 
 SHAPES: Final[tuple[tuple[str, Callable[[Commit], bool]], ...]] = (
-    ("acknowledge", lambda work: (work.idempotency_key or "").startswith("recover")),
+    ("acknowledge", lambda work: _recovers(work) and _brings(Role.ASSISTANT, work)),
     ("claim", lambda work: _ends(work, TurnState.RUNNING) and work.evicts is not None),
     ("go on", lambda work: _ends(work, TurnState.RUNNING)),
     ("take", lambda work: work.open_turn is not None and _takes(work) and bool(work.take)),
@@ -86,6 +89,7 @@ SHAPES: Final[tuple[tuple[str, Callable[[Commit], bool]], ...]] = (
     ("leave", partial(_notes, OpKind.LEAVE)),
     ("title", partial(_notes, OpKind.TITLE)),
     ("settings", partial(_notes, OpKind.SETTINGS)),
+    ("set aside", partial(_notes, OpKind.RECOVER)),
 )
 """The first that fits names a commit."""
 
@@ -97,6 +101,8 @@ WRITES: Final = (
     Write("start", Way("{} shell read")),
     Write("result", Way("{} shell shell+read")),
     Write("answer", Way("{} shell")),
+    Write("receive", Way("{} wait | {} hello")),
+    Write("take", Way("{} wait | {} shell")),
     Write("ask", Way("{} shell", environ=ASKING)),
     Write("park", Way("{} shell", environ=ASKING)),
     Write("decide", Way("/approve", first=("{} shell",), environ=ASKING)),
@@ -108,6 +114,10 @@ WRITES: Final = (
     Write("retry", Way("/retry", first=("{} shell",))),
     Write("again", Way("/retry", first=("{} shell",))),
     Write("stop", Way("/stop", first=("{} shell",), environ=ASKING)),
+    Write("claim", Way("{} hello", crashes=("after start",))),
+    Write("notice", Way("{} hello", crashes=("after result",))),
+    Write("acknowledge", Way("{} hello", crashes=("after result",))),
+    Write("set aside", Way("{} hello", crashes=("after result", *("after claim",) * 3))),
     Write("leave", Way("/new")),
     Write("title", Way("/title {}")),
 )
@@ -116,6 +126,7 @@ WRITES: Final = (
 MOMENTS: Final = (
     Write("first token", Way("{} hello")),
     Write("before tool", Way("{} shell")),
+    # Write("in tool", Way("{} linger", is_new=True)),
     Write("after tool", Way("{} shell")),
 )
 POINTS: Final[Mapping[str, Way]] = MappingProxyType(
@@ -124,11 +135,14 @@ POINTS: Final[Mapping[str, Way]] = MappingProxyType(
 )
 
 
+_SMALL_WRITES: Final = {"settle_reply": "notice", "point_conversation": "point"}
+
+
 def shape_of(work: Callable[..., object]) -> str:
     """The name of a write, as the ledger hands it to its writer."""
     if isinstance(work, partial):
         commit = work.keywords.get("work")
         if isinstance(commit, Commit):
             return next((name for name, fits in SHAPES if fits(commit)), "other")
-        return str(work.func.__name__)
+        return _SMALL_WRITES.get(work.func.__name__, work.func.__name__)
     return work.__qualname__.removeprefix("SqliteLedger.").partition(".")[0]

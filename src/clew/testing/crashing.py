@@ -5,6 +5,8 @@ the process ends there by SIGKILL. The number says at which time it comes there 
 
 With `CLEW_TEST_TOLD`, the number of an open file, each write is told there once it is durable, and each run of a tool:
 JSON, one a line. Whoever watches the process knows by that what it may rely on.
+
+With `CLEW_TEST_CLOCK`, the name of a file, its wall clock jumps by so many milliseconds as stand there.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from clew.testing.crash_points import POINTS, shape_of
 T = TypeVar("T")
 CRASH: Final = "CLEW_TEST_CRASH"
 TOLD: Final = "CLEW_TEST_TOLD"
+CLOCK: Final = "CLEW_TEST_CLOCK"
 BREAK: Final = "CLEW_TEST_BREAK"
 BROKEN: Final = ("loses openings", "runs calls twice")
 """Ways to break the program on purpose, so that a test sees that torture notices."""
@@ -170,7 +173,7 @@ class _CrashingClient:
 
 
 class _CrashingTool:
-    """`Tool` that tells of each run, and may end the process before or after it."""
+    """`Tool` that tells of each run, and may end the process before it, with its first output, or after it."""
 
     def __init__(self, inner: Tool, crash: Crash, times: int) -> None:
         self._inner = inner
@@ -183,9 +186,15 @@ class _CrashingTool:
 
     async def run(self, arguments: JsonObject, context: ToolContext) -> ToolResult:
         self._crash.reach("before tool")
+
+        def progress(text: str) -> None:
+            self._crash.reach("in tool")
+            context.progress(text)
+
+        watched = msgspec.structs.replace(context, progress=progress)
         for _ in range(1, self._times):
-            await self._run(arguments, context)
-        result = await self._run(arguments, context)
+            await self._run(arguments, watched)
+        result = await self._run(arguments, watched)
         self._crash.reach("after tool")
         return result
 
@@ -254,8 +263,20 @@ class CrashingProgram(Program):
             )
 
 
+def jump_clock(by_ms: Path) -> None:
+    """The wall clock of this process is off by what stands in a file, whenever it is looked at."""
+    time_ns = time.time_ns
+
+    def jumping() -> int:
+        return time_ns() + int(by_ms.read_text("ascii")) * 1_000_000
+
+    time.time_ns = jumping
+
+
 def main(arguments: list[str]) -> int:
     """The command `clew` with these arguments. Returns its exit code, if it comes to that."""
+    if CLOCK in os.environ:
+        jump_clock(Path(os.environ[CLOCK]))
     return run_command_line(CrashingProgram(os.environ, Installed(clew.__file__)), arguments)
 
 

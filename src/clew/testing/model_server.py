@@ -88,6 +88,8 @@ class Served(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """After the deltas the connection is closed."""
     stalls: bool = False
     """After the deltas nothing more, until the client leaves."""
+    pause_after: int | None = None
+    """After so many deltas nothing, until the server is told to `go_on`."""
     silent: bool = False
     """Not even a status, until the client leaves."""
 
@@ -156,6 +158,7 @@ class ModelServer:
         self.abandoned = 0
         self.connections = 0
         self._left = asyncio.Condition()
+        self._going_on = asyncio.Event()
         self._answering: Answering = answering if callable(answering) else Script(answering)
         self.models = models
         self._context_length = context_length
@@ -174,6 +177,10 @@ class ModelServer:
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
+
+    def go_on(self) -> None:
+        """Ends every pause, also those to come."""
+        self._going_on.set()
 
     async def was_abandoned(self) -> None:
         """Returns once a client has left before the end of its answer."""
@@ -279,7 +286,9 @@ class ModelServer:
         head = f"HTTP/1.1 200 OK\r\ncontent-type: {step.content_type}\r\ntransfer-encoding: chunked\r\n\r\n"
         writer.write(head.encode())
         left = step.cut_after_bytes
-        for event in _events(step, model):
+        for n, event in enumerate(_events(step, model)):
+            if step.pause_after is not None and n > step.pause_after:
+                await self._going_on.wait()
             part = event if left is None else event[:left]
             if part:
                 writer.write(b"%x\r\n%s\r\n" % (len(part), part))

@@ -17,15 +17,22 @@ import msgspec
 from clew.adapters.stores.sqlite import open_ledger
 from clew.adapters.stores.sqlite.ledger import LEDGER_FILE
 from clew.adapters.system import SystemClock
+from clew.config.settings import RecoverySettings
 from clew.domain.conversation.ids import LOCAL, CallId, SessionId
 from clew.domain.conversation.messages import Message, Status, ToolBody
 from clew.domain.ledger.errors import LedgerError
-from clew.domain.ledger.rows import CallRow, CallState, TurnState
+from clew.domain.ledger.rows import CallRow, CallState, TurnRow, TurnState
 from clew.runtime.ports.ledger import Ledger
+from clew.runtime.turns.outcome import STOPPED
+from clew.runtime.turns.recovering import SET_ASIDE
 from clew.testing.invariants import check, read_tree
 
 EFFECTS: Final = "effects"
 HOME: Final = "home"
+ENDED_BY_COMMANDS: Final = frozenset({"undo", "redo", "retry", "new", "resume", STOPPED})
+REFUSED_BY_MODEL: Final = "bad_request"
+"""Why a turn fails that asks the scripted model to."""
+CRASHES_MAX: Final = RecoverySettings().max_crashes
 
 
 class Expected(msgspec.Struct, kw_only=True):
@@ -86,11 +93,29 @@ def _messages(path: Path, accepted: Mapping[str, bool]) -> Iterator[str]:
 
 
 async def _turns(ledger: Ledger, session: SessionId) -> list[str]:
-    """Somebody came after every crash: no turn is left open."""
+    """Somebody came after every crash: each turn has been answered, or was ended by what is allowed to end one."""
     newest = await ledger.turn(LOCAL, session)
-    turns = [await ledger.turn(LOCAL, session, n) for n in range(1, newest.turn + 1)] if newest else []
-    is_open = (TurnState.RUNNING, TurnState.WAITING)
-    return [f"turn {turn.turn} is left {turn.state}" for turn in turns if turn and turn.state in is_open]
+    numbers = range(1, newest.turn + 1 if newest else 1)
+    turns = [turn for n in numbers if (turn := await ledger.turn(LOCAL, session, n)) is not None]
+    calls = {call.id: call.turn for call in await ledger.calls(LOCAL, session)}
+    asked = {calls[approval.call] for approval in await ledger.approvals(LOCAL, session)}
+    named = [f"turn {t.turn} is {t.state} ({t.end_reason}, {t.crashes} crashes): {t.error}" for t in turns]
+    return [name for name, turn in zip(named, turns, strict=True) if not _may_be(turn, turn.turn in asked)]
+
+
+def _may_be(turn: TurnRow, was_asked: bool) -> bool:
+    """Whether a turn may stand in the ledger like this, once somebody has said something after it."""
+    match turn.state:
+        case TurnState.DONE:
+            return True
+        case TurnState.FAILED:
+            return turn.end_reason == REFUSED_BY_MODEL
+        case TurnState.INTERRUPTED | TurnState.ABANDONED:
+            is_worn_out = turn.end_reason == SET_ASIDE and turn.crashes >= CRASHES_MAX
+            left_unasked = was_asked and turn.end_reason == TurnState.ABANDONED
+            return turn.end_reason in ENDED_BY_COMMANDS or is_worn_out or left_unasked
+        case TurnState.RUNNING | TurnState.WAITING:
+            return False
 
 
 def _asked(messages: Iterable[Message]) -> Iterator[tuple[CallId, str]]:
@@ -98,7 +123,7 @@ def _asked(messages: Iterable[Message]) -> Iterator[tuple[CallId, str]]:
     for message in messages:
         for call in message.calls:
             command = msgspec.json.decode(call.arguments).get("command", "")
-            if command.startswith("echo ") and command.endswith(EFFECTS):
+            if command.startswith("echo ") and f">> {EFFECTS}" in command:
                 yield call.id, command.split()[1]
 
 

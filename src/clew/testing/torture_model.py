@@ -14,7 +14,7 @@ from clew.testing.torture_checks import EFFECTS
 class ScriptedTalk:
     """Reads in a message what to do: `w7 shell read` is two steps with a call each, then the answer `done w7`.
 
-    Each shell command appends a word of its own to a file, so that what took effect can be counted.
+    `a+b` are two calls in one step, `hello` is nothing, `fail` an error; `_call` says what the others are. Each shell command appends a word of its own to a file, so that what took effect can be counted.
     """
 
     def __init__(self) -> None:
@@ -39,6 +39,8 @@ class ScriptedTalk:
                 return ServedCall(name="read", arguments={"path": "notes"})
             case "background":
                 return ServedCall(name="shell", arguments={"command": append, "background": True})
+            case "linger":
+                return ServedCall(name="shell", arguments={"command": f"{append}; echo; sleep 60"})
             case "wait":
                 return ServedCall(name="shell", arguments={"command": "sleep 0.2"})
             case _:

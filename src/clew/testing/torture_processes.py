@@ -8,6 +8,8 @@ It saves the 0.3 s of imports, and so `cold` starts are mixed in. Each process h
 
 from __future__ import annotations
 
+import faulthandler
+import gc
 import os
 import select
 import signal
@@ -33,14 +35,39 @@ class Stuck(Exception):
     """A process neither ended nor said anything in time."""
 
 
+class Terminal:
+    """What a person at a terminal types, and sees: lines at once, and `/quit` when a text has appeared."""
+
+    def __init__(self, lines: Sequence[str], leave_when: str) -> None:
+        self._ours, self.theirs = os.openpty()
+        self._shown = bytearray()
+        self._leave_when: bytes | None = leave_when.encode()
+        os.write(self._ours, "".join(f"{line}\n" for line in lines).encode())
+
+    def fileno(self) -> int:
+        return self._ours
+
+    def look(self) -> None:
+        with suppress(OSError):  # EIO: nobody is at the other end any more
+            self._shown += os.read(self._ours, READ_BYTES)
+        if self._leave_when is not None and self._leave_when in self._shown:
+            self._leave_when = None
+            os.write(self._ours, b"/quit\n")
+
+    def read_text(self, encoding: str, errors: str) -> str:
+        return self._shown.decode(encoding, errors)
+
+    def close(self) -> None:
+        os.close(self._ours)
+
+
 class Process:
     """One started process. `status` is None until it was waited for; negative for the signal that ended it."""
 
-    def __init__(self, pid: int, pipe: int, what: str, out: Path) -> None:
+    def __init__(self, pid: int, pipe: int, what: str, out: Path | Terminal) -> None:
         self.pid = pid
         self.what = what
         self.started = time.monotonic()
-        self.ended = 0.0
         self.kill_at = float("inf")
         self.status: int | None = None
         self._pipe = pipe
@@ -60,10 +87,15 @@ class Process:
         part = os.read(self._pipe, READ_BYTES)
         self._heard += part
         if not part:
-            self.ended = time.monotonic()
             self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             os.close(self._pipe)
+            if isinstance(self._out, Terminal):
+                self._out.close()
         return bool(part)
+
+    @property
+    def terminal(self) -> Terminal | None:
+        return self._out if isinstance(self._out, Terminal) else None
 
     @property
     def lines(self) -> list[bytes]:
@@ -113,26 +145,49 @@ class Processes:
         what = f"clew {' '.join(arguments)}" + (f" [{crash}]" if crash else "") + (" (cold)" if cold else "")
         if cold:
             return self._start(what, lambda told, out: _spawn(self._folder, arguments, variables, told, out))
+        return self.fork(what, self._becoming(arguments, variables))
 
+    def chat(
+        self,
+        lines: Sequence[str],
+        *arguments: str,
+        leave_when: str,
+        crash: str = "",
+        environ: Mapping[str, str] | None = None,
+    ) -> Process:
+        """`clew ARGUMENTS` at a terminal of its own, where these lines are typed."""
+        variables = {**self._environ, **(environ or {}), "TERM": "dumb"} | ({CRASH: crash} if crash else {})
+        what = f"clew {' '.join(arguments)} << {' | '.join(lines)}" + (f" [{crash}]" if crash else "")
+        terminal = Terminal(lines, leave_when)
+        body = self._becoming(arguments, variables)
+        try:
+            return self._start(what, lambda told, _: _fork(body, told, terminal.theirs), terminal)
+        finally:
+            os.close(terminal.theirs)
+
+    def _becoming(self, arguments: Sequence[str], variables: Mapping[str, str]) -> Callable[[int], int]:
         def become(told: int) -> int:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            faulthandler.enable()
             os.chdir(self._folder)
             os.environ.clear()
             os.environ.update(variables, **{TOLD: str(told)})
             return crashing_main(list(arguments))
 
-        return self.fork(what, become)
+        return become
 
     def fork(self, what: str, body: Callable[[int], int]) -> Process:
         """A child that runs `body` with the descriptor to tell on, and ends with the code it returns."""
         return self._start(what, lambda told, out: _fork(body, told, out))
 
-    def _start(self, what: str, start: Callable[[int, Path], int]) -> Process:
+    def _start(
+        self, what: str, start: Callable[[int, Path], int], terminal: Terminal | None = None
+    ) -> Process:
         self._count += 1
         out = self._folder / f"printed-{os.getpid()}-{self._count}"
         reading, writing = os.pipe()
         try:
-            process = Process(start(writing, out), reading, what, out)
+            process = Process(start(writing, out), reading, what, terminal or out)
         finally:
             os.close(writing)
         self._living.append(process)
@@ -144,14 +199,25 @@ class Processes:
         while waiting := [process for process in processes if process.status is None]:
             now = time.monotonic()
             if now >= deadline:
-                raise Stuck(f"after {seconds:g} s: {', '.join(process.what for process in waiting)}")
+                raise Stuck(f"after {seconds:g} s: {'; '.join(map(self._where, waiting))}")
             for process in waiting:
                 if process.kill_at <= now:
                     process.kill()
             until = min([deadline, *(process.kill_at for process in waiting)])
-            for process in select.select(waiting, [], [], max(until - now, 0))[0]:
-                if not process.hear():
-                    self._living.remove(process)
+            heard: list[Process | Terminal] = [one.terminal for one in waiting if one.terminal is not None]
+            for ready in select.select([*heard, *waiting], [], [], max(until - now, 0))[0]:
+                if isinstance(ready, Terminal):
+                    ready.look()
+                elif not ready.hear():
+                    self._living.remove(ready)
+
+    def _where(self, process: Process) -> str:
+        """Ends a process that is stuck; it says on which lines it was."""
+        os.kill(process.pid, signal.SIGABRT)
+        while process.hear():
+            pass  # until its end
+        self._living.remove(process)
+        return f"{process.what}: {process.printed[-4000:]}"
 
     def listen(self, process: Process, seconds: float) -> bytes:
         """The first line that it tells. Raises Stuck."""
@@ -170,7 +236,8 @@ class Processes:
         self._living.clear()
 
 
-def _fork(body: Callable[[int], int], told: int, out: Path) -> int:
+def _fork(body: Callable[[int], int], told: int, out: Path | int) -> int:
+    """`out` is a file for what it prints, or the terminal that it sits at."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -179,6 +246,7 @@ def _fork(body: Callable[[int], int], told: int, out: Path) -> int:
     code = 70
     try:
         os.setsid()
+        gc.freeze()  # nothing of the parent's is finalised here: its descriptors have other meanings now
         _take_streams(out)
         os.closerange(3, told)
         os.closerange(told + 1, DESCRIPTORS_MAX)
@@ -191,11 +259,17 @@ def _fork(body: Callable[[int], int], told: int, out: Path) -> int:
         os._exit(code)
 
 
-def _take_streams(out: Path) -> None:
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    printed = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for source, target in ((nothing, 0), (printed, 1), (printed, 2)):
+def _take_streams(out: Path | int) -> None:
+    if isinstance(out, int):
+        typed = printed = out
+    else:
+        typed = os.open(os.devnull, os.O_RDONLY)
+        printed = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for source, target in ((typed, 0), (printed, 1), (printed, 2)):
         os.dup2(source, target)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - all three for the life of the process
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, "utf-8", closefd=False)  # noqa: SIM115
 
 
 def _spawn(folder: Path, arguments: Sequence[str], environ: Mapping[str, str], told: int, out: Path) -> int:
