@@ -62,6 +62,7 @@ class NamedOwners:
     def __init__(self, me: str = "me") -> None:
         self.me = OwnerId(me)
         self.dead: set[str] = set()
+        self.buried: list[OwnerId] = []
 
     def is_dead(self, owner: OwnerId) -> bool:
         return owner in self.dead
@@ -69,6 +70,7 @@ class NamedOwners:
     async def bury(self, owner: OwnerId) -> Burial:
         if not self.is_dead(owner):
             raise OwnerLives(owner)
+        self.buried.append(owner)
         return Burial()
 
 

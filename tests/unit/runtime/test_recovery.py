@@ -129,6 +129,7 @@ async def test_a_turn_killed_after_a_stored_result_is_answered_by_the_next_proce
         turn = await ledger.turn(LOCAL, session, 1)
         assert turn is not None
         assert (turn.state, turn.crashes) == (TurnState.DONE, 1)
+        assert second.owners.buried == ["one"]  # what its tools left running is ended before anything else
 
 
 @pytest.mark.anyio

@@ -57,7 +57,7 @@ async def open_turn(means: Means, job: TurnJob) -> OpenedTurn:
     ledger, principal, session, opening = means.ledger, job.principal, job.session, job.opening
     for _ in range(TRIES_MAX):
         row = await ledger.session(principal, session)
-        claim = claimed(means, job, row)
+        claim = await claimed(means, job, row)
         try:
             turn = await _turn_number(ledger, principal, row, opening)
         except LeftOpen:
@@ -80,12 +80,17 @@ async def open_turn(means: Means, job: TurnJob) -> OpenedTurn:
     raise Busy("This session changes too quickly to start a turn.", "")
 
 
-def claimed(means: Means, job: TurnJob, row: SessionRow) -> Commit:
-    """A commit that claims the session as it was read. Raises Busy when its holder lives."""
+async def claimed(means: Means, job: TurnJob, row: SessionRow) -> Commit:
+    """A commit that claims the session as it was read. Raises Busy when its holder lives.
+
+    What the tools of a dead one left running is ended first: nobody works beside the dead.
+    """
     holder = means.leases.look(row.id, row.lease_owner, row.lease_beat)
     if holder == Holder.LIVING:
         sentence = f"Another process is in the middle of a turn of session {row.id}."
         raise Busy(sentence, str(row.lease_owner))
+    if holder == Holder.DEAD and row.lease_owner is not None:
+        await means.owners.bury(row.lease_owner)
     return Commit(
         session=row.id,
         actor=job.principal,

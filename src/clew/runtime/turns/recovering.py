@@ -41,7 +41,7 @@ async def open_recovery(means: Means, job: TurnJob) -> OpenedTurn:
         turn = await means.ledger.turn(job.principal, job.session)
         if turn is None or turn.state != TurnState.RUNNING:
             raise Refused("No turn of this session was left in the middle.")
-        claim = claimed(means, job, row)
+        claim = await claimed(means, job, row)
         try:
             await _give_up(means, row, turn, claim)
             return await _taken(means, job, row, turn, claim)
