@@ -113,9 +113,9 @@ def test_the_ledger_is_migrated_in_mid_turn(chat: Chat, scripted: Server) -> Non
         assert "written by a newer Clew" in older.screen
     migrated(chat.home, -1)
     assert kept(chat.home) == ["precious", "second"]
-    scripted.answers(Said(text="an answer"), Said(text="an answer"))
+    scripted.answers(Said(text="to the first"), Said(text="to the second"))
     with chat.opened(scripted, "-c") as person:
-        person.sees(f"{LINE} precious")
+        person.sees(f"{LINE} precious", "to the first")
     assert kept(chat.home) == ["precious", "second"]
 
 

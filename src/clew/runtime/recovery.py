@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from clew.domain.conversation.ids import SessionId
-from clew.domain.ledger.errors import Busy, LedgerError, NotFound
+from clew.domain.ledger.errors import Busy, LedgerError, NotFound, Outdated
 from clew.domain.ledger.rows import Unfinished
 from clew.runtime.ports.models import ModelUnavailable
 from clew.runtime.ports.people import NobodyToAsk, Noticed, TurnNews
@@ -30,19 +30,25 @@ class Recovery:
         self._place = place
         self._told = told
         self._room = asyncio.Semaphore(AT_ONCE_MAX)
+        self._outdated: Outdated | None = None
 
     async def run(self, but: Callable[[], SessionId | None]) -> None:
-        """Looks again each time a lease has passed, until it is cancelled; the session that `but` names is left to others."""
+        """Looks again each time a lease has passed, until it is cancelled; the session that `but` names is left to others.
+
+        Raises Outdated: what is left open is for the program that is started next.
+        """
         while True:
             await self.once(but())
             await asyncio.sleep(self._services.runner.settings.lease_seconds)
 
     async def once(self, but: SessionId | None = None) -> None:
-        """Goes on with whatever is there now."""
+        """Goes on with whatever is there now. Raises Outdated."""
         left = [row for row in await self._services.ledger.unfinished() if row.session != but]
         async with asyncio.TaskGroup() as group:
             for row in left:
                 group.create_task(self._recover(row))
+        if self._outdated is not None:
+            raise self._outdated
 
     async def _recover(self, left: Unfinished) -> None:
         try:
@@ -56,10 +62,14 @@ class Recovery:
         try:
             async with self._room:
                 outcome = await talk.recover(self._watch(left.session), NobodyToAsk())
-            if outcome is not None:
+            if outcome is not None and isinstance(outcome.cause, Outdated):
+                self._outdated = outcome.cause
+            elif outcome is not None:
                 self._told(left.session, f"A turn that was interrupted has ended ({outcome.status}).")
         except Busy:
             pass  # its holder lives, or somebody else was quicker
+        except Outdated as error:
+            self._outdated = error
         except (LedgerError, ModelUnavailable) as error:
             self._told(left.session, f"A turn that was interrupted could not be gone on with: {error}")
         finally:

@@ -12,10 +12,11 @@ from clew.adapters.stores.memory import MemoryLedger
 from clew.domain.conversation.ids import LOCAL, PrincipalId, SessionId
 from clew.domain.ledger.errors import Outdated
 from clew.runtime.ports.people import NobodyToAsk, nobody_watches
+from clew.runtime.recovery import Recovery
 from clew.runtime.talk import Notify
 from clew.runtime.turns import TurnSettings, TurnStatus
 from clew.testing.scripted_model import Hold, say
-from clew.testing.world import GivenTools, World, exchange
+from clew.testing.world import TERMINAL, GivenTools, World, exchange
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +74,23 @@ async def test_a_package_replaced_while_a_turn_begins() -> None:
     with pytest.raises(Outdated):
         await exchange(world.talk(), "1")
     assert world.model.sent == []
+
+
+async def test_what_was_left_open_is_not_gone_on_with_by_an_outdated_program() -> None:
+    """Nobody is told again and again that it failed: whoever looks after it hears why, and ends."""
+    ledger, package, told = MemoryLedger(), Package(), list[str]()
+    killed = World(ledger, [say("never")], owner="killed").talk()
+    await killed.say("1", nobody_watches, NobodyToAsk())
+    world = package.under(World(ledger, [say("answer")]))
+    world.owners.dead.add("killed")
+    recovery = Recovery(world.services, TERMINAL, lambda _, sentence: told.append(sentence))
+    package.replaced = True
+    with pytest.raises(Outdated):
+        await recovery.run(lambda: None)
+    assert (told, world.model.sent) == ([], [])
+    package.replaced = False
+    await Recovery(world.services, TERMINAL, lambda _, sentence: told.append(sentence)).once()
+    assert len(world.model.sent) == 1
 
 
 class Migrated(MemoryLedger):
