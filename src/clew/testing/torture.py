@@ -65,6 +65,7 @@ class Lane:
         folder = Path(tempfile.mkdtemp(prefix="first-", dir=self._folder))
 
         def run(told: int) -> int:
+            os.chdir(folder)
             os.environ.update({**self._environ, BREAK: ""}, CLEW_HOME=str(folder))
             code = crashing_main(["run", "--json", "w0 shell"]) + crashing_main(["sessions", "list"])
             os.write(told, msgspec.json.encode(list(sys.modules)) + b"\n")
