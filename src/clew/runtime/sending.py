@@ -9,11 +9,13 @@ of the last instant is never left behind; taking it twice is refused by the ledg
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.conversation.messages import Attachment, Message, UserBody
 from clew.domain.ledger.commits import Receive, Received
 from clew.domain.ledger.errors import Refused
 from clew.domain.ledger.rows import InboxRow
@@ -24,6 +26,7 @@ from clew.runtime.turns.runner import TurnRunner
 from clew.runtime.turns.waiting import (
     MESSAGE,
     BusyMode,
+    NewFile,
     QueuedMessage,
     messages_among,
     pack_message,
@@ -110,6 +113,25 @@ class Sender:
                 at=self._clock.now_ms(),
             )
         )
+
+    async def again(self, session: SessionId, joined: Sequence[Message]) -> None:
+        """Receives once more what was sent into a turn that is tried again: each joins the new one where it stood before.
+
+        One whose place the new turn never comes to starts the next turn. A crash before this leaves them where they are
+        stored, on the branch that was left.
+        """
+        for message in joined:
+            body = message.body if isinstance(message.body, UserBody) else UserBody()
+            files = [await self._file(session, attachment) for attachment in message.attachments]
+            text: str | bytes = message.text
+            if body.original is not None:
+                text = (await self._ledger.blob(self._who, session, body.original)).bytes
+            steering = pack_message(text, body.cwd, files, BusyMode.STEER, not_before=message.step)
+            await self.receive(session, MESSAGE, steering)
+
+    async def _file(self, session: SessionId, attachment: Attachment) -> NewFile:
+        blob = await self._ledger.blob(self._who, session, attachment.sha256)
+        return NewFile(media_type=attachment.media_type, bytes=blob.bytes, name=attachment.name)
 
     async def next(self, session: SessionId) -> Say | None:
         """The message of this person's whose turn is next, as its opening."""

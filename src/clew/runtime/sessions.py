@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from clew.domain.conversation.ids import SESSION_ID_LENGTH, ConversationId, InboxId, PrincipalId, SessionId
-from clew.domain.conversation.messages import Head, Message, Status, ToolBody, ToolCall
+from clew.domain.conversation.messages import Head, Message, Role, Status, ToolBody, ToolCall
 from clew.domain.ledger.commits import (
     AsObserver,
     Commit,
@@ -60,6 +60,13 @@ class Rewound(msgspec.Struct, frozen=True, kw_only=True):
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
     row: SessionRow
     messages: int
+
+
+class Retried(msgspec.Struct, frozen=True, kw_only=True):
+    """A turn that is tried again: what started it, and what a person sent into it, which is off the path now."""
+
+    opening: Message
+    joined: tuple[Message, ...]
 
 
 class LeftBehind(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,7 +170,9 @@ class SessionDesk:
             cancel = tuple(message.id for message in waiting)
             turns = count - len(waiting)
             if turns == 0:
-                await self.ledger.commit(msgspec.structs.replace(self._work(row, principal), cancel=cancel))
+                await self.ledger.commit(
+                    msgspec.structs.replace(self._work(row, principal, cut_reason="undo"), cancel=cancel)
+                )
                 return Rewound(row=row, waiting=waiting)
             starts = await self.ledger.turn_starts(principal, session, turns, row.handle.head)
             if len(starts) < turns:
@@ -195,16 +204,17 @@ class SessionDesk:
 
         return await self._decided(decide)
 
-    async def rewind_for_retry(self, principal: PrincipalId, session: SessionId) -> Message:
+    async def rewind_for_retry(self, principal: PrincipalId, session: SessionId) -> Retried:
         """Puts the head on the newest message that started a turn, which is not copied. Raises Refused."""
 
-        async def decide() -> Message:
+        async def decide() -> Retried:
             row = await self.ledger.session(principal, session)
             starts = await self.ledger.turn_starts(principal, session, 1)
             if not starts:
                 raise Refused("There is nothing to retry.")
+            behind = await self.ledger.path(principal, session, row.handle.head, above=starts[0].seq)
             await self._move(row, principal, OpKind.RETRY, starts[0].head)
-            return starts[0]
+            return Retried(opening=starts[0], joined=tuple(m for m in behind if m.role == Role.USER))
 
         return await self._decided(decide)
 

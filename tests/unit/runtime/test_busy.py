@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 
 import msgspec
@@ -14,11 +15,11 @@ from clew.domain.conversation.messages import Message, Role, Status
 from clew.domain.ledger.errors import Busy, Refused
 from clew.domain.ledger.rows import InboxState, TurnState
 from clew.domain.models.request import ModelRequest, ToolTurn
-from clew.domain.tools.spec import JsonObject, ToolResult
+from clew.domain.tools.spec import Effect, JsonObject, ToolResult
 from clew.domain.turn.prompt import canonical
 from clew.runtime.commands import CommandError
 from clew.runtime.ports.models import ModelChoice
-from clew.runtime.ports.people import Joined, NobodyToAsk, TurnNews, nobody_watches
+from clew.runtime.ports.people import Consent, Joined, NobodyToAsk, TurnNews, nobody_watches
 from clew.runtime.ports.tools import ToolContext
 from clew.runtime.sending import QUEUED_MAX
 from clew.runtime.talk import Talk
@@ -27,7 +28,7 @@ from clew.runtime.turns.openings import Say
 from clew.runtime.turns.waiting import BusyMode
 from clew.testing.scripted_model import Hold, Step, ask, say
 from clew.testing.virtual_time import simulate
-from clew.testing.world import RecordingTool, World, command
+from clew.testing.world import Answers, RecordingTool, World, command
 
 pytestmark = pytest.mark.anyio
 
@@ -40,9 +41,9 @@ def anyio_backend() -> str:
 class SlowTool:
     """A tool that stands still in its run until it is let go."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "slow") -> None:
         self.hold = Hold()
-        self.tool = RecordingTool("slow", answer=self._run)
+        self.tool = RecordingTool(name, answer=self._run)
 
     async def _run(self, arguments: JsonObject, context: ToolContext) -> ToolResult:
         await self.hold.stand()
@@ -241,6 +242,32 @@ async def test_a_stop_that_came_first_prevents_the_work() -> None:
     assert await command(talk, "/stop") == "Nothing is running."
 
 
+async def test_a_retry_sends_steering_messages_again_in_their_places() -> None:
+    """With their bytes and files; one whose place the new turn does not come to starts the next turn."""
+    first, second = SlowTool("first"), SlowTool("second")
+    script = [ask("first"), ask("second"), say("old"), ask("quick"), say("new"), say("last")]
+    tools = [first.tool, second.tool, RecordingTool("quick")]
+    talk = World(MemoryLedger(), script, tools=tools).talk()
+    running = await begun(talk, "go")
+    await first.hold.reached()
+    files = [NewFile(media_type="text/plain", bytes=b"more", name="more.txt")]
+    await talk.send(b"caf\xe9", files, BusyMode.STEER)
+    first.hold.release()
+    await second.hold.reached()
+    await talk.send("far", mode=BusyMode.STEER)
+    second.hold.release()
+    await running
+    joined = next(m for m in await path_of(talk) if m.text == "caf\ufffd")
+    await command(talk, "/retry")
+    again = next(m for m in await path_of(talk) if m.text == "caf\ufffd")
+    assert (again.turn, again.step, again.body) == (2, joined.step, joined.body)
+    assert again.id != joined.id
+    await send_on(talk)
+    assert [(m.text, m.turn, m.step) for m in await path_of(talk) if m.role == Role.USER] == [
+        ("go", 1, 0), ("caf\ufffd", 2, 2), ("far", 3, 0)
+    ]  # fmt: skip
+
+
 async def test_over_the_limit_the_sender_is_told() -> None:
     """In every mode; what was not taken is not stored."""
     hold = Hold()
@@ -342,3 +369,52 @@ def test_the_last_instant(mode: BusyMode) -> None:
 
     for seed in range(120):
         simulate(seed, scenario(seed))
+
+
+async def test_why_accounts_for_every_message_and_call() -> None:
+    """What opened a turn, joined it, waits, was taken back or left behind; each call with its reason."""
+    slow = SlowTool()
+    hold = Hold()
+    change = RecordingTool("change", effect=Effect.EDIT)
+    script = [ask("slow"), ask("change"), say("a", hold), say("b")]
+    talk = World(MemoryLedger(), script, tools=[slow.tool, change]).talk()
+    turn = await talk.say("go", nobody_watches, Answers(Consent.NO))
+    running = asyncio.create_task(turn.finish())
+    await slow.hold.reached()
+    await talk.send("left", mode=BusyMode.STEER)
+    await talk.send("then")
+    await talk.send("not this")
+    await command(talk, "/undo")
+    slow.hold.release()
+    await hold.reached()
+    told = _without_times(await command(talk, "/why"))
+    assert told[0].startswith("turn 1: running, started T UTC, model scripted-model")
+    assert told[1:3] == ["  opened by “go”", "  joined before step 2, T, by “left”"]
+    assert told[3].endswith(" slow: finished; planned T, started T, took N ms")
+    assert " change: not_run, refused: The person refused this call.; planned T, denied approval " in told[4]
+    assert told[4].endswith(" by local")
+    assert told[5:] == [
+        "steering message 1 “left”, received T: joined turn 1 before step 2 at T (running)",
+        "message 2 “then”, received T: waits",
+        "message 3 “not this”, received T: cancelled by /undo at T",
+    ]
+    hold.release()
+    await running
+    await send_on(talk)
+    await talk.send("never")
+    await talk.queue("left behind")
+    old = talk.session
+    await command(talk, "/new")
+    talk.session = old
+    told = _without_times(await command(talk, "/why 3"))
+    assert told[0].startswith("turn 2: done after")
+    assert told[2:] == [
+        "message 2 “then”, received T: opened turn 2 at T (done)",
+        "message 3 “not this”, received T: cancelled by /undo at T",
+        "message 4 “left behind”, received T: cancelled by /new at T",
+    ]
+
+
+def _without_times(text: str) -> list[str]:
+    timed = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "T", text)
+    return re.sub(r"\d+ ms", "N ms", timed).split("\n")

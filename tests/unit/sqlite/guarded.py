@@ -310,6 +310,7 @@ ATTACKS: Final = tuple(
         ("a taken message waits again", "UPDATE inbox SET state = 'queued' WHERE state = 'consumed'"),
         ("a taken message is cancelled", f"UPDATE inbox SET state = 'cancelled', epoch = {EPOCH} WHERE state = 'consumed'"),
         ("a taken message is of another turn", "UPDATE inbox SET turn = 7 WHERE state = 'consumed'"),
+        ("a taken message is taken at another time", "UPDATE inbox SET settled_at = 7 WHERE state = 'consumed'"),
         ("a message is taken under an old epoch", "UPDATE inbox SET state = 'consumed', epoch = 1 WHERE state = 'queued'"),
         ("a received message is rewritten", "UPDATE inbox SET body = 'never sent'"),
         ("a received message is another's", "UPDATE inbox SET principal = 'eve'"),

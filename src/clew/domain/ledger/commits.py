@@ -240,7 +240,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     the caller knows to be dead, or has seen silent at `seen_beat`: Busy when it has beaten since. A claim raises the epoch
     too, and ends a turn that was left open, unless `set_turn` sets that turn running again. What was reserved for a turn that
     a commit ends becomes an estimate. `take` consumes rows of the inbox, `cancel` takes them back unread; Refused when one no longer
-    waits. `cancel_queued` cancels whatever waits in the inbox for this session.
+    waits. `cancel_queued` cancels whatever waits in the inbox for this session. `cut_reason` is
+    noted with what a commit cancels too.
     """
 
     session: SessionId

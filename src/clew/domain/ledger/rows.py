@@ -205,6 +205,10 @@ class InboxRow(msgspec.Struct, frozen=True, kw_only=True):
     state: InboxState
     turn: int | None
     at: int
+    settled_at: int | None = None
+    """When it was taken into a turn, or cancelled."""
+    settled_by: str | None = None
+    """What cancelled it: a command's name."""
 
 
 class ReplyRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,15 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from clew.domain.conversation.messages import Message, Role, Status, ToolBody
-from clew.domain.ledger.rows import CallRow, SessionRow, TurnRow
+from clew.domain.ledger.rows import SessionRow, TurnRow
 from clew.domain.tools.session_settings import read_settings
-from clew.runtime.commands.changing import pending_approvals
+from clew.runtime.account import read_account
 from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
 from clew.runtime.ports.models import ModelUnavailable
 
 _LISTED = 20
 _HISTORY_TURNS = 10
 _LINE_MAX = 100
+_ACCOUNTED = 20
+_ACCOUNTED_MAX = 1000
 
 
 def when(at: int) -> str:
@@ -124,30 +126,17 @@ def _turn_line(turn: TurnRow) -> str:
 
 
 async def why(context: CommandContext, arguments: str) -> CommandReply:
-    """What happened to the last message: its turn, each call, and what still waits."""
-    no_arguments("why", arguments)
-    session = context.current.id
-    turn = await context.ledger.turn(context.principal, session)
-    if turn is None:
+    """What happened to the last turn and each of its calls, and to the last messages that had to wait."""
+    count = min(a_number("why", arguments, _ACCOUNTED), _ACCOUNTED_MAX)
+    ledger, principal, session = context.ledger, context.principal, context.current.id
+    rows = await ledger.received(principal, session, count)
+    turn = await ledger.turn(principal, session)
+    if turn is None and not rows:
         return CommandReply(text="No message of this session was taken into a turn yet.")
-    lines = [f"turn {_turn_line(turn)}, started {when(turn.started_at)} UTC, model {turn.model}"]
-    if turn.error:
-        lines.append(f"error: {turn.error}")
-    lines += [_call_line(call) for call in await context.ledger.calls(context.principal, session, turn.turn)]
-    for row in await pending_approvals(context):
-        lines.append(f"approval {row.id} is waiting for /approve or /deny")
-    for waiting in await context.ledger.queued(context.principal, session):
-        lines.append(f"message {waiting.n} is waiting in the inbox")
+    account = await read_account(ledger, principal, session, rows)
+    lines = account.turn(turn) if turn is not None else []
+    lines += [account.received(row) for row in rows]
     return CommandReply(text="\n".join(lines))
-
-
-def _call_line(call: CallRow) -> str:
-    took = (
-        ""
-        if call.finished_at is None or call.started_at is None
-        else f" in {call.finished_at - call.started_at} ms"
-    )
-    return f"call {call.id} {call.name}: {call.state}{took}"
 
 
 async def diff(context: CommandContext, arguments: str) -> CommandReply:

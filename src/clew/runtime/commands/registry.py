@@ -59,7 +59,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
             handler=changing.approval_mode),
     Command(name="status", usage="/status", summary="session, model, usage", handler=looking.status),
     Command(name="usage", usage="/usage", summary="tokens and cost", handler=looking.usage),
-    Command(name="why", usage="/why", summary="what happened to the last message", handler=looking.why),
+    Command(name="why", usage="/why [n]", summary="what happened to the last turn, and to the messages that waited", handler=looking.why),
     Command(name="approve", usage="/approve [id]", summary="let a waiting call run", handler=changing.approve),
     Command(name="deny", usage="/deny [id]", summary="refuse a waiting call", handler=changing.deny),
     Command(name="export", usage="/export [md|json|jsonl|html]", summary="write the session to a file",

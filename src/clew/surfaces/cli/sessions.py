@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 import click
 
 from clew.domain.conversation.ids import LOCAL, SessionId
-from clew.domain.ledger.rows import Order, SessionRow
+from clew.domain.ledger.rows import CallRow, Order, SessionRow
+from clew.runtime.account import read_account
 from clew.runtime.commands.looking import when
 from clew.runtime.talk import Services
 from clew.surfaces.cli.archive import export_, import_
@@ -19,6 +21,8 @@ from clew.surfaces.cli.places import REFERENCE
 from clew.surfaces.cli.prune import prune
 from clew.surfaces.cli.public import public
 from clew.surfaces.cli.tree import draw
+
+RECEIVED_MAX: Final = 10_000
 
 
 @click.group()
@@ -55,14 +59,21 @@ def show(host: Host, session: str, as_json: bool) -> None:
         ident = await ledger.resolve(LOCAL, session)
         row, path = await ledger.session(LOCAL, ident), await ledger.path(LOCAL, ident)
         calls = {call.id: call for call in await ledger.calls(LOCAL, ident)}
+        rows = await ledger.received(LOCAL, ident, RECEIVED_MAX)
+        account = await read_account(ledger, LOCAL, ident, rows)
         if as_json:
             messages = [
                 {"position": m.seq, "turn": m.turn, "role": m.role, "status": m.status, "text": m.text,
                  "created_at": m.created_at, "calls": [{"id": c.id, "name": c.name, "arguments": c.arguments,
-                 "state": calls[c.id].state if c.id in calls else None} for c in m.calls]}
+                 **_call_facts(calls.get(c.id))} for c in m.calls]}
                 for m in path
             ]  # fmt: skip
-            click.echo(json_line({**public(row), "messages": messages}))
+            received = [
+                {"number": r.n, "kind": r.kind, "received_at": r.at, "state": r.state, "turn": r.turn,
+                 "settled_at": r.settled_at, "settled_by": r.settled_by}
+                for r in rows
+            ]  # fmt: skip
+            click.echo(json_line({**public(row), "messages": messages, "received": received}))
             return
         click.echo(
             f"{row.id}  {shown(row.title or 'untitled')}  {len(path)} messages, version {row.handle.version}"
@@ -77,11 +88,21 @@ def show(host: Host, session: str, as_json: bool) -> None:
             )
             for call in message.calls:
                 known = calls.get(call.id)
-                click.echo(
-                    f"  → {shown(f'{call.name} {call.arguments}')}  [{known.state if known else 'imported'}]"
-                )
+                click.echo(f"  → {shown(f'{call.name} {call.arguments}')}")
+                click.echo(f"    {shown(account.call(known)) if known else 'imported'}")
+        if rows:
+            click.echo("\nWhat arrived while a turn ran, or before one:")
+        for received_row in rows:
+            click.echo(f"  {shown(account.received(received_row))}")
 
     with_services(host, read)
+
+
+def _call_facts(call: CallRow | None) -> dict[str, str | int | None]:
+    if call is None:
+        return {"state": None}
+    return {"state": call.state, "planned_at": call.planned_at, "started_at": call.started_at,
+            "finished_at": call.finished_at}  # fmt: skip
 
 
 @sessions.command()

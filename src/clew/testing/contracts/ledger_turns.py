@@ -315,10 +315,12 @@ class InboxContract(LedgerCase):
         taken, *waiting = [await receive(ledger, handle, chat, key) for key in "abc"]
         await receive(ledger, other, chat, "other's")
         handle = await take(ledger, handle, taken.id)
-        leave = work(handle, op=Note(kind=OpKind.LEAVE), cancel_queued=True)
+        leave = work(handle, op=Note(kind=OpKind.LEAVE), cancel_queued=True, cut_reason="new")
         assert (await ledger.commit(leave)).cancelled == 2
         assert await ledger.queued(ANN, handle.session) == ()
         assert len(await ledger.queued(ANN, other.session)) == 1
+        settled = [(row.state, row.settled_by) for row in await ledger.received(ANN, handle.session)]
+        assert settled == [(InboxState.CONSUMED, None), *[(InboxState.CANCELLED, "new")] * 2]
         after = work(handle, fence=as_holder(handle), take=(waiting[0].id,))
         await refused(ledger, after, Refused)
 
@@ -327,9 +329,12 @@ class InboxContract(LedgerCase):
         handle, chat = await at_place(ledger)
         taken, back, stays = [await receive(ledger, handle, chat, key) for key in "abc"]
         handle = await take(ledger, handle, taken.id)
-        committed = await ledger.commit(work(handle, cancel=(back.id,)))
+        committed = await ledger.commit(work(handle, cancel=(back.id,), cut_reason="undo"))
         assert (committed.handle.head, committed.handle.version) == (handle.head, handle.version)
         assert [row.id for row in await ledger.queued(ANN, handle.session)] == [stays.id]
+        rows = await ledger.received(ANN, handle.session)
+        assert [row.settled_by for row in rows] == [None, "undo", None]
+        assert [row.settled_at is not None for row in rows] == [True, True, False]
         await refused(ledger, work(handle, cancel=(stays.id, back.id)), Refused)
         await refused(ledger, work(handle, cancel=(taken.id,)), Refused)
 

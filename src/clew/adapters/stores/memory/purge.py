@@ -17,7 +17,7 @@ def forget(state: State, principal: PrincipalId, session: SessionId, at: int, wi
     for doomed in (session, *(heirs(state, session) if with_forks else ())):
         state.purged[doomed] = at
         _fence(state, doomed, at)
-        _strip(state, doomed)
+        _strip(state, doomed, at)
     kept_for = heirs(state, session)
     messages, blobs = _sweep(state)
     return Forgotten(messages=messages, blobs=blobs, kept_for=kept_for)
@@ -47,7 +47,7 @@ def _fence(state: State, session: SessionId, at: int) -> None:
             state.calls[call.id] = replace(call, state=settled)
 
 
-def _strip(state: State, session: SessionId) -> None:
+def _strip(state: State, session: SessionId, at: int) -> None:
     """Takes the words out of every row but the messages."""
     row = state.sessions[session]
     state.sessions[session] = replace(row, title=None, cwd=None, settings="{}", prefix=None)
@@ -60,9 +60,10 @@ def _strip(state: State, session: SessionId) -> None:
     }
     for item in state.inbox.values():
         if item.session == session:
-            waits = item.state == InboxState.QUEUED
-            settled = InboxState.CANCELLED if waits else item.state
-            state.inbox[item.id] = replace(item, body="", state=settled)
+            state.inbox[item.id] = replace(item, body="")
+            if item.state == InboxState.QUEUED:
+                cancelled = replace(state.inbox[item.id], state=InboxState.CANCELLED)
+                state.inbox[item.id] = replace(cancelled, settled_at=at, settled_by="deleted")
     for route, place in state.conversations.items():
         if place.session == session:
             state.conversations[route] = replace(place, session=None, version=place.version + 1)

@@ -105,7 +105,12 @@ def cancel_queued(state: State, work: Commit) -> int:
     """Cancels what still waits for this session. Returns how many."""
     waiting = queued(state, work.session)
     for ident in waiting:
-        state.inbox[ident] = replace(state.inbox[ident], state=InboxState.CANCELLED)
+        state.inbox[ident] = replace(
+            state.inbox[ident],
+            state=InboxState.CANCELLED,
+            settled_at=work.at,
+            settled_by=work.cut_reason or None,
+        )
     return len(waiting)
 
 
@@ -239,11 +244,18 @@ def _take(state: State, work: Commit) -> None:
     for ident in work.take:
         if ident not in queued(state, work.session):
             raise Refused("This message was already taken or cancelled.")
-        state.inbox[ident] = replace(state.inbox[ident], state=InboxState.CONSUMED, turn=turn)
+        state.inbox[ident] = replace(
+            state.inbox[ident], state=InboxState.CONSUMED, turn=turn, settled_at=work.at
+        )
     for ident in work.cancel:
         if ident not in queued(state, work.session):
             raise Refused("This message was already taken or cancelled.")
-        state.inbox[ident] = replace(state.inbox[ident], state=InboxState.CANCELLED)
+        state.inbox[ident] = replace(
+            state.inbox[ident],
+            state=InboxState.CANCELLED,
+            settled_at=work.at,
+            settled_by=work.cut_reason or None,
+        )
 
 
 def _add_reply(state: State, work: Commit, reply: AddReply) -> None:

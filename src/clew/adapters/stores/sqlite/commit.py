@@ -156,8 +156,8 @@ def _take_over(db: apsw.Connection, work: Commit, seen: Seen) -> tuple[int, int]
     cancelled = 0
     if work.cancel_queued:
         db.execute(
-            "UPDATE inbox SET state = 'cancelled', epoch = ? WHERE session_id = ? AND state = 'queued'",
-            (epoch, work.session),
+            "UPDATE inbox SET state = 'cancelled', epoch = ?, settled_at = ?, settled_by = ? WHERE session_id = ? AND state = 'queued'",
+            (epoch, work.at, work.cut_reason or None, work.session),
         )
         cancelled = db.changes()
     return epoch, cancelled

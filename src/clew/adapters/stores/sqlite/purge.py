@@ -134,8 +134,9 @@ def _cut(db: apsw.Connection, session: SessionId, at: int) -> None:
         (session,),
     )
     db.execute(
-        f"UPDATE inbox SET state = 'cancelled', epoch = {epoch} WHERE session_id = ?1 AND state = 'queued'",
-        (session,),
+        f"UPDATE inbox SET state = 'cancelled', epoch = {epoch}, settled_at = ?2, settled_by = 'deleted'"
+        " WHERE session_id = ?1 AND state = 'queued'",
+        (session, at),
     )
 
 

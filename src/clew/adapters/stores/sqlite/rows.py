@@ -186,9 +186,7 @@ def summary(row: Row) -> SummaryRow:
     )
 
 
-INBOX_COLUMNS: Final = (
-    "id, account, external_key, conversation, n, session_id, principal, kind, body, state, turn, at"
-)
+INBOX_COLUMNS: Final = "id, account, external_key, conversation, n, session_id, principal, kind, body, state, turn, at, settled_at, settled_by"
 
 
 def inbox(row: Row) -> InboxRow:
@@ -206,6 +204,8 @@ def inbox(row: Row) -> InboxRow:
         state=InboxState(row[9]),
         turn=row[10],
         at=row[11],
+        settled_at=row[12],
+        settled_by=row[13],
     )
 
 

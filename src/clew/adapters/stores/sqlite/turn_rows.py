@@ -153,15 +153,15 @@ def _take(db: apsw.Connection, work: Commit, epoch: int) -> None:
     turn = work.open_turn.turn if work.open_turn else work.op.turn if isinstance(work.op, Append) else None
     for row in work.take:
         db.execute(
-            "UPDATE inbox SET state = 'consumed', turn = ?, epoch = ? WHERE id = ? AND session_id = ? AND state = 'queued'",
-            (turn, epoch, row, work.session),
+            "UPDATE inbox SET state = 'consumed', turn = ?, epoch = ?, settled_at = ? WHERE id = ? AND session_id = ? AND state = 'queued'",
+            (turn, epoch, work.at, row, work.session),
         )
         if db.changes() != 1:
             raise Refused("This message was already taken or cancelled.")
     for row in work.cancel:
         db.execute(
-            "UPDATE inbox SET state = 'cancelled', epoch = ? WHERE id = ? AND session_id = ? AND state = 'queued'",
-            (epoch, row, work.session),
+            "UPDATE inbox SET state = 'cancelled', epoch = ?, settled_at = ?, settled_by = ? WHERE id = ? AND session_id = ? AND state = 'queued'",
+            (epoch, work.at, work.cut_reason or None, row, work.session),
         )
         if db.changes() != 1:
             raise Refused("This message was already taken or cancelled.")

@@ -123,7 +123,7 @@ CREATE TABLE inbox(
   conversation INTEGER NOT NULL REFERENCES conversation(id), n INTEGER NOT NULL,
   session_id TEXT NOT NULL REFERENCES session(id), principal TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
   state TEXT NOT NULL CHECK(state IN ('queued','consumed') OR state IN ('cancelled','superseded') OR state = 'refused'),
-  turn INTEGER, epoch INTEGER, at INTEGER NOT NULL,
+  turn INTEGER, epoch INTEGER, at INTEGER NOT NULL, settled_at INTEGER, settled_by TEXT,
   UNIQUE(account, external_key), UNIQUE(conversation, n)
 ) STRICT;
 CREATE INDEX inbox_queued ON inbox(session_id, n) WHERE state = 'queued';
@@ -481,7 +481,7 @@ WHEN NEW.id IS NOT OLD.id OR NEW.account IS NOT OLD.account OR NEW.external_key 
   OR NEW.conversation IS NOT OLD.conversation OR NEW.n IS NOT OLD.n OR NEW.session_id IS NOT OLD.session_id
   OR NEW.principal IS NOT OLD.principal OR NEW.kind IS NOT OLD.kind OR NEW.at IS NOT OLD.at
   OR (NEW.state IS NOT OLD.state AND (OLD.state <> 'queued' OR NEW.epoch IS NOT (SELECT epoch FROM session WHERE id = NEW.session_id)))
-  OR (NEW.turn IS NOT OLD.turn AND NEW.state IS OLD.state)
+  OR ((NEW.turn IS NOT OLD.turn OR NEW.settled_at IS NOT OLD.settled_at OR NEW.settled_by IS NOT OLD.settled_by) AND NEW.state IS OLD.state)
   OR (NEW.body IS NOT OLD.body AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = OLD.session_id))
 BEGIN SELECT RAISE(ABORT, 'clew: a received message is settled once'); END;
 CREATE TRIGGER inbox_stays BEFORE DELETE ON inbox BEGIN SELECT RAISE(ABORT, 'clew: received messages are not deleted'); END;
