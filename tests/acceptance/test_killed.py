@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -44,5 +45,8 @@ async def test_the_command_of_a_killed_clew_is_gone_after_the_next_start(
         assert [lives(pid) for pid in pids] == [True, True]
         ran = await clew.run("run", "and now?")
     assert ran.code == 0, ran
-    assert [pid for pid in pids if lives(pid)] == []
+    left = [pid for pid in pids if lives(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []
     assert [name for name in os.listdir(clew.home / "run") if name.endswith((".lock", ".groups"))] == []

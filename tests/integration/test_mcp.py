@@ -18,10 +18,12 @@ import pytest
 
 from clew.adapters.mcp.servers import McpServers
 from clew.adapters.mcp.settings import McpLimits, McpServer
-from clew.adapters.processes.groups import StartedGroups
+from clew.adapters.processes.groups import StartedGroups, read_records, records_of
+from clew.adapters.processes.owners import OwnerLocks
 from clew.domain.conversation.ids import LOCAL, OwnerId, SessionId, call_id
 from clew.domain.conversation.messages import Status
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult
+from clew.runtime.ports.owners import Burial
 from clew.runtime.ports.tools import Tool, Toolbox, ToolContext
 
 pytestmark = pytest.mark.anyio
@@ -269,6 +271,41 @@ async def test_cancelling_while_servers_start_leaves_none() -> None:
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert children() == before
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from clew.adapters.mcp.servers import McpServers
+from clew.adapters.mcp.settings import McpServer
+from clew.adapters.processes.owners import OwnerLocks
+
+async def main(run_dir, program):
+    owners = OwnerLocks(Path(run_dir), "killed")
+    print(owners.me, flush=True)
+    server = McpServer(name="deaf", command=sys.executable, args=(program, "stubborn"))
+    await McpServers([server], owners.groups).__aenter__()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_a_server_of_a_killed_clew_is_ended_by_who_buries_it(tmp_path: Path) -> None:
+    """Also one that does not heed the end of its input; it was on record before it ran."""
+    killed = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED, str(tmp_path), PROGRAM, stdout=asyncio.subprocess.PIPE
+    )
+    assert killed.stdout is not None
+    owner = OwnerId((await killed.stdout.readline()).decode().strip())
+    while not (records := read_records(records_of(tmp_path, owner))):  # noqa: ASYNC110 - nobody tells of a file
+        await asyncio.sleep(0)
+    killed.kill()
+    await killed.communicate()
+    owners = OwnerLocks(tmp_path, "me")
+    assert lives(records[0].leader)
+    assert await owners.bury(owner) == Burial(ended=1)
+    assert not lives(records[0].leader)
+    owners.close()
 
 
 async def test_a_server_may_be_closed_by_another_task_than_it_was_opened_by() -> None:

@@ -41,6 +41,8 @@ async def main(run_dir, *scripts):
         command = await Command.start(script, Path("/"), origin)
         said = asyncio.Queue()
         copying = asyncio.create_task(command.copy_output(said.put_nowait))
+        if script.endswith("exit"):
+            await command.wait()
         pids.append((await said.get()).decode().strip().replace("\\n", " "))
     print(owners.me, *pids, flush=True)
     await asyncio.to_thread(sys.stdin.read)
@@ -136,7 +138,7 @@ def owners(tmp_path: Path) -> Iterator[OwnerLocks]:
         ("echo $$; exec sleep 1000", 1),
         ("sleep 1000 & echo $$ $!; wait", 2),
         ("setsid sleep 1000 & echo $$ $!; wait", 2),
-        ("(setsid sleep 1000 & echo $!); exec sleep 1000", 2),
+        ("orphan=$(setsid sleep 1000 >/dev/null & echo $!); echo $orphan; exec sleep 1000", 2),
         ("trap '' TERM HUP INT; echo $$; while :; do sleep 1000; done", 2),
         ("echo $$; exec env -i sleep 1000", 1),
         ("env -i sleep 1000 & echo $$ $!; wait", 2),
@@ -222,6 +224,16 @@ def test_observers_do_not_take_each_other_for_the_living(tmp_path: Path, owners:
         assert owners.is_dead(OwnerId("dead"))
 
 
+async def test_a_grave_that_cannot_be_closed_is_said(tmp_path: Path, owners: OwnerLocks) -> None:
+    """As long as its directory stands, something may yet put itself on record there."""
+    directory = records_of(tmp_path, OwnerId("dead"))
+    directory.mkdir()
+    (directory / "keeps it").touch()
+    assert await owners.bury(OwnerId("dead")) == Burial(left=1)
+    (directory / "keeps it").unlink()
+    assert await owners.bury(OwnerId("dead")) == Burial()
+
+
 # -- births ----------------------------------------------------------------------------------------------------------
 async def test_a_command_is_on_record_while_it_runs_and_no_longer(tmp_path: Path, owners: OwnerLocks) -> None:
     """But what it left in its group keeps it there."""
@@ -237,6 +249,16 @@ async def test_a_command_is_on_record_while_it_runs_and_no_longer(tmp_path: Path
         command.close()
         assert len(read_records(directory)) == kept
         await command.end()
+
+
+async def test_an_owner_that_ends_in_peace_leaves_no_file(tmp_path: Path, owners: OwnerLocks) -> None:
+    """There is nothing to bury then."""
+    command = await Command.start("true", Path("/"), Origin(mark="session", groups=owners.groups))
+    await command.wait()
+    command.close()
+    assert records_of(tmp_path, owners.me).is_dir()
+    owners.close()
+    assert names(tmp_path) == set()
 
 
 async def test_nothing_is_born_after_the_burial(tmp_path: Path, owners: OwnerLocks) -> None:

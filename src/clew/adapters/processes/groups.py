@@ -66,10 +66,10 @@ class StartedGroups:
         for record in read_records(self._directory):
             self.forget(record.leader)
 
-    def close(self) -> bool:
-        """Forgets what has ended; True if that was all."""
+    def close(self) -> None:
+        """Forgets what has ended. Idempotent."""
         self.forget_ended()
-        return remove_records(self._directory, ())
+        remove_records(self._directory, ())
 
 
 def birth(*, by_ps: bool) -> str:

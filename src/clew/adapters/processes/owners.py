@@ -34,6 +34,7 @@ SWEPT_MAX: Final = 10_000
 """Dead owners looked at by one sweep; the next goes on."""
 BURY_SECONDS_MAX: Final = 2.0
 """After this no new attempt is made against processes that are born while their siblings are killed."""
+_RETRY_SECONDS: Final = 0.02
 
 
 class Sweep(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +83,8 @@ class OwnerLocks:
             graves = [o for o in graves if not remove_records(records_of(self._dir, o), records[o])]
             if graves and time.monotonic() >= deadline:
                 return msgspec.structs.replace(burial, left=len(graves))
+            if graves:
+                await asyncio.sleep(_RETRY_SECONDS)
         for owner in dead:
             self._path(owner).unlink(missing_ok=True)
         return burial
@@ -121,11 +124,11 @@ class OwnerLocks:
     def close(self) -> None:
         """Gives up every claim this process could have. Idempotent.
 
-        If its tools left something running, its files stay, free, for whoever buries it.
+        If its tools left something running, that stays on record for whoever sweeps.
         """
         if self._file >= 0:
-            if self.groups.close():
-                self._path(self._me).unlink(missing_ok=True)
+            self.groups.close()
+            self._path(self._me).unlink(missing_ok=True)
             os.close(self._file)
             self._file = -1
 
