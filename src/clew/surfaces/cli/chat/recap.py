@@ -74,11 +74,11 @@ def _shown(message: Message) -> str:
 
 
 async def _left_open(talk: Talk, screen: Screen) -> None:
-    """What the last process could not finish."""
+    """What the last process could not finish, and nobody goes on with."""
     assert talk.session is not None, "as in recap"
     ledger, principal, session = talk.services.ledger, talk.principal, talk.session
     turn = await ledger.turn(principal, session)
-    if turn is not None and turn.state in (TurnState.RUNNING, TurnState.ABANDONED):
+    if turn is not None and turn.state == TurnState.ABANDONED:
         screen.notice("The last answer was cut off before it ended. /retry asks for it again.")
     if turn is None or turn.state != TurnState.WAITING:
         return
