@@ -27,6 +27,7 @@ async def compress(context: CommandContext, arguments: str) -> CommandReply:
         session=row.id,
         trigger=Trigger.COMMAND,
         model=(await context.models.choose(row.model)).profile,
+        saw=row.handle.summary,
         focus=focus or None,
     )
     if _PREVIEW in words:

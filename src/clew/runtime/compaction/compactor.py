@@ -95,17 +95,14 @@ class Compactor:
 
         Safe to call from everywhere at once, and to cancel at any time.
         """
-        seen = await self._snapshot(ask)
-        decided = self._decided(ask, seen)
-        if isinstance(decided, NotCompacted):
+        decided = self._decided(ask, await self._snapshot(ask))
+        if not isinstance(decided, Plan):
             return decided
         try:
             async with self._alone(ask) as remark:
                 now = await self._snapshot(ask)
-                if now.row.handle.summary != seen.row.handle.summary:
-                    return _superseded(now.summary)
                 decided = self._decided(ask, now)
-                if isinstance(decided, NotCompacted):
+                if not isinstance(decided, Plan):
                     return decided
                 return await self._made(ask, decided, now.row.model, remark)
         except ElsewhereNow:
@@ -159,8 +156,10 @@ class Compactor:
             ) as error:
                 yield f" (Without a lease: {error})" if error is not None else ""
 
-    def _decided(self, ask: CompactionAsk, seen: _Snapshot) -> Plan | NotCompacted:
+    def _decided(self, ask: CompactionAsk, seen: _Snapshot) -> Plan | Outcome:
         """What to cover, if anything should be covered now. A person who asks is not told to wait."""
+        if seen.row.handle.summary != ask.saw:
+            return _superseded(seen.summary)
         by_hand = ask.trigger == Trigger.COMMAND
         if not by_hand and not self.settings.enabled:
             return NotCompacted(why=WhyNot.DISABLED, sentence="Compaction is switched off.")

@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from clew.domain.compaction.policy import Shares
-from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.conversation.ids import PrincipalId, SessionId, SummaryId
 from clew.domain.ledger.rows import SummaryRow
 from clew.domain.models.request import ModelProfile
 
@@ -32,12 +32,14 @@ class Trigger(StrEnum):
 
 
 class CompactionAsk(msgspec.Struct, frozen=True, kw_only=True):
-    """`model` is the session's own: its window is the one to fit into. `turn` is the turn it is for, if there is one."""
+    """`model` is the session's own: its window is the one to fit into. `saw` is the summary in force where whoever asks
+    found the need: if it is another one by now, that is adopted. `turn` is the turn it is for, if there is one."""
 
     principal: PrincipalId
     session: SessionId
     trigger: Trigger
     model: ModelProfile
+    saw: SummaryId | None
     turn: int = 0
     focus: str | None = None
 

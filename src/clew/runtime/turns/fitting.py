@@ -13,6 +13,9 @@ from clew.runtime.turns.job import Means, TurnJob
 from clew.runtime.turns.model_step import ModelStep
 from clew.runtime.turns.recording import Recorder
 
+TRIES_MAX = 2
+"""A summary that was made elsewhere, and one of its own where that is not enough."""
+
 
 class Fitting:
     """Asks the model for one turn. A stop cancels what it does, and cannot come between asking and beginning: a turn
@@ -29,7 +32,6 @@ class Fitting:
         watch: Watch,
     ) -> None:
         self._compactor = means.compactor
-        self._ledger = means.ledger
         self._job = job
         self._turn = turn
         self._context = context
@@ -60,26 +62,15 @@ class Fitting:
         """None where not even a provider need be asked whether it fits."""
         ready = await self._request()
         budget = self._compactor.budget(self._job.session, self._job.model.profile)
-        if self._context.tokens > budget.trigger and (
-            await self._found_another_summary() or await self._compacted(self._trigger)
-        ):
+        for _ in range(TRIES_MAX):
+            if self._context.tokens <= budget.trigger or not await self._compacted(self._trigger):
+                break
             ready = await self._request()
         self._trigger = Trigger.MID_TURN
         return None if self._context.tokens > CERTAIN_EXCESS * budget.window else ready
 
     async def _request(self) -> Ready:
         return await self._context.request(self._recorder.handle)
-
-    async def _found_another_summary(self) -> bool:
-        """Whether one that this turn had not seen was put in force beside it, and is enough."""
-        row = await self._ledger.session(self._job.principal, self._job.session)
-        if row.handle.summary is None or row.handle.summary == self._recorder.handle.summary:
-            return False
-        self._recorder.summarised(row.handle.summary)
-        await self._request()
-        return (
-            self._context.tokens <= self._compactor.budget(self._job.session, self._job.model.profile).trigger
-        )
 
     async def _compacted(self, trigger: Trigger) -> bool:
         """Whether another summary is in force now."""
@@ -98,6 +89,7 @@ class Fitting:
             session=self._job.session,
             trigger=trigger,
             model=self._job.model.profile,
+            saw=self._recorder.handle.summary,
             turn=0 if trigger == Trigger.IDLE else self._turn,
         )
 

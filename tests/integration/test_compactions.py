@@ -1,0 +1,187 @@
+"""Compactions of one session by real threads and processes, released together, paused, killed, with clocks that differ."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import combinations_with_replacement
+from pathlib import Path
+
+import pytest
+
+from clew.adapters.processes.owners import OwnerLocks
+from clew.adapters.stores.sqlite import open_ledger
+from clew.domain.compaction.cut import standing
+from clew.domain.conversation.ids import LOCAL, SessionId
+from clew.domain.ledger.commits import Append
+from clew.domain.ledger.rows import Handle
+from clew.runtime.compaction import Trigger
+from clew.runtime.ports.ledger import Ledger
+from clew.testing.invariants import check
+from clew.testing.ledgers import as_holder, begin, do, exchange, turn_after, user
+from clew.testing.world import HandClock
+from tests.integration.compacting_program import compacted, maker
+
+pytestmark = pytest.mark.anyio
+PROGRAM = Path(__file__).with_name("compacting_program.py")
+AT_ONCE = 8
+TOLD = "word " * 60
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    (tmp_path / "run").mkdir()
+    opened = await open_ledger(tmp_path, HandClock())
+    yield opened
+    await opened.close()
+
+
+class Program:
+    """A process that compacts on demand."""
+
+    def __init__(self, process: asyncio.subprocess.Process, owner: str) -> None:
+        self._process = process
+        self.owner = owner
+        self.pid = process.pid
+
+    async def ask(self, session: SessionId, what: str) -> str:
+        self.tell(f"{session} {what}")
+        return await self.heard()
+
+    def tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n".encode())
+
+    async def heard(self) -> str:
+        assert self._process.stdout is not None
+        async with asyncio.timeout(30):
+            return (await self._process.stdout.readline()).decode().strip()
+
+
+@asynccontextmanager
+async def programs(home: Path, *offsets: float) -> AsyncIterator[list[Program]]:
+    """One for each clock offset; gone at the end, however it comes."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(_program(home, offset)) for offset in offsets]
+
+
+@asynccontextmanager
+async def _program(home: Path, offset: float) -> AsyncIterator[Program]:
+    pipe = asyncio.subprocess.PIPE
+    environ = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[2])}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, PROGRAM, home, str(offset), stdin=pipe, stdout=pipe, env=environ
+    )
+    try:
+        assert process.stdout is not None
+        yield Program(process, (await process.stdout.readline()).decode().strip())
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def full(ledger: Ledger, number: int) -> Handle:
+    return await exchange(
+        ledger, await begin(ledger, number, owner=LOCAL), *(f"{n} {TOLD}" for n in range(25)), actor=LOCAL
+    )
+
+
+async def assert_one_summary(ledger: Ledger, handle: Handle, said: list[str]) -> None:
+    """One in force and no other, one head, everything that was said is there once, and nothing hangs off the session."""
+    session = handle.session
+    row = await ledger.session(LOCAL, session)
+    (summary,) = await ledger.summaries(LOCAL, session)
+    assert row.handle.summary == summary.id
+    path = await ledger.path(LOCAL, session)
+    assert [m.text for m in path] == said
+    assert [m.text for m in standing(path, summary)] == said[summary.upto.seq :]
+    assert await ledger.children(LOCAL, session) == ()
+    assert len(await ledger.branches(LOCAL, session)) == 1
+    assert await ledger.compaction(LOCAL, session) is None
+    await check(ledger, LOCAL, session)
+
+
+async def test_eight_processes_released_together(tmp_path: Path, ledger: Ledger) -> None:
+    """Once for each pair of triggers, while somebody goes on talking; two of the clocks are an hour off."""
+    async with programs(tmp_path, *[0.0] * (AT_ONCE - 2), 3600, -3600) as children:
+        for number, pair in enumerate(combinations_with_replacement(Trigger, 2), 1):
+            handle = await full(ledger, number)
+            asked = [
+                asyncio.create_task(child.ask(handle.session, pair[n % 2]))
+                for n, child in enumerate(children)
+            ]
+            said = [m.text for m in await ledger.path(LOCAL, handle.session)]
+            while not all(task.done() for task in asked):
+                words = f"meanwhile {len(said)}"
+                talk = Append(messages=(user(words, actor=LOCAL),), turn=turn_after(handle))
+                handle = await do(ledger, handle, actor=LOCAL, fence=as_holder(handle), op=talk)
+                said.append(words)
+                await asyncio.wait(asked, timeout=0.01)
+            outcomes = [task.result() for task in asked]
+            assert outcomes.count("made") == 1, outcomes
+            assert set(outcomes) <= {"made", "adopted", "elsewhere"}, outcomes
+            await assert_one_summary(ledger, handle, said)
+
+
+async def test_eight_threads_released_together(tmp_path: Path, ledger: Ledger) -> None:
+    """Each with its own loop and its own connection to the file."""
+
+    def in_thread(session: SessionId, number: int) -> str:
+        async def run() -> str:
+            owners = OwnerLocks(tmp_path / "run", f"thread{number:02}")
+            own = await open_ledger(tmp_path, HandClock())
+            try:
+                return await compacted(maker(own, owners, 0), session, list(Trigger)[number % len(Trigger)])
+            finally:
+                await own.close()
+                owners.close()
+
+        return asyncio.run(run())
+
+    handle = await full(ledger, 1)
+    said = [m.text for m in await ledger.path(LOCAL, handle.session)]
+    threads = [asyncio.to_thread(in_thread, handle.session, n) for n in range(AT_ONCE)]
+    outcomes = await asyncio.gather(*threads)
+    assert outcomes.count("made") == 1, outcomes
+    assert set(outcomes) <= {"made", "adopted", "elsewhere"}, outcomes
+    await assert_one_summary(ledger, handle, said)
+
+
+@pytest.mark.parametrize("offset", [-3600, 0, 3600])
+async def test_a_paused_holder_wakes_after_its_lease(tmp_path: Path, ledger: Ledger, offset: float) -> None:
+    """Another takes the lease over and makes the summary, whatever the clocks say; the sleeper adopts it."""
+    handle = await full(ledger, 1)
+    said = [m.text for m in await ledger.path(LOCAL, handle.session)]
+    async with programs(tmp_path, 0, offset) as (sleeper, other):
+        assert await sleeper.ask(handle.session, "pausing") == "writing"
+        held = await ledger.compaction(LOCAL, handle.session)
+        assert held is not None
+        assert held.holder == sleeper.owner
+        os.kill(sleeper.pid, signal.SIGSTOP)
+        assert await other.ask(handle.session, Trigger.PREFLIGHT) == "made"
+        os.kill(sleeper.pid, signal.SIGCONT)
+        sleeper.tell("go on")
+        assert await sleeper.heard() == "adopted"
+    await assert_one_summary(ledger, handle, said)
+
+
+async def test_the_lease_of_a_killed_holder_is_free_at_once(tmp_path: Path, ledger: Ledger) -> None:
+    """The operating system says that it is dead: nobody waits for its lease to run out."""
+    handle = await full(ledger, 1)
+    said = [m.text for m in await ledger.path(LOCAL, handle.session)]
+    async with programs(tmp_path, 0, 0) as (victim, heir):
+        assert await victim.ask(handle.session, "pausing") == "writing"
+        os.kill(victim.pid, signal.SIGKILL)
+        assert await victim.heard() == ""
+        assert await heir.ask(handle.session, Trigger.IDLE) == "made"
+    await assert_one_summary(ledger, handle, said)
