@@ -12,12 +12,12 @@ from clew.adapters.models.embedded.errors import EmbeddedModelError
 from clew.adapters.models.embedded.weights import catalogue, is_pulled, pull, weights_path
 from clew.adapters.models.http import shared_http_client
 from clew.adapters.models.openai_chat.client import OpenAIChatClient
-from clew.adapters.models.prices import ProviderPrices
+from clew.adapters.models.prices import ProviderPrices, no_charge, own_price
 from clew.config.home import Home
 from clew.config.secrets import Secrets, load_secrets
 from clew.config.settings import ModelSettings
 from clew.runtime.detection import EMBEDDED, OPENAI_WIRE, Detected
-from clew.runtime.model_choice import DetectedModels
+from clew.runtime.model_choice import DetectedModels, Price
 from clew.runtime.ports.models import ModelClient, ModelUnavailable
 from clew.surfaces.cli.host import PullRefused
 
@@ -76,7 +76,18 @@ def open_models(
         probe=probe,
         embedded=lambda: is_pulled(home.models, EMBEDDED_WEIGHTS),
         connect=lambda detected: _connect(detected, secrets, home, http),
-        price=lambda found: ProviderPrices(found.name, found.provider, found.base_url),
+        price=lambda found, is_own: _price(settings, found, is_own),
+    )
+
+
+def _price(settings: ModelSettings, found: Detected, is_own: bool) -> Price:
+    of_input, of_output = settings.input_usd_per_mtok, settings.output_usd_per_mtok
+    if is_own and of_input is not None and of_output is not None:
+        return own_price(of_input, of_output)
+    return (
+        no_charge
+        if found.provider == EMBEDDED
+        else ProviderPrices(found.name, found.provider, found.base_url)
     )
 
 

@@ -21,6 +21,7 @@ from clew.bootstrap.tools import SettingsToolmaker
 from clew.config.home import Home, ensure_home
 from clew.config.settings import Settings
 from clew.domain.compaction.policy import Shares
+from clew.domain.ledger.commits import Caps
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.compaction import CompactionSettings, Compactor
@@ -95,6 +96,7 @@ def compaction_settings(settings: Settings) -> CompactionSettings:
         lease_seconds=chosen.lease_seconds,
         cooldown_seconds=chosen.cooldown_seconds,
         summary_model=settings.model.summary_model or None,
+        caps=caps(settings),
     )
 
 
@@ -103,10 +105,21 @@ def turn_settings(settings: Settings) -> TurnSettings:
     return TurnSettings(
         max_steps=settings.turn.max_steps,
         max_seconds=settings.turn.max_seconds,
+        max_repeats=settings.turn.max_repeats,
         lease_seconds=settings.turn.lease_seconds,
         busy=BusyMode(settings.turn.busy),
         approval_mode=ApprovalMode(settings.approval.mode),
         approval_expires_seconds=settings.approval.expires_seconds,
         recovery_freshness_seconds=settings.recovery.freshness_seconds,
         recovery_max_crashes=settings.recovery.max_crashes,
+        caps=caps(settings),
+    )
+
+
+def caps(settings: Settings) -> Caps:
+    limits = settings.limits
+    return Caps(
+        usd_per_session=limits.usd_per_session,
+        usd_per_user_day=limits.usd_per_user_day,
+        usd_per_day=limits.usd_per_day,
     )

@@ -68,6 +68,12 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     """Name of the environment variable, or of the entry in secrets.toml, that holds the key."""
     context_window: Count = 0
     """Tokens the model takes; 0 for what is known of the model."""
+    max_output: Count = 0
+    """Tokens of one answer, thinking included; 0 for the model's own limit."""
+    input_usd_per_mtok: Cap | None = None
+    """Dollars for a million tokens sent to this model, where its price is another than the list's, or in no list."""
+    output_usd_per_mtok: Cap | None = None
+    """Dollars for a million tokens of its answers. The two count together: 0 and 0 for a model that costs nothing."""
     summary_model: str = ""
     """The model that writes summaries and titles; empty for the same one."""
 
@@ -83,6 +89,8 @@ class TurnSettings(Section, frozen=True, kw_only=True):
     """Model calls in one turn."""
     max_seconds: Duration = 1800
     """Time one turn may take, waiting for approvals not counted."""
+    max_repeats: Annotated[int, Meta(ge=2)] = 8
+    """A turn ends when the same call brought the same result so often."""
 
 
 class ApprovalSettings(Section, frozen=True, kw_only=True):
@@ -119,14 +127,15 @@ class CompactionSettings(Section, frozen=True, kw_only=True):
 
 
 class LimitSettings(Section, frozen=True, kw_only=True):
-    """What may be spent. With a cap set, a model without a known price is refused."""
+    """What may be spent. A call that could pass a cap is not made. With a cap set, a model without a known price is
+    refused until `model.input_usd_per_mtok` and `model.output_usd_per_mtok` say it."""
 
     usd_per_session: Cap | None = None
     """Dollars in one session."""
     usd_per_user_day: Cap | None = None
-    """Dollars of one person in a day."""
+    """Dollars of one person in a day, which begins at 00:00 UTC."""
     usd_per_day: Cap | None = None
-    """Dollars of everybody in a day."""
+    """Dollars of everybody in a day, which begins at 00:00 UTC."""
     tool_output_bytes: Some = 50_000
     """Output of one tool call the model is shown; the rest is cut, and said."""
 

@@ -12,6 +12,8 @@ from clew.runtime.detection import Detected, Probe, detect
 from clew.runtime.ports.models import Cost, ModelChoice, ModelClient, ModelUnavailable
 
 Price = Callable[[Usage], Cost | None]
+Priced = Callable[[Detected, bool], Price]
+"""Makes the price of what was detected; the flag says whether it is the model of the settings."""
 NOTHING_FOUND = (
     "No model is configured: run `clew setup`, or set CLEW_BASE_URL, CLEW_MODEL and CLEW_API_KEY, "
     "or pull the tiny demo model with `clew model pull smollm2`."
@@ -30,7 +32,7 @@ class DetectedModels:
         probe: Probe,
         embedded: Callable[[], bool],
         connect: Callable[[Detected], ModelClient],
-        price: Callable[[Detected], Price],
+        price: Priced,
     ) -> None:
         self._settings = settings
         self._environ = environ
@@ -59,7 +61,8 @@ class DetectedModels:
             detected = await self.detect(name or None)
             if detected is None:
                 raise ModelUnavailable(NOTHING_FOUND)
-            known = self._chosen[name or ""] = await self._choice(detected)
+            is_own = not name or name == self._settings.name
+            known = self._chosen[name or ""] = await self._choice(detected, is_own)
         return known
 
     async def close(self) -> None:
@@ -69,7 +72,8 @@ class DetectedModels:
         self._clients.clear()
         self._chosen.clear()
 
-    async def _choice(self, detected: Detected) -> ModelChoice:
+    async def _choice(self, detected: Detected, is_own: bool) -> ModelChoice:
+        """`is_own`: what the settings say of their model holds for this one."""
         key = (detected.provider, detected.base_url, detected.key_name)
         if key not in self._clients:
             self._clients[key] = self._connect(detected)
@@ -77,4 +81,6 @@ class DetectedModels:
         profile = await client.profile(detected.name)
         if self._settings.context_window:
             profile = msgspec.structs.replace(profile, context_window=self._settings.context_window)
-        return ModelChoice(client, profile, self._price(detected))
+        if self._settings.max_output and is_own:
+            profile = msgspec.structs.replace(profile, max_output=self._settings.max_output)
+        return ModelChoice(client, profile, self._price(detected, is_own))

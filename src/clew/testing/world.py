@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from clew.domain.conversation.ids import ID_ALPHABET, LOCAL, OwnerId, PrincipalId, SessionId
+from clew.domain.models.answer import Usage
 from clew.domain.models.request import ModelProfile
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult, ToolSpec
@@ -16,7 +17,7 @@ from clew.domain.turn.prefix import Instructions
 from clew.runtime.commands.values import Processes
 from clew.runtime.compaction import CompactionSettings, Compactor
 from clew.runtime.ports.ledger import Ledger
-from clew.runtime.ports.models import ModelChoice
+from clew.runtime.ports.models import Cost, ModelChoice, no_price
 from clew.runtime.ports.owners import Burial, OwnerLives
 from clew.runtime.ports.people import Approver, Consent, NobodyToAsk, Question, TurnNews, nobody_watches
 from clew.runtime.ports.tools import Tool, ToolContext
@@ -75,13 +76,14 @@ class NamedOwners:
 
 
 class OneModel:
-    """`ModelSource` with a single client behind every name."""
+    """`ModelSource` with a single client, and a single price, behind every name."""
 
-    def __init__(self, client: ScriptedModel) -> None:
+    def __init__(self, client: ScriptedModel, price: Callable[[Usage], Cost | None] = no_price) -> None:
         self.client = client
+        self.price = price
 
     async def choose(self, name: str | None) -> ModelChoice:
-        return ModelChoice(self.client, await self.client.profile(name or "scripted-model"))
+        return ModelChoice(self.client, await self.client.profile(name or "scripted-model"), self.price)
 
 
 class RecordingTool:
@@ -161,11 +163,12 @@ class World:
         profile: ModelProfile | None = None,
         owner: str = "me",
         seed: int = 0,
+        price: Callable[[Usage], Cost | None] = no_price,
     ) -> None:
         self.model = ScriptedModel(script, profile=profile)
         self.clock = HandClock()
         self.owners = NamedOwners(owner)
-        models = OneModel(self.model)
+        models = OneModel(self.model, price)
         self.compactor = Compactor(
             ledger=ledger, owners=self.owners, models=models, clock=self.clock, settings=compaction
         )

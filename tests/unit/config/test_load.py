@@ -191,7 +191,7 @@ def test_all_mistakes_are_said_at_once_with_their_places() -> None:
     assert problems(text, CLEW__HTTP__PORT="many", CLEW__TRUN__BUSY="queue") == [
         'FILE, line 3: turn.busy is "que", but has to be "queue", "steer" or "interrupt"',
         "FILE, line 4: there is no setting turn.max_stepz; did you mean turn.max_steps?",
-        "FILE, line 8: there is no setting turn.x; there are busy, lease_seconds, max_steps, max_seconds",
+        "FILE, line 8: there is no setting turn.x; there are busy, lease_seconds, max_steps, max_seconds, max_repeats",
         "FILE, line 6: there is no setting modle; did you mean model?",
         'CLEW__HTTP__PORT: http.port is "many", but has to be a whole number from 0 to 65535',
         "CLEW__TRUN__BUSY: there is no setting trun; did you mean turn?",

@@ -261,8 +261,11 @@ async def test_nothing_listening_is_said_with_the_address() -> None:
             with pytest.raises(ModelUnavailable, match=f"Nothing answers at 127.0.0.1:{port}"):
                 await client.models()
     assert failure == Failure(
-        kind=FailureKind.NETWORK, message=f"Nothing answers at 127.0.0.1:{port}: is the model server running?"
+        kind=FailureKind.NETWORK,
+        message=f"Nothing answers at 127.0.0.1:{port}: is the model server running?",
+        was_sent=False,
     )
+    assert not failure.may_have_cost
 
 
 async def test_https_to_a_server_that_speaks_http_is_said() -> None:

@@ -14,9 +14,10 @@ from clew.adapters.stores.memory.state import Disk
 from clew.domain.compaction.cut import standing
 from clew.domain.compaction.policy import Plan
 from clew.domain.conversation.ids import SessionId
+from clew.domain.ledger.commits import Caps
 from clew.domain.ledger.errors import StoreUnusable
 from clew.domain.ledger.rows import CompactionLease, Handle
-from clew.domain.models.answer import FailureKind, StopReason
+from clew.domain.models.answer import FailureKind, StopReason, Usage
 from clew.domain.models.request import ModelProfile, ModelRequest, TextPart, UserTurn
 from clew.runtime.compaction import (
     Compacted,
@@ -30,6 +31,7 @@ from clew.runtime.compaction import (
 )
 from clew.runtime.compaction.memory import Memory
 from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.models import Cost
 from clew.testing.invariants import check
 from clew.testing.ledgers import (
     ANN,
@@ -317,8 +319,38 @@ async def test_a_failure_changes_nothing_and_is_told_once(step: Step) -> None:
     assert len(model.sent) == 1
     assert await handle_of(ledger, handle.session) == handle
     assert await shown(ledger, handle.session) == before
-    assert (await ledger.usage(ANN, handle.session)).calls == 1
+    was_refused = step.failure is not None and not step.deltas  # and then used nothing
+    assert (await ledger.usage(ANN, handle.session)).calls == (0 if was_refused else 1)
     assert await ledger.compaction(ANN, handle.session) is None
+
+
+@on_a_loop
+async def test_a_summary_that_could_pass_a_cap_is_not_asked_for() -> None:
+    """Its calls are set aside and counted like a turn's own."""
+    ledger, model = MemoryLedger(), scripted(lambda _: say("The notes."))
+    handle = await full(ledger)
+
+    def price(usage: Usage) -> Cost:
+        return Cost(usd=usage.output / 1e6, source="test")
+
+    def maker(usd: float) -> Compactor:
+        models, caps = OneModel(model, price), Caps(usd_per_session=usd)
+        return Compactor(
+            ledger=ledger,
+            owners=NamedOwners(),
+            models=models,
+            clock=HandClock(),
+            settings=CompactionSettings(caps=caps),
+        )
+
+    refused = assert_not(await maker(1e-6).compact(asking(handle.session, turn=1)), WhyNot.FAILED)
+    assert "limits.usd_per_session" in refused.sentence
+    assert not model.sent
+    assert_compacted(await maker(1.0).compact(asking(handle.session, turn=1)))
+    totals = await ledger.usage(ANN, handle.session)
+    assert totals.calls == len(model.sent)
+    assert totals.cost_usd == pytest.approx(len(model.sent) * 5 / 1e6)
+    assert (await ledger.spent(ANN, handle.session, 0)).in_session == totals.cost_usd
 
 
 def test_the_pause_after_failures_grows() -> None:

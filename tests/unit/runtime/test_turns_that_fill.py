@@ -103,7 +103,11 @@ async def test_a_long_turn_is_summarised_inside() -> None:
 
     def talk(request: ModelRequest) -> Step:
         steps.append(1)
-        return reply("done") if len(steps) > 20 else Step(calls=ask("read").calls, usage=Usage())
+        return (
+            reply("done")
+            if len(steps) > 20
+            else Step(calls=ask("read", f'{{"n": {len(steps)}}}').calls, usage=Usage())
+        )
 
     steps: list[int] = []
     tool = RecordingTool("read", answer=much)

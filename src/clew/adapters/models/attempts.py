@@ -89,7 +89,7 @@ class Attempts:
             if wait is None:
                 yield _final(failure, number, asked)
                 return
-            yield Retrying(attempt=number, after_seconds=wait, reason=failure.message)
+            yield Retrying(attempt=number, after_seconds=wait, reason=failure.message, failure=failure)
             await self._sleep(wait)
 
 

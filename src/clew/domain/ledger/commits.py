@@ -7,6 +7,7 @@ and no value here can hold a whole history.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -22,6 +23,8 @@ from clew.domain.conversation.ids import (
 )
 from clew.domain.conversation.messages import Head, NewMessage
 from clew.domain.ledger.rows import CallState, Handle, OpKind, Origin, Prefix, TurnState
+
+DAY_MS: Final = 86_400_000
 
 
 class AsHolder(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +178,17 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_user_day: float | None = None
     usd_per_day: float | None = None
     day_began: int = 0
+
+    @property
+    def first(self) -> str | None:
+        """The name of a cap that is set, or None."""
+        names = ("usd_per_session", "usd_per_user_day", "usd_per_day")
+        sums = (self.usd_per_session, self.usd_per_user_day, self.usd_per_day)
+        return next((name for name, usd in zip(names, sums, strict=True) if usd is not None), None)
+
+    def today(self, now_ms: int) -> Caps:
+        """The same caps for the day of this moment, which is a day of UTC and begins at 00:00."""
+        return msgspec.structs.replace(self, day_began=now_ms - now_ms % DAY_MS)
 
 
 class Reserve(msgspec.Struct, frozen=True, kw_only=True):

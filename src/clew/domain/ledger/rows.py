@@ -270,6 +270,14 @@ class UsageTotals(msgspec.Struct, frozen=True, kw_only=True):
     calls: int
 
 
+class Spent(msgspec.Struct, frozen=True, kw_only=True):
+    """Dollars spent or set aside, as the caps count them."""
+
+    in_session: float
+    by_owner: float
+    by_all: float
+
+
 class Blob(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     media_type: str

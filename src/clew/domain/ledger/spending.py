@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from clew.domain.ledger.commits import Reserve
+from collections.abc import Iterator
+
+from clew.domain.ledger.commits import Caps, Reserve
 from clew.domain.ledger.errors import CapReached
+from clew.domain.ledger.rows import Spent
 
 
-def refuse_over_cap(reserve: Reserve, *, in_session: float, by_owner: float, by_all: float) -> None:
+def refuse_over_cap(reserve: Reserve, spent: Spent) -> None:
     """Raises CapReached when what is spent or reserved already, and this on top, could pass a cap."""
-    caps, more = reserve.caps, reserve.usage.cost_usd or 0.0
-    for name, cap, spent, of_what in (
-        ("usd_per_session", caps.usd_per_session, in_session, "for a session"),
-        ("usd_per_user_day", caps.usd_per_user_day, by_owner, "a day for a user"),
-        ("usd_per_day", caps.usd_per_day, by_all, "a day"),
-    ):
-        if cap is not None and spent + more > cap:
+    more = reserve.usage.cost_usd or 0.0
+    for name, cap, so_far, of_what in capped(reserve.caps, spent):
+        if so_far + more > cap:
             raise CapReached(
-                f"The next call of the model could cost ${more:.4f}, and ${spent:.4f} of the ${cap:g} allowed {of_what} "
-                f"(limits.{name}) are spent or set aside.",
+                f"The next call of the model could cost {dollars(more)}, and {dollars(so_far)} of the ${cap:g} allowed "
+                f"{of_what} (limits.{name}) are spent or set aside.",
                 name,
             )
+
+
+def capped(caps: Caps, spent: Spent) -> Iterator[tuple[str, float, float, str]]:
+    """Each cap that is set: (its name, the cap, what counts against it, of what it is)."""
+    for name, cap, so_far, of_what in (
+        ("usd_per_session", caps.usd_per_session, spent.in_session, "for a session"),
+        ("usd_per_user_day", caps.usd_per_user_day, spent.by_owner, "a day for a user"),
+        ("usd_per_day", caps.usd_per_day, spent.by_all, "a day"),
+    ):
+        if cap is not None:
+            yield name, cap, so_far, of_what
+
+
+def dollars(usd: float) -> str:
+    """An amount for people: cents and their hundredths, more digits where it is less than that."""
+    return f"${usd:.4f}" if usd >= 0.0001 or usd == 0 else f"${usd:.2g}"

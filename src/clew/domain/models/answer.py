@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -48,6 +49,8 @@ class Retrying(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     after_seconds: float
     reason: str
+    failure: Failure | None = None
+    """What became of it, with what it used, where that is known."""
 
 
 class AskedCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,18 +83,32 @@ class FailureKind(StrEnum):
     NETWORK = "network"
     CUT = "cut"
     GARBAGE = "garbage"
+    CAP = "cap"
+    """Never sent: it could pass a cap of spending."""
+    UNPRICED = "unpriced"
+    """Never sent: there is a cap, and no price to hold against it."""
+
+
+_MAY_COST: Final = frozenset({FailureKind.NETWORK, FailureKind.CUT, FailureKind.GARBAGE})
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """The step failed for good. `message` is one sentence for a person and holds no secret.
 
-    `partial` is what had been shown of the last attempt.
+    `partial` is what had been shown of the last attempt. `was_sent` is false when the provider cannot have seen the
+    request, because nobody took the connection.
     """
 
     kind: FailureKind
     message: str
     partial: str = ""
     usage: Usage | None = None
+    was_sent: bool = True
+
+    @property
+    def may_have_cost(self) -> bool:
+        """Whether the provider may charge for the attempt: it does not for what it refused, nor for an error of its own."""
+        return self.usage is not None or (self.was_sent and self.kind in _MAY_COST)
 
 
 ModelEvent = TextDelta | ThinkingDelta | CallDelta | Retrying | Answer | Failure

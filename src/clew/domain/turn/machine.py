@@ -23,6 +23,7 @@ from clew.domain.conversation.messages import Status, ToolCall
 from clew.domain.ledger.rows import CallState, TurnState
 from clew.domain.models.answer import Answer, Failure
 from clew.domain.tools.spec import ToolResult
+from clew.domain.turn.repeats import REPEATS_MAX, Repeats
 
 
 class Phase(StrEnum):
@@ -226,11 +227,12 @@ class _End(msgspec.Struct, frozen=True):
 class TurnMachine:
     """One turn. `phase`, `step` and `is_lost` (it ended because somebody else owns the session) may be read; everything else goes through `receive`."""
 
-    def __init__(self, *, max_steps: int) -> None:
+    def __init__(self, *, max_steps: int, max_repeats: int = REPEATS_MAX) -> None:
         self.phase = Phase.OPEN
         self.step = 0
         self.is_lost = False
         self._max_steps = max_steps
+        self._repeats = Repeats(max_repeats)
         self._open: dict[CallId, _Open] = {}
         self._end: _End | None = None
         self._partial: str | None = None
@@ -238,14 +240,19 @@ class TurnMachine:
 
     @classmethod
     def resumed(
-        cls, *, max_steps: int, step: int, calls: Sequence[tuple[ToolCall, CallState]]
+        cls,
+        *,
+        max_steps: int,
+        max_repeats: int = REPEATS_MAX,
+        step: int,
+        calls: Sequence[tuple[ToolCall, CallState]],
     ) -> tuple[TurnMachine, tuple[Effect, ...]]:
         """A turn found in the ledger with the calls that still have no result, and what to do first.
 
         A planned call is decided upon. One whose outcome is unknown was allowed before, and is given here only if it
         is safe to repeat: it starts again.
         """
-        machine = cls(max_steps=max_steps)
+        machine = cls(max_steps=max_steps, max_repeats=max_repeats)
         machine.step = step
         machine.phase = Phase.CALLING
         machine._open = {call.id: _Open(call, state) for call, state in calls}
@@ -300,8 +307,7 @@ class TurnMachine:
     def _denied(self, event: Denied) -> tuple[Effect, ...]:
         if self.phase == Phase.STOPPING:
             return ()
-        refusal = ToolResult(text=event.reason, status=Status.REFUSED)
-        return (RecordResult(self._open[event.call].call, refusal, self.step),)
+        return self._brought(event.call, ToolResult(text=event.reason, status=Status.REFUSED))
 
     def _deferred(self, event: Deferred) -> tuple[Effect, ...]:
         self._open[event.call].deferred = True
@@ -313,7 +319,7 @@ class TurnMachine:
 
     def _returned(self, event: Returned) -> tuple[Effect, ...]:
         self._open[event.call].has_returned = True
-        return (RecordResult(self._open[event.call].call, event.result, self.step),)
+        return self._brought(event.call, event.result)
 
     def _result_recorded(self, event: ResultRecorded) -> tuple[Effect, ...]:
         del self._open[event.call]
@@ -358,6 +364,11 @@ class TurnMachine:
         self.is_lost = True
         return (CancelWork(),)
 
+    def _brought(self, ident: CallId, result: ToolResult) -> tuple[Effect, ...]:
+        call = self._open[ident].call
+        self._repeats.note(call, result)
+        return (RecordResult(call, result, self.step),)
+
     # -- shared steps --------------------------------------------------------------------------------------------
     def _after_call(self) -> tuple[Effect, ...]:
         if self.phase == Phase.STOPPING or any(not open_.deferred for open_ in self._open.values()):
@@ -365,6 +376,8 @@ class TurnMachine:
         return (Park(),) if self._open else self._next_step()
 
     def _next_step(self) -> tuple[Effect, ...]:
+        if (looping := self._repeats.reached) is not None:
+            return self._close(TurnState.FAILED, "repeat_limit", "", looping)
         if self.step >= self._max_steps:
             sentence = f"The turn reached its limit of {self._max_steps} steps. Say “go on” to continue."
             return self._close(TurnState.FAILED, "step_limit", "", sentence)

@@ -22,7 +22,7 @@ from clew.domain.compaction.template import PART_TOKENS_MIN, part_tokens
 from clew.domain.compaction.transcript import parts
 from clew.domain.conversation.ids import SessionId, SummaryId
 from clew.domain.conversation.messages import Message
-from clew.domain.ledger.commits import AddUsage, AsObserver, Commit, Compact
+from clew.domain.ledger.commits import AddUsage, AsObserver, Commit, Compact, Reserve
 from clew.domain.ledger.errors import HeadMoved, NotFound
 from clew.domain.ledger.rows import SessionRow, SummaryRow
 from clew.domain.models.request import ModelProfile
@@ -203,6 +203,8 @@ class Compactor:
             )
         return Summariser(
             choice,
+            lambda reserve, spent: self._set_aside(ask, reserve, spent),
+            caps=self.settings.caps.today(self._clock.now_ms()),
             turn=ask.turn,
             key=f"{ask.session}-summary-{planned.upto.branch}-{planned.upto.seq}",
             summary_tokens=tokens,
@@ -221,10 +223,10 @@ class Compactor:
             if planned.tokens_after(text) >= planned.tokens_before:
                 raise NoSummary("The summary was no shorter than what it stood for.")
         except BaseException:
-            await self._count(ask, summariser.spent)
+            await self._count(ask, summariser.paid.rows())
             raise
         finally:
-            self.memory.called(ask.session, ask.turn, len(summariser.spent))
+            self.memory.called(ask.session, ask.turn, summariser.asked)
         return text
 
     async def _recorded(
@@ -241,9 +243,9 @@ class Compactor:
         )
         previous = None if planned.previous is None else planned.previous.id
         try:
-            made = await self._commit(ask, summariser.spent, op, previous)
+            made = await self._commit(ask, summariser.paid.rows(), op, previous)
         except HeadMoved:
-            await self._count(ask, summariser.spent)
+            await self._count(ask, summariser.paid.rows())
             now = (await self._snapshot(ask)).summary
             return _superseded(None if now is None or now.id == previous else now)
         if after > self.budget(ask.session, ask.model).target and ask.trigger != Trigger.COMMAND:
@@ -257,6 +259,7 @@ class Compactor:
         spent: Sequence[AddUsage],
         op: Compact | None = None,
         previous: SummaryId | None = None,
+        reserve: Reserve | None = None,
     ) -> SummaryId | None:
         """On whatever head the session has by now. Raises HeadMoved when another summary than `previous` is in force,
         or the covered range left the path."""
@@ -271,6 +274,7 @@ class Compactor:
                 fence=AsObserver(version=handle.version, head=handle.head),
                 op=op,
                 usage=tuple(spent),
+                reserve=reserve,
             )
             try:
                 return (await self._ledger.commit(work)).handle.summary
@@ -278,6 +282,9 @@ class Compactor:
                 if (await self._ledger.session(ask.principal, ask.session)).handle == handle:
                     raise  # nothing moved: the range itself is not on the path any more
         raise HeadMoved("This session changes too quickly to be summarised.")
+
+    async def _set_aside(self, ask: CompactionAsk, reserve: Reserve, spent: Sequence[AddUsage]) -> None:
+        await self._commit(ask, spent, reserve=reserve)
 
     async def _count(self, ask: CompactionAsk, spent: Sequence[AddUsage]) -> None:
         """What was paid for is counted; in a session that was deleted meanwhile there is nothing to count it under."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Final
 
-from clew.domain.compaction.estimate import text_tokens
 from clew.domain.compaction.template import UNUSABLE_LENGTH, part_tokens, summary_request, unusable
 from clew.domain.compaction.transcript import abridged_to
 from clew.domain.conversation.text import clean
-from clew.domain.ledger.commits import AddUsage, UsageState
+from clew.domain.ledger.commits import Caps
 from clew.domain.models.answer import (
     Answer,
     Failure,
@@ -23,8 +22,8 @@ from clew.domain.models.answer import (
     Usage,
 )
 from clew.domain.models.request import ModelRequest
-from clew.domain.turn.prompt import canonical
 from clew.runtime.ports.models import ModelChoice
+from clew.runtime.spending import PaidCalls, SetAside
 
 TASK: Final = "summary"
 CHARACTERS_PER_TOKEN: Final = 8
@@ -38,14 +37,23 @@ class NoSummary(Exception):
 
 
 class Summariser:
-    """One pass over one model. `spent` are the rows for the calls made so far, whatever came of them."""
+    """One pass over one model. `paid` has the rows for what it was asked so far, whatever came of it."""
 
     def __init__(
-        self, choice: ModelChoice, *, turn: int, key: str, summary_tokens: int, call_seconds: float
+        self,
+        choice: ModelChoice,
+        set_aside: SetAside,
+        *,
+        caps: Caps,
+        turn: int,
+        key: str,
+        summary_tokens: int,
+        call_seconds: float,
     ) -> None:
-        self.spent: list[AddUsage] = []
+        self.asked = 0
+        """How often the model was asked."""
+        self.paid = PaidCalls(choice, set_aside, caps=caps, turn=turn, step=0, task=TASK)
         self._choice = choice
-        self._turn = turn
         self._key = key
         self._summary_tokens = summary_tokens
         self._call_seconds = call_seconds
@@ -81,23 +89,18 @@ class Summariser:
 
     async def _ask(self, request: ModelRequest, key: str) -> Answer | Failure:
         """One call, counted also when it is cancelled in the middle."""
-        answer: Answer | Failure = NO_END
-        heard: list[str] = []
+        self.asked += 1
         try:
-            async with asyncio.timeout(self._call_seconds):
-                stream = self._choice.client.stream(request, blobs={}, key=key)
-                if isinstance(stream, AsyncGenerator):
-                    async with aclosing(stream):
-                        answer = await self._heard(stream, heard)
-                else:
-                    answer = await self._heard(stream, heard)
+            async with (
+                asyncio.timeout(self._call_seconds),
+                aclosing(self.paid.stream(request, blobs={}, key=key)) as stream,
+            ):
+                return await self._heard(stream)
         except TimeoutError:
-            answer = TOO_SLOW
-        finally:
-            self._count(request, answer, "".join(heard))
-        return answer
+            return TOO_SLOW
 
-    async def _heard(self, stream: AsyncIterator[ModelEvent], heard: list[str]) -> Answer | Failure:
+    async def _heard(self, stream: AsyncIterator[ModelEvent]) -> Answer | Failure:
+        heard: list[str] = []
         left = UNUSABLE_LENGTH * self._summary_tokens * CHARACTERS_PER_TOKEN
         async for event in stream:
             match event:
@@ -115,28 +118,3 @@ class Summariser:
                 case _:
                     pass  # thinking and calls count when the answer is whole
         return NO_END
-
-    def _count(self, request: ModelRequest, answer: Answer | Failure, heard: str) -> None:
-        was_refused = isinstance(answer, Failure) and answer not in (NO_END, TOO_SLOW) and not heard
-        usage = answer.usage or (Usage() if was_refused else None)
-        if usage is None or (usage.estimated and not usage.input):
-            sent = text_tokens(canonical(request.messages).decode()) + text_tokens(request.system)
-            usage = Usage(input=sent, output=text_tokens(heard), estimated=True)
-        cost = self._choice.price(usage)
-        state = UsageState.FAILED if isinstance(answer, Failure) else UsageState.SETTLED
-        self.spent.append(
-            AddUsage(
-                turn=self._turn,
-                step=0,
-                attempt=len(self.spent) + 1,
-                task=TASK,
-                model=self._choice.profile.name,
-                state=UsageState.ESTIMATED if usage.estimated else state,
-                input=usage.input,
-                output=usage.output,
-                cache_read=usage.cache_read,
-                cache_write=usage.cache_write,
-                cost_usd=None if cost is None else cost.usd,
-                price_source=None if cost is None else cost.source,
-            )
-        )

@@ -8,6 +8,7 @@ import msgspec
 
 from clew.domain.compaction.policy import Shares
 from clew.domain.conversation.ids import PrincipalId, SessionId, SummaryId
+from clew.domain.ledger.commits import Caps
 from clew.domain.ledger.rows import SummaryRow
 from clew.domain.models.request import ModelProfile
 
@@ -21,6 +22,7 @@ class CompactionSettings(msgspec.Struct, frozen=True, kw_only=True):
     call_seconds: float = 300
     """Time one call of the summary model may take."""
     summary_model: str | None = None
+    caps: Caps = Caps()
 
 
 class Trigger(StrEnum):

@@ -28,6 +28,7 @@ from clew.domain.ledger.rows import (
     ReplyRow,
     SearchResult,
     SessionRow,
+    Spent,
     SummaryRow,
     TurnRow,
     Unfinished,
@@ -267,6 +268,10 @@ class Ledger(Protocol):
 
     async def usage(self, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
         """Sums what was used, without reservations: in one session, or in all this principal owns or has deleted."""
+        ...
+
+    async def spent(self, principal: PrincipalId, session: SessionId, day_began: int) -> Spent:
+        """What counts against the caps: in this session, by its owner and by everybody since the day began."""
         ...
 
     # -- forgetting ------------------------------------------------------------------------------------------

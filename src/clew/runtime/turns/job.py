@@ -8,9 +8,11 @@ from pathlib import Path
 import msgspec
 
 from clew.domain.conversation.ids import ConversationId, PrincipalId, SessionId
+from clew.domain.ledger.commits import Caps
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.domain.turn.prompt import Overlay
+from clew.domain.turn.repeats import REPEATS_MAX
 from clew.runtime.compaction import Compactor
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelChoice
@@ -25,12 +27,14 @@ from clew.runtime.turns.waiting import BusyMode
 class TurnSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_steps: int = 50
     max_seconds: float = 1800
+    max_repeats: int = REPEATS_MAX
     lease_seconds: float = 30
     busy: BusyMode = BusyMode.QUEUE
     approval_mode: ApprovalMode = ApprovalMode.ASK
     approval_expires_seconds: float = 86400
     recovery_freshness_seconds: float = 3600
     recovery_max_crashes: int = 3
+    caps: Caps = Caps()
 
 
 class Means(msgspec.Struct, frozen=True, kw_only=True):

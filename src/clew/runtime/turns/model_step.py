@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
+from clew.domain.ledger.commits import AddUsage
 from clew.domain.models.answer import (
     Answer,
     CallDelta,
@@ -15,17 +16,12 @@ from clew.domain.models.answer import (
     Retrying,
     TextDelta,
     ThinkingDelta,
-    Usage,
 )
-from clew.domain.models.request import ModelRequest
 from clew.domain.turn.machine import Answered, Failed
-from clew.domain.turn.prompt import canonical
-from clew.runtime.ports.models import ModelClient
 from clew.runtime.ports.people import AttemptVoid, TextShown, ThinkingShown, Watch
+from clew.runtime.spending import PaidCalls
 from clew.runtime.turns.context import Ready
 
-BYTES_PER_TOKEN: Final = 4
-"""For an estimate where the provider told no figure because the call was cut."""
 NO_END: Final = Failure(
     kind=FailureKind.GARBAGE, message="The model's answer ended in the middle, without a word why."
 )
@@ -34,21 +30,20 @@ NO_END: Final = Failure(
 class ModelStep:
     """Asks the model, step by step. `partial` is what was shown of an answer that is not recorded yet."""
 
-    def __init__(self, client: ModelClient, watch: Watch, still_ours: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, watch: Watch, still_ours: Callable[[], Awaitable[None]]) -> None:
         """`still_ours` raises Fenced before words are shown of a session that is somebody else's."""
-        self._client = client
         self._watch = watch
         self._still_ours = still_ours
-        self._asked: ModelRequest | None = None
-        self._failed: Usage | None = None
+        self._calls: PaidCalls | None = None
         self.partial = ""
 
+    def begin_step(self, calls: PaidCalls) -> None:
+        self._calls = calls
+
     async def ask(self, ready: Ready, key: str) -> Answered | Failed:
-        self.partial, self._asked, self._failed = "", ready.request, None
-        stream = self._client.stream(ready.request, blobs=ready.blobs, key=key)
-        if not isinstance(stream, AsyncGenerator):
-            return await self._heard(stream.__aiter__())
-        async with aclosing(stream):
+        assert self._calls is not None, "a step begins first"
+        self.partial = ""
+        async with aclosing(self._calls.stream(ready.request, blobs=ready.blobs, key=key)) as stream:
             return await self._heard(stream)
 
     async def _heard(self, stream: AsyncIterator[ModelEvent]) -> Answered | Failed:
@@ -68,20 +63,15 @@ class ModelStep:
                 case Answer():
                     return Answered(event)
                 case Failure():
-                    self._failed = event.usage
-                    if not self.partial:
-                        self._asked = None  # nothing came: there is nothing to estimate
                     return Failed(event)
         return Failed(NO_END)
 
     def recorded(self) -> None:
         """The answer is on disk, and its usage with it."""
-        self.partial, self._asked = "", None
+        self.partial = ""
+        if self._calls is not None:
+            self._calls.written()
 
-    def unrecorded_usage(self) -> Usage | None:
-        """What a call used that brought no answer: the provider's figures, or an estimate; None when none was made."""
-        if self._asked is None or self._failed is not None:
-            return self._failed
-        sent = len(self._asked.system.encode()) + len(canonical(self._asked.messages))
-        shown = len(self.partial.encode())
-        return Usage(input=sent // BYTES_PER_TOKEN, output=shown // BYTES_PER_TOKEN, estimated=True)
+    def used(self) -> tuple[AddUsage, ...]:
+        """The rows of what this step used that are not on disk."""
+        return () if self._calls is None else self._calls.rows()

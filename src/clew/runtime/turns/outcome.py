@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -9,11 +10,12 @@ import msgspec
 
 from clew.domain.conversation.ids import ApprovalId, CallId
 from clew.domain.conversation.messages import ToolCall
+from clew.domain.ledger.commits import AddUsage, UsageState
 from clew.domain.ledger.rows import CallState, Handle, TurnState
-from clew.domain.models.answer import Usage
+from clew.domain.models.answer import FailureKind, Usage
 from clew.domain.turn.machine import Close
 
-LIMITS: Final = frozenset({"step_limit", "time_limit"})
+LIMITS: Final = frozenset({"step_limit", "time_limit", "repeat_limit", FailureKind.CAP, FailureKind.UNPRICED})
 STOPPED: Final = "stopped"
 """Why a turn ended that a person stopped."""
 
@@ -84,6 +86,7 @@ class Tally:
     def __init__(self) -> None:
         self.text = ""
         self.usage = Usage()
+        self.cost_usd: float | None = None
         self.closed: Close | None = None
         self._calls: dict[CallId, CallOutcome] = {}
 
@@ -94,12 +97,16 @@ class Tally:
     def note(self, call: ToolCall, state: CallState) -> None:
         self._calls[call.id] = CallOutcome(id=call.id, name=call.name, state=state)
 
-    def used(self, usage: Usage) -> None:
-        was = self.usage
-        self.usage = Usage(
-            input=was.input + usage.input,
-            output=was.output + usage.output,
-            cache_read=was.cache_read + usage.cache_read,
-            cache_write=was.cache_write + usage.cache_write,
-            estimated=was.estimated or usage.estimated,
-        )
+    def used(self, rows: Iterable[AddUsage]) -> None:
+        """Counts rows that are on disk."""
+        for row in rows:
+            was = self.usage
+            self.usage = Usage(
+                input=was.input + row.input,
+                output=was.output + row.output,
+                cache_read=was.cache_read + row.cache_read,
+                cache_write=was.cache_write + row.cache_write,
+                estimated=was.estimated or row.state == UsageState.ESTIMATED,
+            )
+            if row.cost_usd is not None:
+                self.cost_usd = (self.cost_usd or 0.0) + row.cost_usd

@@ -31,18 +31,17 @@ from clew.domain.ledger.commits import (
     NewBlob,
     Note,
     PlanCall,
+    Reserve,
     SessionPatch,
     SetTurn,
-    UsageState,
 )
 from clew.domain.ledger.errors import Fenced, LedgerError
 from clew.domain.ledger.rows import CallState, Handle, OpKind, Prefix, TurnState
-from clew.domain.models.answer import Answer, Usage
+from clew.domain.models.answer import Answer
 from clew.domain.tools.spec import ToolResult
 from clew.domain.turn.machine import Close
 from clew.domain.turn.recovery import settled_result
 from clew.runtime.ports.ledger import Ledger
-from clew.runtime.ports.models import Cost
 from clew.runtime.turns.calls import args_sha256
 from clew.runtime.turns.outcome import STOPPED
 from clew.runtime.turns.waiting import event_message
@@ -59,7 +58,6 @@ class Recorder:
         handle: Handle,
         turn: int,
         model: str,
-        price: Callable[[Usage], Cost | None],
         now_ms: Callable[[], int],
         recovers: str | None = None,
     ) -> None:
@@ -67,9 +65,7 @@ class Recorder:
         self._ledger = ledger
         self._principal = principal
         self._model = model
-        self._price = price
         self._now_ms = now_ms
-        self.cost_usd: float | None = None
         self._in_order = asyncio.Lock()
         self._writing: set[asyncio.Task[None]] = set()
         self.has_released = False
@@ -83,9 +79,15 @@ class Recorder:
         return self.handle.session
 
     async def answer(
-        self, answer: Answer, step: int, *, closes: bool, is_safe: Callable[[ToolCall], bool]
+        self,
+        answer: Answer,
+        step: int,
+        *,
+        used: tuple[AddUsage, ...],
+        closes: bool,
+        is_safe: Callable[[ToolCall], bool],
     ) -> tuple[ToolCall, ...]:
-        """The model's message with its calls planned; the turn's end too when there are none."""
+        """The model's message with its calls planned, and what it used; the turn's end too when there are none."""
         calls = tuple(
             ToolCall(
                 id=call_id(self.session, self.turn, step, n),
@@ -102,7 +104,7 @@ class Recorder:
             op=Append(messages=(message,), turn=self.turn, kind=kind),
             idempotency_key=self._recovers,
             plan=tuple(self._plan(call, step, n, is_safe(call)) for n, call in enumerate(calls)),
-            usage=(self._used(answer.usage, step, UsageState.SETTLED),),
+            usage=used,
             set_turn=SetTurn(turn=self.turn, state=TurnState.DONE, end_reason="answered") if closes else None,
             release=closes,
         )
@@ -163,6 +165,10 @@ class Recorder:
         """Changes the session's own settings, as an audited op that leaves the head alone."""
         await self._commit(op=Note(kind=OpKind.SETTINGS), patch=patch)
 
+    async def set_aside(self, reserve: Reserve, used: tuple[AddUsage, ...]) -> None:
+        """Reserves what an attempt at the model may cost, and counts those before. Raises CapReached."""
+        await self._commit(reserve=reserve, usage=used)
+
     async def event(self, kind: str, text: str, step: int) -> None:
         await self._commit(op=Append(messages=(event_message(kind, text, step),), turn=self.turn))
 
@@ -176,8 +182,8 @@ class Recorder:
         """The turn waits for an approval: no lease is held."""
         await self._commit(set_turn=SetTurn(turn=self.turn, state=TurnState.WAITING), release=True)
 
-    async def close(self, close: Close, usage: Usage | None) -> None:
-        """The end of a turn that did not end with an answer; `usage` is what the call of the model took that failed."""
+    async def close(self, close: Close, used: tuple[AddUsage, ...]) -> None:
+        """The end of a turn that did not end with an answer; `used` is what the call of the model took that failed."""
         messages: list[NewMessage] = []
         if close.partial or (close.state == TurnState.INTERRUPTED and not close.unsettled):
             messages.append(self._said(clean(close.partial).text, close.step, Status.INTERRUPTED, None))
@@ -188,7 +194,7 @@ class Recorder:
         await self._commit(
             op=Append(messages=tuple(messages), turn=self.turn) if messages else None,
             calls=tuple(MoveCall(id=call.id, to=to) for call, was, to in close.unsettled if was != to),
-            usage=() if usage is None else (self._used(usage, close.step, UsageState.FAILED),),
+            usage=used,
             set_turn=ended,
             release=True,
         )
@@ -238,24 +244,6 @@ class Recorder:
             name=call.name,
             args_sha256=args_sha256(call),
             safe_to_repeat=safe,
-        )
-
-    def _used(self, usage: Usage, step: int, state: UsageState) -> AddUsage:
-        cost = self._price(usage)
-        self.cost_usd = self.cost_usd if cost is None else (self.cost_usd or 0.0) + cost.usd
-        return AddUsage(
-            turn=self.turn,
-            step=step,
-            attempt=1,
-            task="turn",
-            model=self._model,
-            state=UsageState.ESTIMATED if usage.estimated else state,
-            input=usage.input,
-            output=usage.output,
-            cache_read=usage.cache_read,
-            cache_write=usage.cache_write,
-            cost_usd=None if cost is None else cost.usd,
-            price_source=None if cost is None else cost.source,
         )
 
     async def _commit(self, **rows: object) -> None:

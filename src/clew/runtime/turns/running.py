@@ -14,6 +14,7 @@ import msgspec
 
 from clew.domain.conversation.ids import SessionId
 from clew.domain.conversation.messages import Status, ToolBody, ToolCall
+from clew.domain.ledger.commits import AddUsage, Reserve
 from clew.domain.ledger.errors import (
     Fenced,
     HeadMoved,
@@ -64,6 +65,7 @@ from clew.runtime.ports.people import (
     StepRecorded,
     Watch,
 )
+from clew.runtime.spending import PaidCalls
 from clew.runtime.turns.asking import TOO_LATE, Asking
 from clew.runtime.turns.calls import CallDesk
 from clew.runtime.turns.context import TurnContext
@@ -88,6 +90,8 @@ from clew.runtime.turns.steering import Steering
 from clew.runtime.turns.tasks import Tasks
 from clew.runtime.turns.watching import Watched
 
+TASK = "turn"
+"""What its calls of the model are made for, in the rows of what they used."""
 REFROZEN = "The model, its tools or the project's instructions changed: the prompt was frozen anew."
 
 
@@ -106,7 +110,9 @@ class RunningTurn:
         self._opened = opened
         self._prefix = prefix
         self._watch = Watched(watch)
-        self._machine = TurnMachine(max_steps=means.settings.max_steps)
+        self._machine = TurnMachine(
+            max_steps=means.settings.max_steps, max_repeats=means.settings.max_repeats
+        )
         self._news: asyncio.Queue[Event | _LeaseGone] = asyncio.Queue()
         self._tasks = Tasks(self._post, self._broke)
         self._tally = Tally()
@@ -120,7 +126,6 @@ class RunningTurn:
             handle=opened.handle,
             turn=opened.turn,
             model=profile.name,
-            price=job.model.price,
             now_ms=means.clock.now_ms,
             recovers=opened.recovers,
         )
@@ -135,7 +140,7 @@ class RunningTurn:
         )
         self._lease = Lease(means, job.session, opened.handle.epoch)
         self._steering = Steering(means.ledger, job.principal, self._recorder, self._watch)
-        self._model = ModelStep(job.model.client, self._watch, self._lease.confirm)
+        self._model = ModelStep(self._watch, self._lease.confirm)
         self._fitting = Fitting(
             means, job, opened.turn, self._context, self._model, self._recorder, self._watch
         )
@@ -273,6 +278,7 @@ class RunningTurn:
         batch = next((m.calls for m in reversed(messages) if m.calls), ())
         self._machine, effects = TurnMachine.resumed(
             max_steps=self._means.settings.max_steps,
+            max_repeats=self._means.settings.max_repeats,
             step=max((m.step for m in messages), default=0),
             calls=[(call, states[call.id]) for call in batch if call.id not in answered],
         )
@@ -313,13 +319,23 @@ class RunningTurn:
 
     async def _ask_model(self, step: int) -> Answered | Failed:
         await self._steering.take(step)
+        self._model.begin_step(self._paid_calls(step))
         return await self._fitting.ask(f"{self.session}-{self.turn}-{step}")
 
+    def _paid_calls(self, step: int) -> PaidCalls:
+        caps = self._means.settings.caps.today(self._means.clock.now_ms())
+        return PaidCalls(self._job.model, self._set_aside, caps=caps, turn=self.turn, step=step, task=TASK)
+
+    async def _set_aside(self, reserve: Reserve, used: tuple[AddUsage, ...]) -> None:
+        await self._recorder.set_aside(reserve, used)
+        self._tally.used(used)
+
     async def _record_answer(self, answer: Answer, step: int, closes: bool) -> None:
-        calls = await self._recorder.answer(answer, step, closes=closes, is_safe=self._desk.is_safe_to_repeat)
+        used, is_safe = self._model.used(), self._desk.is_safe_to_repeat
+        calls = await self._recorder.answer(answer, step, used=used, closes=closes, is_safe=is_safe)
         self._model.recorded()
         self._tally.text = answer.text
-        self._tally.used(answer.usage)
+        self._tally.used(used)
         self._watch(StepRecorded(text=answer.text, usage=answer.usage))
         for call in calls:
             self._tally.note(call, CallState.PLANNED)
@@ -348,10 +364,9 @@ class RunningTurn:
         self._post(ResultRecorded(call.id))
 
     async def _close(self, close: Close) -> None:
-        usage = self._model.unrecorded_usage()
-        await self._recorder.close(close, usage)
-        if usage is not None:
-            self._tally.used(usage)
+        used = self._model.used()
+        await self._recorder.close(close, used)
+        self._tally.used(used)
         for call, _, state in close.unsettled:
             self._tally.note(call, state)
             status = Status.UNKNOWN if state == CallState.UNKNOWN else Status.NOT_RUN
@@ -378,7 +393,7 @@ class RunningTurn:
             text=shown,
             model=self._job.model.profile.name,
             usage=tally.usage,
-            cost_usd=self._recorder.cost_usd,
+            cost_usd=tally.cost_usd,
             calls=tally.calls,
             error=ending.error,
             waiting_for=waiting,

@@ -16,7 +16,7 @@ from clew.domain.ledger.commits import (
     SetTurn,
     UsageState,
 )
-from clew.domain.ledger.errors import Busy, CapReached, Refused
+from clew.domain.ledger.errors import Busy, CapReached, NotFound, Refused
 from clew.domain.ledger.rows import CallState, Handle, InboxState, OpKind, TurnState, Unfinished
 from clew.runtime.ports.ledger import Ledger
 from clew.testing.contracts.ledger_case import LedgerCase, refused
@@ -222,6 +222,20 @@ class SpendingContract(LedgerCase):
         await do(ledger, handle, usage=(spent(0.1),))
         totals = await ledger.usage(ANN, handle.session)
         assert (totals.calls, totals.cost_usd) == (2, 1.0)
+
+    async def test_what_counts_against_the_caps_can_be_read(self, ledger: Ledger) -> None:
+        """With what is set aside, and only by whoever may read the session."""
+        one, two = await begin(ledger, 1), await begin(ledger, 2)
+        other = await begin(ledger, 3, owner=BOB)
+        await do(ledger, one, at=START_MS, usage=(spent(1.0),))
+        tomorrow = START_MS + DAY_MS
+        await do(ledger, one, at=tomorrow, usage=(spent(0.5, step=2),))
+        await do(ledger, two, at=tomorrow, reserve=reserve(0.25))
+        await do(ledger, other, actor=BOB, at=tomorrow, usage=(spent(0.125),))
+        found = await ledger.spent(ANN, one.session, tomorrow)
+        assert (found.in_session, found.by_owner, found.by_all) == (1.5, 0.75, 0.875)
+        with pytest.raises(NotFound):
+            await ledger.spent(ANN, other.session, tomorrow)
 
 
 def spent(usd: float, *, step: int = 1) -> AddUsage:

@@ -87,7 +87,14 @@ def from_exception(server: Server, wrong: BaseException, *, started: bool) -> Fa
     kind = FailureKind.CUT if started else FailureKind.NETWORK
     if isinstance(wrong, httpx.DecodingError):
         kind = FailureKind.GARBAGE
-    return server.fail(kind, _transport_sentence(server, wrong, started=started))
+    failure = server.fail(kind, _transport_sentence(server, wrong, started=started))
+    return msgspec.structs.replace(failure, was_sent=not never_connected(wrong))
+
+
+def never_connected(wrong: BaseException) -> bool:
+    """Whether the request cannot have reached anybody."""
+    unconnected = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+    return any(isinstance(cause, unconnected) for cause in _causes(wrong))
 
 
 def cut(server: Server) -> Failure:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import msgspec
 from pydantic_ai import exceptions as theirs
 
-from clew.adapters.models.openai_chat.failures import Server, one_line, sentence, words_in
+from clew.adapters.models.openai_chat.failures import (
+    Server,
+    never_connected,
+    one_line,
+    sentence,
+    words_in,
+)
 from clew.domain.models.answer import Failure, FailureKind
 
 # The first that fits: more special ones come before what they derive from.
@@ -65,7 +72,8 @@ def _broken(server: Server, wrong: Exception, *, started: bool) -> Failure:
     if started:
         said = f"The connection to {server.host} broke before its answer was complete."
         return server.fail(FailureKind.CUT, said)
-    return server.fail(FailureKind.NETWORK, f"{server.host} could not be reached: {_said(wrong)}.")
+    failure = server.fail(FailureKind.NETWORK, f"{server.host} could not be reached: {_said(wrong)}.")
+    return msgspec.structs.replace(failure, was_sent=not never_connected(wrong))
 
 
 def _said(wrong: Exception) -> str:

@@ -11,6 +11,7 @@ from clew.adapters.stores.memory.commit import commit
 from clew.adapters.stores.memory.opening import open_session, point_conversation
 from clew.adapters.stores.memory.purge import forget
 from clew.adapters.stores.memory.search import search
+from clew.adapters.stores.memory.spending import spent
 from clew.adapters.stores.memory.state import Disk, State
 from clew.adapters.stores.memory.turns import queued
 from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, OwnerId, PrincipalId, SessionId
@@ -34,6 +35,7 @@ from clew.domain.ledger.rows import (
     ReplyRow,
     SearchResult,
     SessionRow,
+    Spent,
     SummaryRow,
     TurnRow,
     Unfinished,
@@ -247,3 +249,8 @@ class MemoryLedger(Ledger):
 
     async def usage(self, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
         return reads.usage(await self._now(), principal, session)
+
+    async def spent(self, principal: PrincipalId, session: SessionId, day_began: int) -> Spent:
+        state = await self._now()
+        state.visible(principal, session)
+        return spent(state, session, day_began)

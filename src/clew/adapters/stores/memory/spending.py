@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from clew.adapters.stores.memory.state import State, StoredUsage
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.commits import AddUsage, Commit, Reserve, UsageState
+from clew.domain.ledger.rows import Spent
 from clew.domain.ledger.spending import refuse_over_cap
 
 
@@ -40,14 +41,17 @@ def _key(stored: StoredUsage) -> tuple[SessionId, int, int, int, str, UsageState
 
 
 def _reserve(state: State, work: Commit, reserve: Reserve) -> None:
-    owner = state.sessions[work.session].owner
-    refuse_over_cap(
-        reserve,
-        in_session=_spent(state, session=work.session),
-        by_owner=_spent(state, owner=owner, since=reserve.caps.day_began),
-        by_all=_spent(state, since=reserve.caps.day_began),
-    )
+    refuse_over_cap(reserve, spent(state, work.session, reserve.caps.day_began))
     _write(state, work, reserve.usage)
+
+
+def spent(state: State, session: SessionId, day_began: int) -> Spent:
+    """What counts against the caps of whoever owns the session."""
+    return Spent(
+        in_session=_spent(state, session=session),
+        by_owner=_spent(state, owner=state.sessions[session].owner, since=day_began),
+        by_all=_spent(state, since=day_began),
+    )
 
 
 def _spent(

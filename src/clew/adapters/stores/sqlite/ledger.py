@@ -49,6 +49,7 @@ from clew.domain.ledger.rows import (
     ReplyRow,
     SearchResult,
     SessionRow,
+    Spent,
     SummaryRow,
     TurnRow,
     Unfinished,
@@ -256,6 +257,9 @@ class SqliteLedger:
 
     async def usage(self, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
         return await self._readers.read(lambda db: read.usage(db, principal, session))
+
+    async def spent(self, principal: PrincipalId, session: SessionId, day_began: int) -> Spent:
+        return await self._readers.read(lambda db: read.spending(db, principal, session, day_began))
 
     async def search(
         self,

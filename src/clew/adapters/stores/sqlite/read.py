@@ -10,6 +10,7 @@ import apsw
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.paths import PATH, in_tree, normalised, segments, walk
+from clew.adapters.stores.sqlite.spending import spent
 from clew.domain.conversation.ids import SESSION_ID_LENGTH, BranchId, CallId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.errors import Ambiguous, Corrupt, NotFound, Refused
@@ -25,6 +26,7 @@ from clew.domain.ledger.rows import (
     Prefix,
     ReplyRow,
     SessionRow,
+    Spent,
     SummaryRow,
     TurnRow,
     Unfinished,
@@ -329,6 +331,11 @@ def conversation(db: apsw.Connection, route_key: str) -> ConversationRow | None:
         return None
     ident, key, surface, current, version = found[0]
     return ConversationRow(id=ident, route_key=key, surface=surface, session=current, version=version)
+
+
+def spending(db: apsw.Connection, principal: PrincipalId, ident: SessionId, day_began: int) -> Spent:
+    session(db, principal, ident)
+    return spent(db, ident, day_began)
 
 
 def usage(db: apsw.Connection, principal: PrincipalId, ident: SessionId | None) -> UsageTotals:

@@ -9,6 +9,7 @@ import apsw
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.domain.conversation.ids import SessionId
 from clew.domain.ledger.commits import AddUsage, Commit, Reserve
+from clew.domain.ledger.rows import Spent
 from clew.domain.ledger.spending import refuse_over_cap
 
 _ADD: Final = """
@@ -43,9 +44,14 @@ def estimate_reserved(db: apsw.Connection, session: SessionId, turn: int) -> Non
     )
 
 
+def spent(db: apsw.Connection, session: SessionId, day_began: int) -> Spent:
+    """What counts against the caps of whoever owns the session."""
+    in_session, by_owner, by_all = fetch(db, _SPENT, (session, day_began))[0]
+    return Spent(in_session=in_session, by_owner=by_owner, by_all=by_all)
+
+
 def _reserve(db: apsw.Connection, work: Commit, reserve: Reserve) -> None:
-    in_session, by_owner, by_all = fetch(db, _SPENT, (work.session, reserve.caps.day_began))[0]
-    refuse_over_cap(reserve, in_session=in_session, by_owner=by_owner, by_all=by_all)
+    refuse_over_cap(reserve, spent(db, work.session, reserve.caps.day_began))
     _write(db, work, reserve.usage)
 
 
