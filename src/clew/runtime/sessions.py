@@ -260,28 +260,49 @@ class SessionDesk:
 
         async def decide() -> SessionRow:
             row = await self.ledger.session(principal, session)
-            at = await self._last_closed(principal, row)
-            if (await self.ledger.session(principal, session)).handle != row.handle:
-                raise HeadMoved("A turn began or ended meanwhile.")
-            new = NewSession(
-                id=self.new_id(),
-                owner=principal,
-                surface=place.surface,
-                origin=Origin.FORK,
-                title=clean_title or (f"{row.title} (branch)" if row.title else None),
-                model=row.model,
-                cwd=row.cwd,
-                settings=row.settings,
-                parent=row.id,
-                at=at,
-                summary=row.handle.summary,
-                prefix=await self.ledger.prefix(principal, session),
-            )
+            title = clean_title or (f"{row.title} (branch)" if row.title else None)
+            new = await self._forked(principal, row, Origin.FORK, place.surface, title)
             point = await self._pointing(place, new.id)
             await self.ledger.open(new, actor=principal, at=self._clock.now_ms(), conversation=point)
             return await self.ledger.session(principal, new.id)
 
         return await self._decided(decide)
+
+    async def side(
+        self, principal: PrincipalId, session: SessionId, surface: str, *, title: str, cwd: str
+    ) -> SessionRow:
+        """A session that works beside this one, from where its last closed turn ended; no place points at it."""
+
+        async def decide() -> SessionRow:
+            row = await self.ledger.session(principal, session)
+            new = await self._forked(principal, row, Origin.SIDE, surface, title)
+            new = msgspec.structs.replace(new, cwd=cwd)
+            await self.ledger.open(new, actor=principal, at=self._clock.now_ms())
+            return await self.ledger.session(principal, new.id)
+
+        return await self._decided(decide)
+
+    async def _forked(
+        self, principal: PrincipalId, row: SessionRow, origin: Origin, surface: str, title: str | None
+    ) -> NewSession:
+        """What opens a session at the end of the last closed turn. Raises HeadMoved when that moved meanwhile."""
+        at = await self._last_closed(principal, row)
+        if (await self.ledger.session(principal, row.id)).handle != row.handle:
+            raise HeadMoved("A turn began or ended meanwhile.")
+        return NewSession(
+            id=self.new_id(),
+            owner=principal,
+            surface=surface,
+            origin=origin,
+            title=title,
+            model=row.model,
+            cwd=row.cwd,
+            settings=row.settings,
+            parent=row.id,
+            at=at,
+            summary=row.handle.summary,
+            prefix=await self.ledger.prefix(principal, row.id),
+        )
 
     # -- settings that leave the head alone ----------------------------------------------------------------------
     async def title(self, principal: PrincipalId, session: SessionId, title: str) -> SessionRow:

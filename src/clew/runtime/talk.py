@@ -26,7 +26,7 @@ from clew.domain.ledger.rows import Origin, SessionRow, TurnState, UsageTotals
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.commands import CommandContext, CommandError, CommandReply, run_command
-from clew.runtime.commands.values import Processes
+from clew.runtime.commands.values import BackgroundWork, Processes
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelSource
 from clew.runtime.ports.people import Approver, Noticed, Watch
@@ -123,6 +123,8 @@ class Talk:
         """Set by a surface as long as it runs turns and looks into the inbox after each."""
         self.kept: Say | None = None
         """The message that was last to begin a turn, if it was put into the inbox before: then it must not be sent anew."""
+        self.background: BackgroundWork | None = None
+        """Set by a surface that stays."""
         self._beginning = 0
         self._stops = 0
         self._tools: dict[SessionId, SessionTools] = {}
@@ -411,6 +413,7 @@ class Talk:
             sender=self._sender,
             stop=self.stop,
             is_occupied=self._is_occupied,
+            background=None if self.is_temporary else self.background,
             processes=tools.processes if tools else None,
             export=self.services.export,
         )

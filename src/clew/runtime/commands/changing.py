@@ -116,12 +116,19 @@ async def processes(context: CommandContext, arguments: str) -> CommandReply:
     no_arguments("ps", arguments)
     listed = context.processes.listed() if context.processes else ()
     lines = [f"{p.number:3} {p.state:10} {p.command}" for p in listed]
-    return CommandReply(text="\n".join(lines) or "No background process is running.")
+    if context.background is not None and context.session is not None:
+        lines += [
+            f"{s.session} {s.state}: {s.text}" for s in await context.background.listed(context.session.id)
+        ]
+    return CommandReply(text="\n".join(lines) or "Nothing is running in the background.")
 
 
 async def kill(context: CommandContext, arguments: str) -> CommandReply:
     if not arguments.strip():
-        raise CommandError("/kill takes the number of a process; see /ps.")
+        raise CommandError("/kill takes the number of a process, or the id of a session; see /ps.")
+    typed = arguments.strip()
+    if context.background is not None and await context.background.stop(context.current.id, typed):
+        return CommandReply(text=f"The work in {typed} was ended.")
     number = a_number("kill", arguments, 0)
     if context.processes is None or not await context.processes.kill(number):
         raise CommandError(f"There is no process {number}; see /ps.")

@@ -19,6 +19,16 @@ async def steer(context: CommandContext, arguments: str) -> CommandReply:
     return await _send(context, "steer", arguments, BusyMode.STEER)
 
 
+async def background(context: CommandContext, arguments: str) -> CommandReply:
+    """In a side session; its result arrives here as an event."""
+    text = _text("background", arguments)
+    parent = context.current
+    if context.background is None:
+        raise CommandError("/background needs a chat that stays and keeps what is said; nothing was begun.")
+    side = await context.background.begin(parent, text)
+    return CommandReply(text=f"Begun beside this session, in {side}. Its result arrives here; /ps lists it.")
+
+
 _ANSWERS = {
     BusyMode.QUEUE: "Queued: it is sent when the running turn has ended.",
     BusyMode.STEER: "It joins the running turn after the running tool, or starts the next turn.",

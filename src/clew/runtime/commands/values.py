@@ -40,6 +40,28 @@ class Processes(Protocol):
         ...
 
 
+class BackgroundSession(msgspec.Struct, frozen=True, kw_only=True):
+    session: SessionId
+    text: str
+    state: str
+
+
+class BackgroundWork(Protocol):
+    """Side sessions that work beside a session."""
+
+    async def begin(self, parent: SessionRow, text: str) -> SessionId:
+        """On disk when it returns. Raises Refused over the limit."""
+        ...
+
+    async def listed(self, parent: SessionId) -> Sequence[BackgroundSession]:
+        """Those whose result is not there yet."""
+        ...
+
+    async def stop(self, parent: SessionId, side: str) -> bool:
+        """False when there is none of this id."""
+        ...
+
+
 class CommandContext(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks, where, and about which session."""
 
@@ -61,6 +83,8 @@ class CommandContext(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the surface is about to begin a turn, or runs one."""
     default_mode: ApprovalMode = ApprovalMode.ASK
     processes: Processes | None = None
+    background: BackgroundWork | None = None
+    """None where nothing outlives the command."""
     export: Callable[[SessionId, str], Awaitable[str]] | None = None
     """Writes an export of a session in a format, and returns where it went."""
 

@@ -22,7 +22,8 @@ async def draw(ledger: Ledger, principal: PrincipalId, session: SessionId) -> li
     lines = [f"{row.id}  {row.title or 'untitled'}"]
     lines += _drawn(branches, messages, row.handle.head)
     for child in await ledger.children(principal, session):
-        lines.append(f"  ↳ {child.origin} {child.id}  {child.title or 'untitled'}")
+        ended = f"  ({child.end_reason})" if child.ended_at is not None else ""
+        lines.append(f"  ↳ {child.origin} {child.id}  {child.title or 'untitled'}{ended}")
     return lines
 
 

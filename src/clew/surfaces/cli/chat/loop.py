@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from clew.domain.conversation.ids import SessionId
 from clew.domain.ledger.errors import Outdated
+from clew.runtime.background import Background
 from clew.runtime.commands import CommandError, CommandReply, is_command
 from clew.runtime.ports.people import Consent, Question
 from clew.runtime.recovery import Recovery
@@ -94,6 +95,8 @@ class ChatLoop:
         self._beside: set[asyncio.Task[None]] = set()
         self._shell: ShellCommand | None = None
         self._instructions: tuple[tuple[str, str], ...] = ()
+        self._background = Background(talk, told=self._background_told, broken=broken)
+        talk.background = self._background
         self.turns = TurnDriver(
             talk, screen, status, self.asker,
             give_back=self._give_back, settled=self._turn_settled, outdated=self._drain, broken=broken,
@@ -200,6 +203,7 @@ class ChatLoop:
         if self._shell is not None:
             self._shell.stop()
         await self.turns.close()
+        await self._background.close()
         for task in tuple(self._beside):
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
@@ -214,6 +218,11 @@ class ChatLoop:
         self.beside(self._introduce_model)
         recovery = Recovery(self.talk.services, self.talk.place, self._told_of)
         self.beside(partial(recovery.run, lambda: self.talk.session))
+
+    def _background_told(self, side: SessionId, sentence: str) -> None:
+        self._screen.notice(f"{sentence} /resume {side} shows all of it.")
+        self._screen.gap()
+        self._changed()
 
     def _told_of(self, session: SessionId, sentence: str) -> None:
         """What came of a turn that another process left in the middle."""
@@ -234,6 +243,8 @@ class ChatLoop:
 
     async def _show_session(self) -> None:
         await recap(self.talk, self._screen)
+        if self.talk.session is not None and not self.talk.is_temporary:
+            await self._background.catch_up(self.talk.session)
         await self.turns.refresh_waiting()
         if self.turns.waiting:
             count = len(self.turns.waiting)
