@@ -118,7 +118,7 @@ async def test_a_call_nobody_can_approve_waits_and_names_the_command(clew: Comma
     assert waiting.code == 3, waiting
     assert waiting.json["status"] == "refused"
     plain = await clew.run("run", "-s", waiting.json["session"], "/why")
-    assert "is waiting" in plain.out
+    assert "waits for /approve" in plain.out
     done = await clew.run("run", "-s", waiting.json["session"], "/approve")
     assert done.code == 0
     assert "approved-42" in done.out
@@ -223,9 +223,10 @@ async def test_a_mistake_is_one_sentence_and_a_code(
 
 
 async def test_ten_megabytes_are_one_message(clew: CommandLine, server: ModelServer) -> None:
-    """Stored and sent whole."""
+    """Stored and sent whole, to a model whose window holds it."""
     big = b"word " * 2_000_000
-    ran = await clew.run("run", "--json", "-", stdin=big)
+    roomy = {"CLEW__MODEL__CONTEXT_WINDOW": "20000000"}
+    ran = await clew.run("run", "--json", "-", stdin=big, environ=roomy)
     assert ran.code == 0
     assert said(bodies(server)[-1])[0] == big.decode()
 
