@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clew.testing.crash_points import POINTS
+from clew.testing.crash_points import POINTS, WRITES
 from clew.testing.torture_report import Report
 
 pytestmark = pytest.mark.timeout(120)
@@ -31,9 +31,10 @@ def tortured(folder: Path, rounds: int, *arguments: str) -> Report:
 
 
 def test_whatever_point_it_is_killed_at_the_next_process_goes_on(tmp_path: Path) -> None:
-    report = tortured(tmp_path, 28)
+    report = tortured(tmp_path, 24)
     assert report.wrong == [], report.table()
     assert [point for point in POINTS if not report.kills.get(point)] == [], report.table()
+    assert set(report.writes) - {write.name for write in WRITES} <= {"beat"}, "a write without a crash point"
     assert report.ready
     assert report.ready_cold
 

@@ -13,10 +13,12 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from clew.domain.conversation.messages import Role
-from clew.domain.ledger.commits import Append, Commit, MoveHead, Note
+from clew.domain.ledger.commits import Append, Commit, Compact, Expand, MoveHead, Note, Receive
 from clew.domain.ledger.rows import CallState, OpKind, TurnState
+from clew.runtime.turns.waiting import MESSAGE, unpack
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+LONG_TALK: Final = ("{} hello" + " and so on" * 300,) * 2
 ASKING: Final = MappingProxyType({"CLEW__APPROVAL__MODE": "ask"})
 
 
@@ -90,6 +92,10 @@ SHAPES: Final[tuple[tuple[str, Callable[[Commit], bool]], ...]] = (
     ("title", partial(_notes, OpKind.TITLE)),
     ("settings", partial(_notes, OpKind.SETTINGS)),
     ("set aside", partial(_notes, OpKind.RECOVER)),
+    ("compact", lambda work: isinstance(work.op, Compact)),
+    ("expand", lambda work: isinstance(work.op, Expand)),
+    ("reserve", lambda work: work.reserve is not None),
+    ("cancel", lambda work: bool(work.cancel)),
 )
 """The first that fits names a commit."""
 
@@ -103,6 +109,7 @@ WRITES: Final = (
     Write("answer", Way("{} shell")),
     Write("receive", Way("{} wait | {} hello")),
     Write("take", Way("{} wait | {} shell")),
+    Write("steer", Way("{} wait shell | /steer {} hello")),
     Write("ask", Way("{} shell", environ=ASKING)),
     Write("park", Way("{} shell", environ=ASKING)),
     Write("decide", Way("/approve", first=("{} shell",), environ=ASKING)),
@@ -118,6 +125,12 @@ WRITES: Final = (
     Write("notice", Way("{} hello", crashes=("after result",))),
     Write("acknowledge", Way("{} hello", crashes=("after result",))),
     Write("set aside", Way("{} hello", crashes=("after result", *("after claim",) * 3))),
+    Write("cancel", Way("{} wait | /queue {} hello | /undo | {} hello")),
+    Write("compaction lease", Way("/compress", first=LONG_TALK)),
+    Write("compact", Way("/compress", first=LONG_TALK)),
+    Write("compaction end", Way("/compress", first=LONG_TALK)),
+    Write("expand", Way("/expand", first=(*LONG_TALK, "/compress"))),
+    Write("point", Way("{} hello | {} hello", first=("/branch",))),
     Write("leave", Way("/new")),
     Write("title", Way("/title {}")),
 )
@@ -126,7 +139,7 @@ WRITES: Final = (
 MOMENTS: Final = (
     Write("first token", Way("{} hello")),
     Write("before tool", Way("{} shell")),
-    # Write("in tool", Way("{} linger", is_new=True)),
+    Write("in tool", Way("{} linger", is_new=True)),
     Write("after tool", Way("{} shell")),
 )
 POINTS: Final[Mapping[str, Way]] = MappingProxyType(
@@ -135,7 +148,12 @@ POINTS: Final[Mapping[str, Way]] = MappingProxyType(
 )
 
 
-_SMALL_WRITES: Final = {"settle_reply": "notice", "point_conversation": "point"}
+_SMALL_WRITES: Final = {
+    "settle_reply": "notice",
+    "point_conversation": "point",
+    "lease_compaction": "compaction lease",
+    "end_compaction": "compaction end",
+}
 
 
 def shape_of(work: Callable[..., object]) -> str:
@@ -146,3 +164,12 @@ def shape_of(work: Callable[..., object]) -> str:
             return next((name for name, fits in SHAPES if fits(commit)), "other")
         return _SMALL_WRITES.get(work.func.__name__, work.func.__name__)
     return work.__qualname__.removeprefix("SqliteLedger.").partition(".")[0]
+
+
+def texts_of(work: Callable[..., object]) -> tuple[str, ...]:
+    """What people said that a write makes durable."""
+    commit = work.keywords.get("work") if isinstance(work, partial) else None
+    if isinstance(commit, Commit) and isinstance(commit.op, Append):
+        return tuple(message.text for message in commit.op.messages if message.role == Role.USER)
+    item = work.keywords.get("item") if isinstance(work, partial) else None
+    return (unpack(item.body).text,) if isinstance(item, Receive) and item.kind == MESSAGE else ()

@@ -37,7 +37,7 @@ from clew.runtime.ports.models import ModelChoice, ModelClient, ModelSource
 from clew.runtime.ports.tools import Tool, ToolContext
 from clew.runtime.talk import Notify, Services, SessionTools, Toolmaker
 from clew.surfaces.cli.main import main as run_command_line
-from clew.testing.crash_points import POINTS, shape_of
+from clew.testing.crash_points import POINTS, shape_of, texts_of
 
 T = TypeVar("T")
 CRASH: Final = "CLEW_TEST_CRASH"
@@ -53,6 +53,8 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
     what: str
     call: str = ""
+    said: tuple[str, ...] = ()
+    """The first words of the messages that people sent."""
     at: float
     at_ms: int
     """By the wall clock, as the ledger writes it."""
@@ -82,9 +84,12 @@ class Crash:
         if self.is_due(point):
             die()
 
-    def tell(self, what: str, call: str = "") -> None:
+    def tell(self, what: str, call: str = "", texts: Sequence[str] = ()) -> None:
         if self._told is not None:
-            told = Told(what=what, call=call, at=time.monotonic(), at_ms=time.time_ns() // 1_000_000)
+            said = tuple(text.split(maxsplit=1)[0] for text in texts)
+            told = Told(
+                what=what, call=call, said=said, at=time.monotonic(), at_ms=time.time_ns() // 1_000_000
+            )
             os.write(self._told, msgspec.json.encode(told) + b"\n")
 
 
@@ -119,7 +124,7 @@ class CrashingWriter(Writer):
         except _Lost as lost:
             outcome = cast(T, lost.outcome)
         self._crash.reach(f"after {shape}")
-        self._crash.tell(shape)
+        self._crash.tell(shape, texts=texts_of(work))
         return outcome
 
     async def checkpoint(self) -> bool:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from clew.testing.model_server import ModelServer, Served, ServedCall
 from clew.testing.torture_checks import EFFECTS
+
+_FIRST: Final = re.compile(r"w\d+-\d+ ")
+_KNOWN: Final = re.compile(r"(shell|read|background|linger|wait|fail)(\+|$)").match
 
 
 class ScriptedTalk:
@@ -22,7 +26,10 @@ class ScriptedTalk:
 
     def __call__(self, body: Any) -> Served:
         messages = body["messages"]
-        last = max(n for n, message in enumerate(messages) if message["role"] == "user" and _words(message))
+        ours = [n for n, message in enumerate(messages) if message["role"] == "user" and _words(message)]
+        if not ours:
+            return Served(text="This was said.")  # a summary is asked for
+        last = ours[-1]
         word, *plan = _words(messages[last])
         step = sum(1 for message in messages[last:] if message.get("tool_calls"))
         if step >= len(plan):
@@ -48,11 +55,11 @@ class ScriptedTalk:
 
 
 def _words(message: Mapping[str, Any]) -> list[str]:
-    """The message in words when it is one of ours, without `hello`."""
+    """The message when it is one of ours: its first word, and those that ask for something."""
     content = message["content"]
     text = content if isinstance(content, str) else str(content[0].get("text", ""))
     words = text.split()
-    return [word for word in words if word != "hello"] if words and words[0].startswith("w") else []
+    return [words[0], *filter(_KNOWN, words)] if _FIRST.match(text) else []
 
 
 def serve_talk(told: int) -> int:

@@ -20,6 +20,8 @@ class Report(msgspec.Struct, kw_only=True):
     kills: dict[str, int] = msgspec.field(default_factory=dict)
     missed: dict[str, int] = msgspec.field(default_factory=dict)
     """How often a process ended before it came to its point."""
+    writes: dict[str, int] = msgspec.field(default_factory=dict)
+    """How often each kind of write was told to be durable."""
     random_kills: int = 0
     messages: int = 0
     runs: int = 0
@@ -33,6 +35,7 @@ class Report(msgspec.Struct, kw_only=True):
         self.random_kills += other.random_kills
         self.messages += other.messages
         self.runs += other.runs
+        self.writes = dict(Counter(self.writes) + Counter(other.writes))
         self.kills = dict(Counter(self.kills) + Counter(other.kills))
         self.missed = dict(Counter(self.missed) + Counter(other.missed))
         self.ready += other.ready
