@@ -29,8 +29,8 @@ FIRST_LINES: Final = ("{} hello", "{} shell+read", "{} hello")
 """What is said first, in a session each."""
 END_SECONDS_MAX: Final = 25.0
 ORPHAN_SECONDS_MAX: Final = 5.0
-RANDOM_SHARE: Final = 0.15
-"""Of the rounds: kills at random instants only."""
+RANDOM_EVERY: Final = 7
+"""In each so-manieth round kills come at random instants only."""
 POINTS_PER_ROUND: Final = 5
 COMPANY_SHARE: Final = 0.2
 """Of the crashes at a point, after the first: with others who use the sessions meanwhile."""
@@ -94,7 +94,7 @@ class TorturedHome:
     def round(self) -> list[str]:
         """One round; what is wrong after it."""
         self._of_round.clear()
-        if self._random.random() < RANDOM_SHARE:
+        if self._report.rounds % RANDOM_EVERY == 0:
             started = self._random_wave()
         else:
             started = [
