@@ -410,6 +410,7 @@ class Talk:
             compactor=self.services.runner.compactor,
             cwd=self.cwd,
             default_mode=ApprovalMode(self.services.runner.settings.approval_mode),
+            caps=self.services.runner.settings.caps,
             sender=self._sender,
             stop=self.stop,
             is_occupied=self._is_occupied,

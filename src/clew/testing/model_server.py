@@ -14,7 +14,7 @@ with that call.
     POST /v1/chat/completions   the scripted answer
     GET  /v1/models             the names, with a context length
     GET  /requests              the exact bodies received, as a JSON list
-    GET  /stats                 {"requests", "open", "abandoned"}
+    GET  /stats                 {"requests", "open", "abandoned"}, and "input" and "output": the tokens it reported
     POST /script                replaces the script and forgets the requests
 """
 
@@ -137,7 +137,7 @@ class ModelServer:
     """Listens on 127.0.0.1 while it is entered.
 
     `requests` holds the exact bodies in the order of arrival, `headers` theirs; `abandoned` counts answers whose
-    client left before their end, `connections` those ever made; `models` may be changed. With an `api_key`, another
+    client left before their end, `reported` the usage it has told, `connections` those ever made; `models` may be changed. With an `api_key`, another
     one is refused in words that quote it, as servers do. `pages` are bodies of further GET requests, by path.
     """
 
@@ -156,6 +156,7 @@ class ModelServer:
         self.headers: list[dict[str, str]] = []
         self.open = 0
         self.abandoned = 0
+        self.reported: list[ServedUsage] = []
         self.connections = 0
         self._left = asyncio.Condition()
         self._going_on = asyncio.Event()
@@ -247,10 +248,13 @@ class ModelServer:
                 return 200, b"[" + b",".join(self.requests) + b"]"
             case "GET /stats":
                 stats = {"requests": len(self.requests), "open": self.open, "abandoned": self.abandoned}
+                stats["input"] = sum(usage.input for usage in self.reported)
+                stats["output"] = sum(usage.output for usage in self.reported)
                 return 200, _json(stats)
             case "POST /script":
                 self._answering = read_script(request.body)
                 self.requests.clear()
+                self.reported.clear()
                 self.headers.clear()
                 return 200, b"{}"
             case _:
@@ -276,7 +280,9 @@ class ModelServer:
             writer.write(_response(step.status, _error(step.message), headers=step.headers))
             return True
         if not body.get("stream") or not step.streams:
-            writer.write(_response(200, _json(_whole(step, str(body.get("model"))))))
+            whole = _json(_whole(step, str(body.get("model"))))
+            writer.write(_response(200, whole))
+            self.reported.extend(_reported(whole))
             return True
         return await self._stream(step, str(body.get("model")), reader, writer)
 
@@ -293,6 +299,7 @@ class ModelServer:
             if part:
                 writer.write(b"%x\r\n%s\r\n" % (len(part), part))
                 await writer.drain()
+                self.reported.extend(_reported(part))
             if left is not None and (left := left - len(part)) <= 0:
                 return False
         if step.stalls:
@@ -453,6 +460,20 @@ def _usage(usage: ServedUsage) -> dict[str, int]:
 
 def _event(value: dict[str, Any]) -> bytes:
     return b"data: " + _json(value) + b"\n\n"
+
+
+def _reported(sent: bytes) -> Iterator[ServedUsage]:
+    """The usage in what was sent, whole or not."""
+    for line in sent.splitlines():
+        try:
+            told = msgspec.json.decode(line.removeprefix(b"data: "))
+        except msgspec.DecodeError:
+            continue  # it was cut, or no JSON from the start: nobody can read a figure out of it
+        match told:
+            case {"usage": {"prompt_tokens": int(given), "completion_tokens": int(written)}}:
+                yield ServedUsage(given, written)
+            case _:
+                pass
 
 
 def _last_message(body: Any) -> dict[str, Any]:

@@ -155,7 +155,13 @@ async def test_as_a_program_it_says_its_port_and_keeps_the_exact_bodies(tmp_path
             assert kept["messages"] == [{"role": "user", "content": "first"}]
             assert (await http.post(f"{root}/script", content=b'[{"text": "two"}]')).status_code == 200
             assert said(await ask_server(f"{root}/v1", "second")) == "two"
-            assert (await http.get(f"{root}/stats")).json() == {"requests": 1, "open": 0, "abandoned": 0}
+            assert (await http.get(f"{root}/stats")).json() == {
+                "requests": 1,
+                "open": 0,
+                "abandoned": 0,
+                "input": 10,
+                "output": 5,
+            }
             assert (await http.get(f"{root}/v1/models")).json()["data"][0]["id"] == "scripted-model"
     assert [json.loads(line)["messages"][0]["content"] for line in record.read_text().splitlines()] == [
         "first",

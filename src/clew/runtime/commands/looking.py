@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from clew.domain.conversation.messages import Message, Role, Status, ToolBody
 from clew.domain.ledger.rows import SessionRow, TurnRow
+from clew.domain.ledger.spending import capped, dollars
 from clew.domain.tools.session_settings import read_settings
 from clew.runtime.account import read_account
 from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
@@ -92,6 +93,7 @@ async def status(context: CommandContext, arguments: str) -> CommandReply:
         f"model     {model}",
         f"approval  {mode}",
         f"usage     {usage.input} tokens in, {usage.output} out, {_cost(usage.cost_usd)}",
+        *(f"limit     {line}" for line in await _caps(context)),
         f"directory {row.cwd or context.cwd}",
     ]
     if turn is not None:
@@ -112,7 +114,21 @@ async def usage(context: CommandContext, arguments: str) -> CommandReply:
         f"all sessions: {everything.input} tokens in, {everything.output} out, {everything.calls} calls, "
         f"{_cost(everything.cost_usd)}"
     )
-    return CommandReply(text="\n".join(lines))
+    return CommandReply(text="\n".join([*lines, *await _caps(context)]))
+
+
+async def _caps(context: CommandContext) -> list[str]:
+    """A line for each cap that is set: what counts against it, and what is left."""
+    caps = context.caps.today(context.clock.now_ms())
+    if caps.first is None:
+        return []
+    session = None if context.session is None else context.session.id
+    spent = await context.ledger.spent(context.principal, session, caps.day_began)
+    return [
+        f"{name}: {dollars(so_far)} of the ${cap:g} allowed {of_what} spent or set aside, "
+        f"{dollars(max(cap - so_far, 0.0))} left"
+        for name, cap, so_far, of_what in capped(caps, spent)
+    ]
 
 
 def _cost(usd: float | None) -> str:

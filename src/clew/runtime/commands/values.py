@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.ledger.commits import Caps
 from clew.domain.ledger.rows import SessionRow
 from clew.domain.tools.policy import ApprovalMode
 from clew.runtime.compaction import Compactor
@@ -82,6 +83,7 @@ class CommandContext(msgspec.Struct, frozen=True, kw_only=True):
     is_occupied: bool = False
     """Whether the surface is about to begin a turn, or runs one."""
     default_mode: ApprovalMode = ApprovalMode.ASK
+    caps: Caps = Caps()
     processes: Processes | None = None
     background: BackgroundWork | None = None
     """None where nothing outlives the command."""

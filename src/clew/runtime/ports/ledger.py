@@ -270,8 +270,9 @@ class Ledger(Protocol):
         """Sums what was used, without reservations: in one session, or in all this principal owns or has deleted."""
         ...
 
-    async def spent(self, principal: PrincipalId, session: SessionId, day_began: int) -> Spent:
-        """What counts against the caps: in this session, by its owner and by everybody since the day began."""
+    async def spent(self, principal: PrincipalId, session: SessionId | None, day_began: int) -> Spent:
+        """What counts against the caps: in this session, by its owner (without one by the principal) and by everybody
+        since the day began."""
         ...
 
     # -- forgetting ------------------------------------------------------------------------------------------

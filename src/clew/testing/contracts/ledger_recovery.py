@@ -234,6 +234,8 @@ class SpendingContract(LedgerCase):
         await do(ledger, other, actor=BOB, at=tomorrow, usage=(spent(0.125),))
         found = await ledger.spent(ANN, one.session, tomorrow)
         assert (found.in_session, found.by_owner, found.by_all) == (1.5, 0.75, 0.875)
+        found = await ledger.spent(ANN, None, tomorrow)
+        assert (found.in_session, found.by_owner, found.by_all) == (0.0, 0.75, 0.875)
         with pytest.raises(NotFound):
             await ledger.spent(ANN, other.session, tomorrow)
 

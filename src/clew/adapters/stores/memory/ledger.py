@@ -250,7 +250,7 @@ class MemoryLedger(Ledger):
     async def usage(self, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
         return reads.usage(await self._now(), principal, session)
 
-    async def spent(self, principal: PrincipalId, session: SessionId, day_began: int) -> Spent:
+    async def spent(self, principal: PrincipalId, session: SessionId | None, day_began: int) -> Spent:
         state = await self._now()
-        state.visible(principal, session)
-        return spent(state, session, day_began)
+        owner = principal if session is None else state.visible(principal, session).owner
+        return spent(state, session, owner, day_began)

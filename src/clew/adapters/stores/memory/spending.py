@@ -41,15 +41,17 @@ def _key(stored: StoredUsage) -> tuple[SessionId, int, int, int, str, UsageState
 
 
 def _reserve(state: State, work: Commit, reserve: Reserve) -> None:
-    refuse_over_cap(reserve, spent(state, work.session, reserve.caps.day_began))
+    refuse_over_cap(
+        reserve, spent(state, work.session, state.sessions[work.session].owner, reserve.caps.day_began)
+    )
     _write(state, work, reserve.usage)
 
 
-def spent(state: State, session: SessionId, day_began: int) -> Spent:
-    """What counts against the caps of whoever owns the session."""
+def spent(state: State, session: SessionId | None, owner: PrincipalId, day_began: int) -> Spent:
+    """What counts against the caps."""
     return Spent(
-        in_session=_spent(state, session=session),
-        by_owner=_spent(state, owner=state.sessions[session].owner, since=day_began),
+        in_session=0.0 if session is None else _spent(state, session=session),
+        by_owner=_spent(state, owner=owner, since=day_began),
         by_all=_spent(state, since=day_began),
     )
 

@@ -258,7 +258,7 @@ class SqliteLedger:
     async def usage(self, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
         return await self._readers.read(lambda db: read.usage(db, principal, session))
 
-    async def spent(self, principal: PrincipalId, session: SessionId, day_began: int) -> Spent:
+    async def spent(self, principal: PrincipalId, session: SessionId | None, day_began: int) -> Spent:
         return await self._readers.read(lambda db: read.spending(db, principal, session, day_began))
 
     async def search(

@@ -333,9 +333,9 @@ def conversation(db: apsw.Connection, route_key: str) -> ConversationRow | None:
     return ConversationRow(id=ident, route_key=key, surface=surface, session=current, version=version)
 
 
-def spending(db: apsw.Connection, principal: PrincipalId, ident: SessionId, day_began: int) -> Spent:
-    session(db, principal, ident)
-    return spent(db, ident, day_began)
+def spending(db: apsw.Connection, principal: PrincipalId, ident: SessionId | None, day_began: int) -> Spent:
+    owner = principal if ident is None else session(db, principal, ident).owner
+    return spent(db, ident, owner, day_began)
 
 
 def usage(db: apsw.Connection, principal: PrincipalId, ident: SessionId | None) -> UsageTotals:

@@ -7,7 +7,7 @@ from typing import Final
 import apsw
 
 from clew.adapters.stores.sqlite.connection import fetch
-from clew.domain.conversation.ids import SessionId
+from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.commits import AddUsage, Commit, Reserve
 from clew.domain.ledger.rows import Spent
 from clew.domain.ledger.spending import refuse_over_cap
@@ -22,7 +22,7 @@ UPDATE usage SET model = ?, state = ?, input = ?, output = ?, cache_read = ?, ca
 """
 _SPENT: Final = """
 SELECT (SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE session_id = ?1),
-  (SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE owner = (SELECT owner FROM session WHERE id = ?1) AND at >= ?2),
+  (SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE owner = ?3 AND at >= ?2),
   -- one by one, by the index of owners: an index of times alone would be written with every call of a model
   (SELECT coalesce(sum(cost_usd), 0) FROM principal p CROSS JOIN usage u ON u.owner = p.id AND u.at >= ?2)
 """
@@ -44,14 +44,15 @@ def estimate_reserved(db: apsw.Connection, session: SessionId, turn: int) -> Non
     )
 
 
-def spent(db: apsw.Connection, session: SessionId, day_began: int) -> Spent:
-    """What counts against the caps of whoever owns the session."""
-    in_session, by_owner, by_all = fetch(db, _SPENT, (session, day_began))[0]
+def spent(db: apsw.Connection, session: SessionId | None, owner: PrincipalId, day_began: int) -> Spent:
+    """What counts against the caps."""
+    in_session, by_owner, by_all = fetch(db, _SPENT, (session, day_began, owner))[0]
     return Spent(in_session=in_session, by_owner=by_owner, by_all=by_all)
 
 
 def _reserve(db: apsw.Connection, work: Commit, reserve: Reserve) -> None:
-    refuse_over_cap(reserve, spent(db, work.session, reserve.caps.day_began))
+    [(owner,)] = fetch(db, "SELECT owner FROM session WHERE id = ?", (work.session,))
+    refuse_over_cap(reserve, spent(db, work.session, owner, reserve.caps.day_began))
     _write(db, work, reserve.usage)
 
 
