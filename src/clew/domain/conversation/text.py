@@ -16,15 +16,28 @@ class CleanText(msgspec.Struct, frozen=True):
 
 
 def clean(raw: str | bytes) -> CleanText:
-    """Makes any input storable. Promises: valid Unicode out, and nothing of the input lost."""
+    """Makes any input storable. Promises: valid Unicode out, and nothing of the input lost.
+
+    Cleaning the original gives the same text again: a message that waited is stored as one that did not.
+    """
     if isinstance(raw, bytes):
         try:
             return CleanText(raw.decode("utf-8"))
         except UnicodeDecodeError:
-            return CleanText(raw.decode("utf-8", errors="replace"), raw)
+            return CleanText(_decoded(raw), raw)
     try:
         raw.encode("utf-8")
     except UnicodeEncodeError:
-        original = raw.encode("utf-8", errors="surrogatepass")
-        return CleanText("".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in raw), original)
+        return CleanText(_whole(raw), raw.encode("utf-8", errors="surrogatepass"))
     return CleanText(raw)
+
+
+def _decoded(raw: bytes) -> str:
+    try:
+        return _whole(raw.decode("utf-8", errors="surrogatepass"))
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", errors="replace")
+
+
+def _whole(text: str) -> str:
+    return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
