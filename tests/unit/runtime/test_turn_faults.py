@@ -11,7 +11,7 @@ from clew.adapters.stores.memory import MemoryLedger
 from clew.adapters.stores.memory.state import State
 from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.conversation.messages import Role, Status
-from clew.domain.ledger.commits import Commit, Committed
+from clew.domain.ledger.commits import Commit, Committed, Note
 from clew.domain.ledger.errors import Busy, Refused, StoreUnusable
 from clew.domain.ledger.rows import ApprovalState, CallState, OpKind, TurnRow, TurnState
 from clew.domain.models.answer import Answer, AskedCall, Failure, FailureKind, ModelEvent, TextDelta, Usage
@@ -581,6 +581,24 @@ async def test_a_waiting_turn_goes_on_once_whoever_says_so(disk: Disk) -> None:
     assert [c for c in came if c == "ok"] == ["ok"]
     assert [type(c) in (Busy, Refused) for c in came if c != "ok"] == [True]
     assert len(tool.ran) == 1
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_turn_that_cannot_go_on_takes_its_calls_along(disk: Disk, stopped: bool) -> None:
+    """The prompt has to be frozen anew and cannot be, or the stop was quicker: no call stays planned in a turn that ended."""
+    world = World(disk, [ask("change")], tools=[RecordingTool("change", effect=Effect.EDIT)])
+    talk = world.talk()
+    outcome = await exchange(talk, "hi")
+    reply = await talk.command(f"/approve {outcome.waiting_for[0]}")
+    assert reply.opening is not None
+    world.instructions.append(Instructions(source="AGENTS.md", text="be brief"))
+    disk.fails = lambda work: isinstance(work.op, Note) and work.op.kind == OpKind.REFREEZE
+    turn = await talk.begin(reply.opening, nobody_watches, NobodyToAsk())
+    if stopped:
+        turn.stop("stopped")
+    ended = await turn.finish()
+    assert ended.status == (TurnStatus.INTERRUPTED if stopped else TurnStatus.FAILED)
+    assert await states(talk) == [CallState.NOT_RUN]
 
 
 # -- beginning ---------------------------------------------------------------------------------------------------------

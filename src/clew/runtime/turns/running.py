@@ -253,15 +253,26 @@ class RunningTurn:
         self._post(Broke(*_in_words(error), call.id if call is not None else None))
 
     async def _begun(self) -> None:
-        """The first effects, and what has to be on disk before them. A stop that came before keeps it from being done."""
-        if self._is_stopped and not isinstance(self._job.opening, GoOn):
+        """The first effects, and what has to be on disk before them. A stop that came before keeps them from being done.
+
+        A turn that is gone on with is known first: however it ends, its calls end with it.
+        """
+        goes_on = isinstance(self._job.opening, GoOn | Recover)
+        if self._is_stopped and not goes_on:
+            return
+        try:
+            effects = await self._first_effects()
+        except Exception as error:  # noqa: BLE001 - the supervisor: the turn stays as it is, for the next to go on with
+            self._broke(error)
+            self._post(Lost())
+            return
+        if self._is_stopped:
             return
         try:
             if self._opened.row.prefix != self._prefix.sha256:
                 await self._recorder.refreeze(self._prefix)
                 if self._opened.row.prefix is not None:
                     self._watch(Noticed(REFROZEN))
-            effects = await self._first_effects()
         except Exception as error:  # noqa: BLE001 - the supervisor: it becomes the turn's end
             self._broke(error)
         else:
