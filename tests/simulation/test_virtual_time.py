@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from clew.testing.virtual_time import Stuck, simulate
+from clew.testing.virtual_time import Program, Stuck, simulate
 
 SEEDS = range(100)
 
@@ -79,3 +79,57 @@ def test_what_can_never_end_is_said() -> None:
 
     with pytest.raises(Stuck):
         simulate(0, waits())
+
+
+async def ticks(seen: list[float]) -> None:
+    """Counts seconds, in a task of its own."""
+
+    async def count() -> None:
+        while True:
+            await asyncio.sleep(1)
+            seen.append(asyncio.get_running_loop().time())
+
+    await asyncio.gather(asyncio.create_task(count()))
+
+
+def test_a_program_stands_still_and_goes_on() -> None:
+    """With all its tasks, between two steps; a timer that passed meanwhile fires as it goes on."""
+
+    async def scenario() -> tuple[list[float], list[float]]:
+        program, stopped, other = Program(), list[float](), list[float]()
+        program.start(ticks(stopped))
+        Program().start(ticks(other))
+        await asyncio.sleep(2.5)
+        program.pause()
+        await asyncio.sleep(3)
+        assert stopped == [1, 2]
+        program.resume()
+        await asyncio.sleep(1.9)
+        return stopped, other
+
+    assert simulate(0, scenario()) == ([1, 2, 5.5, 6.5], [1, 2, 3, 4, 5, 6, 7])
+
+
+def test_a_program_that_is_killed_takes_no_further_step() -> None:
+    """Not even to clean up; what waits for it waits for ever."""
+
+    async def scenario() -> list[str]:
+        program, seen = Program(), list[str]()
+
+        async def work() -> None:
+            try:
+                await asyncio.sleep(1)
+            finally:
+                seen.append("cleaned up")
+
+        task = program.start(work())
+        await asyncio.sleep(0.5)
+        program.kill()
+        program.resume()
+        task.cancel()
+        await asyncio.sleep(10)
+        assert program.is_dead
+        assert not task.done()
+        return list(seen)
+
+    assert simulate(0, scenario()) == []

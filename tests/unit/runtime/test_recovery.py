@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from clew.adapters.stores.memory.state import Disk
+from clew.adapters.stores.memory import Disk, MemoryLedger
 from clew.adapters.stores.sqlite import SqliteLedger, open_ledger
 from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.conversation.messages import Role, Status
@@ -21,9 +20,8 @@ from clew.domain.tools.spec import Effect, JsonObject, ToolResult
 from clew.runtime.ports.people import Consent, NobodyToAsk, Noticed, TextShown, TurnNews, nobody_watches
 from clew.runtime.ports.tools import ToolContext
 from clew.runtime.turns import TurnOutcome, TurnSettings, TurnStatus
-from clew.testing.faulty_ledger import FaultyLedger
 from clew.testing.scripted_model import Hold, Script, ask, say
-from clew.testing.virtual_time import simulate
+from clew.testing.virtual_time import Program, simulate
 from clew.testing.world import Answers, HandClock, RecordingTool, World, exchange
 
 
@@ -312,14 +310,14 @@ def test_a_silent_owner_loses_its_turn_and_publishes_nothing_more() -> None:
 
 async def _silent_owner() -> None:
     disk, hold = Disk(), Hold()
-    paused, other = [FaultyLedger(disk, random.Random(0), 0.0, lambda _: None) for _ in range(2)]
+    process, other = Program(), MemoryLedger(disk)
     settings = TurnSettings(approval_mode=ApprovalMode.ALL)
-    first = World(paused, [say("half", hold, " more")], owner="one", settings=settings)
+    first = World(MemoryLedger(disk), [say("half", hold, " more")], owner="one", settings=settings)
     talk, news = first.talk(), list[TurnNews]()
-    turn = await talk.say("do it", news.append, NobodyToAsk())
-    running = asyncio.create_task(turn.finish())
+    turn = await process.start(talk.say("do it", news.append, NobodyToAsk()))
+    running = process.start(turn.finish())
     await hold.reached()
-    paused.pause()
+    process.pause()
     second = World(other, [say("whole")], owner="two", seed=1, settings=settings)
     observer = second.talk(talk.session)
     for _ in range(2):  # the first look proves nothing, nor does half a lease
@@ -332,7 +330,7 @@ async def _silent_owner() -> None:
     assert outcome.text == "whole"
     await asyncio.sleep(settings.lease_seconds + 1)
     hold.release()
-    paused.resume()
+    process.resume()
     lost = await running
     assert [each.text for each in news if isinstance(each, TextShown)] == ["half"]
     assert lost.error is not None

@@ -1,0 +1,246 @@
+"""What people, platforms and operating systems do, each to one process and one session that the seed picked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from clew.domain.conversation.ids import LOCAL, SessionId
+from clew.domain.conversation.text import clean
+from clew.domain.ledger.commits import Receive
+from clew.domain.ledger.errors import Busy, LedgerError
+from clew.domain.ledger.rows import ApprovalState
+from clew.domain.turn.prefix import Instructions
+from clew.runtime.commands import CommandError
+from clew.runtime.turns.openings import Opening
+from clew.runtime.turns.waiting import MESSAGE, BusyMode, pack_message, unpack, written
+from clew.testing.simulation.process import CWD, Process
+from clew.testing.simulation.witness import OPEN
+
+
+class Act:
+    """One action on its way. `outcome` is what came of it, unless an error says it."""
+
+    def __init__(self, process: Process, other: Process, session: SessionId) -> None:
+        self.process = process
+        self.other = other
+        self.session = session
+        self.outcome = "ok"
+        self._chance = process.shared.chance
+        self._record = process.shared.record
+        self._talk = process.talk(session)
+
+    # -- saying ------------------------------------------------------------------------------------------------
+    async def say(self) -> None:
+        """By whatever mode: it begins a turn, waits, joins the running turn or cuts it."""
+        words = self._record.new_words(self._chance.randrange(8))
+        mode = self._chance.choice(list(BusyMode))
+        sent = await self._talk.send(words, mode=mode)
+        if sent.opening is None:
+            self.outcome = f"kept, to {mode}"
+            self._accepted(words)
+            return
+        try:
+            await self._turn(sent.opening, words)
+        except Busy:
+            self.outcome = "busy, so kept"
+            if self._talk.kept is None:
+                await self._talk.queue(words)
+            self._accepted(words)
+
+    def _accepted(self, words: str | bytes) -> None:
+        """The program took the words: wherever they are, they must be somewhere from now on."""
+        state, text = self.process.shared.disk.state, clean(words).text
+        rows = [row for row in state.inbox.values() if row.body and unpack(row.body).text == text]
+        self._record.accepted(words, rows[0].session if rows else self._talk.session or self.session)
+
+    async def queue(self) -> None:
+        words = self._record.new_words(self._chance.randrange(8))
+        await self._talk.queue(words, mode=self._chance.choice(list(BusyMode)))
+        self._accepted(words)
+
+    async def take(self) -> None:
+        """The oldest message that waits begins a turn."""
+        waits = await self._talk.next_queued()
+        if waits is None:
+            self.outcome = "nothing waits"
+        else:
+            await self._turn(waits)
+
+    async def deliver(self) -> None:
+        """A platform's update: it comes once or more often, late, after others, and to whichever process is up."""
+        words = self._record.new_words(self._chance.randrange(8))
+        key = f"update-{self._record.hits['update: sent']}"
+        self._record.hit("update: sent")
+        times = self._chance.choice([1, 1, 2, 3])
+        if times > 1:
+            self._record.fault("an update comes more than once", self.process.name)
+        for n in range(times):
+            receiver = self._chance.choice([self.process, self.other])
+            seconds = self._chance.choice([0, 0.01, 3, 100])
+            if seconds == 100:
+                self._record.fault("an update comes late, after others", receiver.name)
+            if n < times - 1 or receiver is not self.process:
+                receiver.life.program.start(self._quietly(receiver, words, key, seconds))
+            else:
+                await self._receive(receiver, words, key, seconds)
+
+    async def _quietly(self, receiver: Process, words: str | bytes, key: str, seconds: float) -> None:
+        try:
+            await self._receive(receiver, words, key, seconds)
+        except LedgerError as error:
+            self._record.hit(f"update: {type(error).__name__}")
+
+    async def _receive(self, receiver: Process, words: str | bytes, key: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        place = await receiver.services.desk.conversation_of(receiver.place, self.session)
+        received = await receiver.ledger.receive(
+            Receive(
+                account="platform",
+                external_key=key,
+                conversation=place,
+                session=self.session,
+                principal=LOCAL,
+                kind=MESSAGE,
+                body=written(pack_message(words, str(CWD), ())),
+                at=receiver.clock.now_ms(),
+            )
+        )
+        self._record.hit("update: " + ("a repetition" if received.duplicate else "stored"))
+        self._accepted(words)
+
+    async def _turn(self, opening: Opening, words: str | bytes | None = None) -> None:
+        watch = self.process.watcher(self.session)
+        turn = await self._talk.begin(opening, watch, self.process.person)
+        watch.turn = turn
+        if words is not None:
+            self._accepted(words)
+        if self._chance.random() < 0.05:
+            turn.stop("stopped")
+        outcome = await turn.finish()
+        self._record.hit(f"turn came out: {outcome.status}")
+
+    # -- commands ----------------------------------------------------------------------------------------------
+    async def _command(self, line: str) -> None:
+        try:
+            reply = await self._talk.command(line)
+        except CommandError:
+            self.outcome = "answered with a sentence"
+            return
+        if reply.opening is not None:
+            self.session = self._talk.session or self.session
+            await self._turn(reply.opening)
+
+    async def undo(self) -> None:
+        await self._command("/undo")
+
+    async def undo_more(self) -> None:
+        await self._command(f"/undo {self._chance.choice([2, 2, 3])}")
+
+    async def redo(self) -> None:
+        await self._command("/redo")
+
+    async def retry(self) -> None:
+        await self._command("/retry")
+
+    async def stop(self) -> None:
+        await self._command("/stop")
+
+    async def branch(self) -> None:
+        await self._command("/branch")
+
+    async def new(self) -> None:
+        await self._command("/new")
+
+    async def compress(self) -> None:
+        await self._command("/compress")
+
+    async def expand(self) -> None:
+        await self._command("/expand")
+
+    async def title(self) -> None:
+        await self._command(f"/title title {self._chance.getrandbits(30)}")
+
+    async def resume(self) -> None:
+        """Another session, or another tip of this one."""
+        state = self.process.shared.disk.state
+        tips = [row for row in state.branches.values() if row.session == self.session and row.tip]
+        if tips and self._chance.random() < 0.7:
+            tip = self._chance.choice(tips)
+            await self._command(f"/resume {self.session}@{tip.id}.{tip.tip}")
+        else:
+            living = [session for session in state.sessions if session not in state.purged]
+            await self._command(f"/resume {self._chance.choice(living)}")
+
+    async def delete(self) -> None:
+        state = self.process.shared.disk.state
+        if any(row.session == self.session and row.state in OPEN for row in state.turns.values()):
+            self._record.fault("a purge in mid-turn", self.process.name)
+        await self._command(f"/delete {self.session}")
+
+    async def approve(self) -> None:
+        await self._decide("approve")
+
+    async def deny(self) -> None:
+        await self._decide("deny")
+
+    async def _decide(self, word: str) -> None:
+        """Whichever process it was asked in."""
+        state = self.process.shared.disk.state
+        waiting = [row for row in state.approvals.values() if row.state == ApprovalState.PENDING]
+        if not waiting:
+            self.outcome = "nothing to decide"
+            return
+        asked = self._chance.choice(waiting)
+        self.session = state.calls[asked.call].session
+        self._talk = self.process.talk(self.session)
+        await self._command(f"/{word} {asked.id}")
+
+    async def look_after(self) -> None:
+        """What every process does at times: go on with the turns that others left."""
+        await self.process.recovery.once()
+
+    async def stop_here(self) -> None:
+        """The person stops the turn that runs in this very process."""
+        if self._talk.running is None or self._talk.running.has_ended:
+            self.outcome = "nothing runs here"
+        else:
+            self._talk.running.stop("stopped")
+
+    async def change_instructions(self) -> None:
+        """The project's instructions are another text: the prompt is frozen anew by the next turn."""
+        text = f"Rule {self._chance.randrange(3)}."
+        self.process.instructions[:] = [Instructions(source="AGENTS.md", text=text)]
+
+    async def happen(self) -> None:
+        """Something that a tool started has ended."""
+        notify = self._talk._notify_for(self.session)
+        await notify("process", "it ended")
+
+
+ACTIONS: Final[Mapping[str, tuple[int, Callable[[Act], Awaitable[None]]]]] = {
+    "say": (24, Act.say),
+    "queue": (5, Act.queue),
+    "take": (6, Act.take),
+    "deliver": (6, Act.deliver),
+    "undo": (4, Act.undo),
+    "undo several": (2, Act.undo_more),
+    "redo": (4, Act.redo),
+    "retry": (4, Act.retry),
+    "stop": (3, Act.stop),
+    "stop here": (3, Act.stop_here),
+    "branch": (2, Act.branch),
+    "new": (2, Act.new),
+    "compress": (2, Act.compress),
+    "expand": (1, Act.expand),
+    "title": (1, Act.title),
+    "resume": (2, Act.resume),
+    "delete": (1, Act.delete),
+    "approve": (5, Act.approve),
+    "deny": (3, Act.deny),
+    "recover": (8, Act.look_after),
+    "change instructions": (2, Act.change_instructions),
+    "happen": (2, Act.happen),
+}
+"""Each with how often it is done, against the others."""

@@ -1,0 +1,256 @@
+"""One run: processes that start and end, people who do things to them, and a look at everything after each step."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import Final
+
+import msgspec
+
+from clew.adapters.stores.memory import MemoryLedger
+from clew.adapters.stores.memory.state import Disk
+from clew.domain.conversation.ids import LOCAL, SessionId
+from clew.domain.ledger.errors import Busy, LedgerError
+from clew.domain.ledger.rows import SessionRow
+from clew.runtime.turns import TurnStatus
+from clew.testing.faulty_ledger import FaultyLedger, ProcessDied
+from clew.testing.invariants import check
+from clew.testing.simulation.actions import ACTIONS, Act
+from clew.testing.simulation.faults import FaultPlan
+from clew.testing.simulation.machines import observed_machines
+from clew.testing.simulation.people import Told
+from clew.testing.simulation.process import SETTINGS, LedgerMaker, Process, Shared
+from clew.testing.simulation.record import Record
+from clew.testing.simulation.requests import Requests
+from clew.testing.simulation.tools import Effects
+from clew.testing.simulation.witness import Witness
+from clew.testing.virtual_time import simulate
+
+STEPS: Final = 40
+PROCESSES: Final = 3
+LATELY: Final = 4
+"""Sessions that something is done to: the newest ones, so that much happens to each."""
+PATIENCE_SECONDS: Final = 600.0
+TRACE_SHOWN: Final = 40
+LOOKS_MAX: Final = 3
+"""At a session whose holder may live: the first sees a beat, the second that it is still the same."""
+
+
+class Run(msgspec.Struct, frozen=True):
+    """What came of a seed. `broken` names what did not hold, if anything."""
+
+    seed: int
+    trace: tuple[str, ...]
+    hits: Counter[str]
+    broken: str | None
+
+    def told(self) -> str:
+        """The failure for people: the seed that replays it, and how it came to that."""
+        steps = "\n".join(f"    {line}" for line in self.trace[-TRACE_SHOWN:])
+        return f"seed {self.seed}: {self.broken}\n{steps}\n"
+
+
+def run_seed(seed: int, ledger: LedgerMaker = FaultyLedger) -> Run:
+    """Runs one seed. The same seed gives the same run; another ledger is for showing that a broken one is noticed."""
+    simulation = Simulation(seed, ledger)
+    record = simulation.shared.record
+    broken: str | None = None
+    with observed_machines(record):
+        try:
+            simulate(seed, simulation.run(), ending=(ProcessDied,))
+        except AssertionError as error:
+            broken = str(error)
+    return Run(seed, simulation.trace, simulation.hits, broken)
+
+
+class Simulation:
+    """`trace` and `hits` are those of the run proper: what its end clears away is not counted."""
+
+    def __init__(self, seed: int, ledger: LedgerMaker) -> None:
+        disk, chance, record, dead = Disk(), random.Random(seed), Record(), set[str]()
+        witness = Witness(disk, record)
+        self.shared = Shared(
+            disk, chance, record, witness, Requests(witness), Effects(witness), Told(witness), FaultPlan(chance), dead, ledger
+        )  # fmt: skip
+        self.trace: tuple[str, ...] = ()
+        self.hits: Counter[str] = Counter()
+        self._started = 0
+        self._processes: list[Process] = []
+        self._acting: list[tuple[Process, asyncio.Task[None]]] = []
+        self._checked: dict[SessionId, SessionRow] = {}
+
+    async def run(self) -> None:
+        try:
+            await self._live()
+        finally:
+            record = self.shared.record
+            self.trace, self.hits = tuple(record.trace), Counter(record.hits)
+
+    async def _live(self) -> None:
+        self._processes = [self._start() for _ in range(PROCESSES)]
+        await self._begin()
+        for _ in range(STEPS):
+            self._step()
+            await asyncio.sleep(self.shared.chance.choice([0, 0, 0.05, 1, 20, 60]))
+            await self._check()
+        await self._settle()
+
+    def _start(self) -> Process:
+        self._started += 1
+        return Process(self._started, self.shared)
+
+    async def _begin(self) -> None:
+        """Somebody has a session before anything goes wrong."""
+        odds, self.shared.plan.odds = self.shared.plan.odds, 0.0
+        await self._start().talk(None).ensure_session()
+        self.shared.plan.odds = odds
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+    def _step(self) -> None:
+        chance = self.shared.chance
+        self._replace_the_dead()
+        process, other = chance.sample(self._processes, 2)
+        roll = chance.random()
+        if roll < 0.04:
+            process.life.die("killed at a random instant")
+        elif roll < 0.08:
+            self._pause(process, chance.choice([1.0, 45.0, 100.0, 400.0]))
+        elif roll < 0.11:
+            seconds = chance.choice([3600.0, -3600.0])
+            self.shared.record.fault(f"the wall clock jumps by {seconds:+.0f} s", process.name)
+            process.clock.jump(seconds)
+        elif roll < 0.12:
+            self._cancel(process)
+        else:
+            names = list(ACTIONS)
+            (name,) = chance.choices(names, [ACTIONS[each][0] for each in names])
+            self._act(name, process, other)
+
+    def _replace_the_dead(self) -> None:
+        for index, process in enumerate(self._processes):
+            if process.life.is_over:
+                self._processes[index] = fresh = self._start()
+                if self.shared.chance.random() < 0.5:
+                    self._act("recover", fresh, fresh)
+
+    def _act(self, name: str, process: Process, other: Process) -> None:
+        session = self.shared.chance.choice(self._living()[-LATELY:] or [None])
+        if session is None:
+            name, session = "begin", SessionId("")
+        task = process.life.program.start(self._acted(name, process, other, session))
+        self._acting.append((process, task))
+
+    async def _acted(self, name: str, process: Process, other: Process, session: SessionId) -> None:
+        """Does it, and records what came of it; a process that dies of it records nothing more."""
+        self.shared.record.note(f"{process.name} {name} {session}")
+        try:
+            if name == "begin":
+                await process.talk(None).ensure_session()
+                outcome = "ok"
+            else:
+                act = Act(process, other, session)
+                await ACTIONS[name][1](act)
+                outcome = act.outcome
+        except LedgerError as error:
+            outcome = type(error).__name__
+        except BaseExceptionGroup as several:
+            outcome = type(several.exceptions[0]).__name__
+            if not isinstance(several.exceptions[0], LedgerError):
+                raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+        self.shared.record.hit(f"action: {name}: {outcome}")
+        self.shared.record.note(f"{process.name} {name} {session}: {outcome}")
+
+    def _pause(self, process: Process, seconds: float) -> None:
+        shared = self.shared
+        holds = any(shared.witness.holds(process.name, session) for session in self._living())
+        shared.record.fault(
+            "a holder is paused past its lease"
+            if holds and seconds > SETTINGS.lease_seconds
+            else "a process is paused",
+            process.name,
+        )
+        process.life.program.pause()
+        asyncio.get_running_loop().call_later(seconds, process.life.program.resume)
+
+    def _cancel(self, process: Process) -> None:
+        """Its surface closes: what it waits for is cancelled."""
+        for owner, task in self._acting:
+            if owner is process and not task.done():
+                self.shared.record.fault("what waits for a turn is cancelled", process.name)
+                task.cancel()
+                return
+
+    def _living(self) -> list[SessionId]:
+        state = self.shared.disk.state
+        return [session for session in state.sessions if session not in state.purged]
+
+    # -- what must hold ------------------------------------------------------------------------------------------
+    async def _check(self) -> None:
+        """On the state as it is at this moment, whatever goes on meanwhile. Raises AssertionError."""
+        state = self.shared.disk.state
+        frozen = Disk()
+        frozen.state = state
+        reader = MemoryLedger(frozen)
+        for session in self._living():
+            row = state.sessions[session]
+            if self._checked.get(session) is not row:
+                await check(reader, LOCAL, session)
+                self._checked[session] = row
+        self.shared.witness.check_words()
+        self._raise_errors()
+        broken = self.shared.record.broken
+        if broken:
+            raise AssertionError(broken[0])
+
+    def _raise_errors(self) -> None:
+        """What an action raised that is no answer of the program's."""
+        still: list[tuple[Process, asyncio.Task[None]]] = []
+        for process, task in self._acting:
+            if not task.done():
+                still.append((process, task))
+                continue
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not isinstance(error, ProcessDied):
+                raise AssertionError(f"{process.name} raised {error!r}") from error
+        self._acting = still
+
+    # -- the end -------------------------------------------------------------------------------------------------
+    async def _settle(self) -> None:
+        """All processes end; then every session goes on with what was left, takes what waits, and one more message."""
+        await asyncio.sleep(PATIENCE_SECONDS)
+        await self._check()
+        for process in self._processes:
+            process.life.program.resume()
+            process.life.die("ended")
+        last = self._start()
+        last.calm()
+        for session in self._living():
+            await self._use(last, session)
+            await self._check()
+        state = self.shared.disk.state
+        for row in state.inbox.values():
+            waits = row.state == "queued" and row.session not in state.purged and row.kind == "message"
+            self.shared.record.require(not waits, f"message {row.id} still waits")
+        await self._check()
+
+    async def _use(self, process: Process, session: SessionId) -> None:
+        talk = process.talk(session)
+        watch = process.watcher(session)
+        for _ in range(LOOKS_MAX):
+            try:
+                await talk.recover(watch, process.person)
+                break
+            except Busy:
+                await asyncio.sleep(SETTINGS.lease_seconds + 1)
+        while (waits := await talk.next_queued()) is not None:
+            turn = await talk.begin(waits, watch, process.person)
+            await turn.finish()
+        words = self.shared.record.new_words(0)
+        turn = await talk.say(words, watch, process.person)
+        outcome = await turn.finish()
+        self.shared.record.accepted(words, session)
+        assert outcome.status == TurnStatus.DONE, f"session {session} is not usable: {outcome}"
