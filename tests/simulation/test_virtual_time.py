@@ -81,12 +81,17 @@ def test_what_can_never_end_is_said() -> None:
         simulate(0, waits())
 
 
+async def virtually(seconds: float) -> None:
+    """Nobody waits for it but in virtual time."""
+    await asyncio.sleep(seconds)
+
+
 async def ticks(seen: list[float]) -> None:
     """Counts seconds, in a task of its own."""
 
     async def count() -> None:
         while True:
-            await asyncio.sleep(1)
+            await virtually(1)
             seen.append(asyncio.get_running_loop().time())
 
     await asyncio.gather(asyncio.create_task(count()))
@@ -99,12 +104,12 @@ def test_a_program_stands_still_and_goes_on() -> None:
         program, stopped, other = Program(), list[float](), list[float]()
         program.start(ticks(stopped))
         Program().start(ticks(other))
-        await asyncio.sleep(2.5)
+        await virtually(2.5)
         program.pause()
-        await asyncio.sleep(3)
+        await virtually(3)
         assert stopped == [1, 2]
         program.resume()
-        await asyncio.sleep(1.9)
+        await virtually(1.9)
         return stopped, other
 
     assert simulate(0, scenario()) == ([1, 2, 5.5, 6.5], [1, 2, 3, 4, 5, 6, 7])
@@ -118,16 +123,16 @@ def test_a_program_that_is_killed_takes_no_further_step() -> None:
 
         async def work() -> None:
             try:
-                await asyncio.sleep(1)
+                await virtually(1)
             finally:
                 seen.append("cleaned up")
 
         task = program.start(work())
-        await asyncio.sleep(0.5)
+        await virtually(0.5)
         program.kill()
         program.resume()
         task.cancel()
-        await asyncio.sleep(10)
+        await virtually(10)
         assert program.is_dead
         assert not task.done()
         return list(seen)

@@ -45,6 +45,8 @@ class Witness:
         """Sessions whose hint was answered: it stays in that turn's requests, and is not answered again."""
         self._holder: dict[SessionId, str] = {}
         self._claims: dict[SessionId, list[Claim]] = {}
+        self._sent_again: set[str] = set()
+        """What had joined a turn that was tried again: it is sent again with it, and stored once more, on another branch."""
 
     # -- asked by others -----------------------------------------------------------------------------------------
     def holds(self, process: str, session: SessionId) -> bool:
@@ -82,9 +84,12 @@ class Witness:
                 self.record.hit(f"turn: ended, {turn.end_reason}")
         for _, message in _changed(before.messages, after.messages):
             self._check_message(message, before)
-        for session, row in after.sessions.items():
-            was_row = before.sessions.get(session)
-            moved_back = was_row is not None and was_row.handle.epoch > row.handle.epoch
+        for was_row, row in _changed(before.inbox, after.inbox):
+            if was_row is None and row.kind == MESSAGE and unpack(row.body).not_before > 0:
+                self._check_again(unpack(row.body).text, before)
+        for session, now in after.sessions.items():
+            then = before.sessions.get(session)
+            moved_back = then is not None and then.handle.epoch > now.handle.epoch
             self.record.require(not moved_back, f"the epoch of {session} went back")
 
     def _count_states(self, what: str, before: Mapping[K, V], after: Mapping[K, V]) -> None:
@@ -126,12 +131,19 @@ class Witness:
         turns = [row.turn for row in state.turns.values() if row.session == session and row.state in OPEN]
         self.record.require(len(turns) <= 1, f"session {session} has the open turns {turns}")
 
+    def _check_again(self, words: str, before: State) -> None:
+        joined = any(m.text == words and m.step > 0 for m in before.messages.values() if m.role == Role.USER)
+        self.record.require(joined, f"sent again, and never in a turn: {words!r}")
+        self.record.hit("steering message: sent again with a retry")
+        self._sent_again.add(words)
+
     def _check_message(self, message: Message, before: State) -> None:
         self.record.require(HINT not in message.text, f"a hint was stored: {message.text!r}")
         if message.role == Role.USER:
             self.record.require(message.text in self.record.sent, f"nobody said {message.text!r}")
             twice = any(m.text == message.text for m in before.messages.values() if m.role == Role.USER)
-            self.record.require(not twice, f"said once and stored twice: {message.text!r}")
+            once = not twice or message.text in self._sent_again
+            self.record.require(once, f"said once and stored twice: {message.text!r}")
         if isinstance(message.body, ToolBody):
             call = message.body.call
             answered = any(
@@ -155,7 +167,7 @@ class Witness:
                 continue
             if place == InboxState.CONSUMED:
                 self.record.require(words in stored, f"taken and lost: {words!r}")
-            elif place is not None:
+            elif place is not None and words not in self._sent_again:
                 self.record.require(words not in stored, f"{place} and stored as well: {words!r}")
             elif session is not None:
                 self.record.require(words in stored, f"accepted and lost: {words!r}")
