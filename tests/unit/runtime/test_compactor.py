@@ -14,7 +14,7 @@ from clew.adapters.stores.memory.state import Disk
 from clew.domain.compaction.cut import standing
 from clew.domain.compaction.policy import Plan
 from clew.domain.conversation.ids import SessionId
-from clew.domain.ledger.commits import Caps
+from clew.domain.ledger.commits import Caps, Commit, Committed, Compact
 from clew.domain.ledger.errors import StoreUnusable
 from clew.domain.ledger.rows import CompactionLease, Handle
 from clew.domain.models.answer import FailureKind, StopReason, Usage
@@ -202,6 +202,40 @@ async def test_what_is_said_meanwhile_is_in_the_next_request() -> None:
 
 
 @on_a_loop
+async def test_a_commit_that_meets_an_append_is_made_again() -> None:
+    """The head moved between looking and writing; the covered range is still there, so the summary is too."""
+    ledger = Overtaken(Disk())
+    handle = await full(ledger)
+    made = assert_compacted(await compactor(ledger, scripted(notes)).compact(asking(handle.session)))
+    assert (await texts(ledger, handle.session))[-1] == "re quicker"
+    assert (await handle_of(ledger, handle.session)).summary == made.summary.id
+    assert not made.adopted
+    await check(ledger, ANN, handle.session)
+
+
+class Overtaken(MemoryLedger):
+    """Somebody says something right before the first summary is written."""
+
+    async def commit(self, work: Commit) -> Committed:
+        if isinstance(work.op, Compact) and not (await super().path(ANN, work.session))[-1].text.endswith(
+            "quicker"
+        ):
+            await exchange(MemoryLedger(self._disk), await handle_of(self, work.session), "quicker")
+        return await super().commit(work)
+
+
+@on_a_loop
+async def test_a_summary_that_is_no_shorter_is_not_used() -> None:
+    """A short conversation, and notes within their length that are longer than it."""
+    ledger = MemoryLedger()
+    handle = await exchange(ledger, await started(ledger), "a few words more " * 7, "b", "c")
+    maker = compactor(ledger, scripted(lambda _: say("word " * 72)))
+    failed = assert_not(await maker.compact(asking(handle.session, Trigger.COMMAND)), WhyNot.FAILED)
+    assert failed.sentence.endswith("The summary was no shorter than what it stood for.")
+    assert await handle_of(ledger, handle.session) == handle
+
+
+@on_a_loop
 async def test_a_summary_of_what_was_undone_meanwhile_is_dropped() -> None:
     """It would stand for messages that are off the path; the calls are counted all the same."""
     hold = Hold()
@@ -298,7 +332,7 @@ FAILING: Final = {
     "blank": say(" \n "),
     "tool call": ask("bash", "{}"),
     "withheld": Step(text="x", stop=StopReason.FILTERED),
-    "1 MB of text": say(*["word " * 2_000] * 100),
+    "1 MB of text": say(*["word " * 2_000] * 100, Hold()),  # it is not read to its end, which never comes
     "longer than the rest": say("word " * 3_000),
 }
 
