@@ -19,7 +19,6 @@ from clew.runtime.ports.people import Consent, Question
 from clew.runtime.recovery import Recovery
 from clew.runtime.talk import Talk
 from clew.runtime.turns.openings import Opening, Recover, Say
-from clew.runtime.turns.waiting import BusyMode
 from clew.surfaces.cli.chat.approving import Asker
 from clew.surfaces.cli.chat.attach import attachments
 from clew.surfaces.cli.chat.completion import LOCAL_COMMANDS
@@ -293,15 +292,9 @@ class ChatLoop:
         files, problems = await asyncio.to_thread(attachments, text, self.talk.cwd)
         for problem in problems:
             self._screen.notice(problem)
-        current = self.turns.current
-        sent = await self.talk.send(text, files)
-        if sent.opening is not None:
-            self._start(sent.opening)
-            return
-        if sent.mode == BusyMode.INTERRUPT:
-            self.turns.cut(current)
-        await self.turns.refresh_waiting()
-        await self.turns.send_waiting()
+        opening = await self.turns.send(text, files)
+        if opening is not None:
+            self._start(opening)
 
     def _start(self, opening: Opening) -> None:
         self.name_instructions()

@@ -7,7 +7,7 @@ into the line; one that waits stays in the ledger until a turn takes it; what fa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -20,7 +20,7 @@ from clew.runtime.talk import MESSAGE, QueuedMessage, Talk
 from clew.runtime.turns import TurnOutcome, TurnStatus
 from clew.runtime.turns.openings import Opening, Recover, Say
 from clew.runtime.turns.runner import RunningTurn
-from clew.runtime.turns.waiting import BusyMode
+from clew.runtime.turns.waiting import BusyMode, NewFile
 from clew.surfaces.cli.chat.approving import Asker
 from clew.surfaces.cli.chat.screen import Screen
 from clew.surfaces.cli.chat.status import StatusLine
@@ -131,8 +131,24 @@ class TurnDriver:
         self._stop_asked = self._more = False
         self.began_at = asyncio.get_running_loop().time()
         self._talk.is_occupied = True
+        self.current = self._turns + 1
         view = self._view = TurnView(self._screen, self._status, self._asker)
         self._task = asyncio.create_task(self._follow(opening, view))
+
+    async def send(self, text: str, files: Sequence[NewFile] = ()) -> Opening | None:
+        """Sends a message by the mode that is set; the opening to `start` with when nothing is under way.
+
+        Raises Refused when too many wait.
+        """
+        met = self.current
+        sent = await self._talk.send(text, files)
+        if sent.opening is not None:
+            return sent.opening
+        if sent.mode == BusyMode.INTERRUPT:
+            self._cut(met)
+        await self.refresh_waiting()
+        await self.send_waiting()
+        return None
 
     async def send_waiting(self) -> bool:
         """Begins with the oldest message that waits; False when none does."""
@@ -165,7 +181,7 @@ class TurnDriver:
             self._preparing.cancel()
         return True
 
-    def cut(self, number: int | None) -> None:
+    def _cut(self, number: int | None) -> None:
         """Stops this turn, if it is still the current one; one that has not begun is recorded and goes no further."""
         if number is not None and number == self.current:
             self._stop_asked = True
