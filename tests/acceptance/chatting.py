@@ -35,6 +35,10 @@ class Server:
         """From now on these, in order; what was asked before is forgotten."""
         httpx.post(f"{self.root}/script", content=msgspec.json.encode(steps)).raise_for_status()
 
+    def go_on(self) -> None:
+        """An answer that paused comes to its end."""
+        httpx.post(f"{self.root}/go_on").raise_for_status()
+
     @property
     def said(self) -> list[list[str]]:
         """What people said in each request."""

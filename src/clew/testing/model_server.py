@@ -251,6 +251,9 @@ class ModelServer:
                 stats["input"] = sum(usage.input for usage in self.reported)
                 stats["output"] = sum(usage.output for usage in self.reported)
                 return 200, _json(stats)
+            case "POST /go_on":
+                self.go_on()
+                return 200, b"{}"
             case "POST /script":
                 self._answering = read_script(request.body)
                 self.requests.clear()

@@ -1,0 +1,113 @@
+"""Messages while a turn runs, with real processes: twenty in two seconds in each mode, and a second terminal."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from clew.testing.command_line import CommandLine
+from clew.testing.model_server import Served, ServedCall
+from clew.testing.terminal import Key
+from tests.acceptance.chatting import CLEW, KEY, READY, Chat, Server, served
+
+MESSAGES = 20
+SECONDS_MAX = 2.0
+WAIT_FOR_GO = "until [ -e go ]; do sleep 0.05; done; echo gone"
+
+
+@pytest.fixture
+def scripted() -> Iterator[Server]:
+    yield from served("--echo", "--key", KEY)
+
+
+@pytest.fixture
+def chat(tmp_path: Path) -> Chat:
+    return Chat(tmp_path)
+
+
+def clew(chat: Chat, server: Server, *arguments: str) -> str:
+    """What a command of another process prints."""
+    environ = CommandLine(chat.home, server.base_url, key=KEY).environ
+    ran = subprocess.run(
+        [*CLEW, *arguments], env=environ, cwd=chat.cwd, capture_output=True, check=True, timeout=60
+    )
+    return ran.stdout.decode()
+
+
+def only_session(chat: Chat, server: Server) -> str:
+    (row,) = msgspec.json.decode(clew(chat, server, "sessions", "list", "--json"))
+    return str(row["id"])
+
+
+def stored(chat: Chat, server: Server) -> list[dict[str, Any]]:
+    shown = clew(chat, server, "sessions", "show", only_session(chat, server), "--json")
+    messages: list[dict[str, Any]] = msgspec.json.decode(shown)["messages"]
+    return [m for m in messages if m["role"] == "user"]
+
+
+@pytest.mark.parametrize("mode", ["queue", "steer", "interrupt"])
+def test_twenty_messages_in_two_seconds(chat: Chat, scripted: Server, mode: str) -> None:
+    """All stored in order, none doubled, and /why accounts for every one."""
+    first = {
+        "queue": Served(deltas=("half an", " answer"), pause_after=1),
+        "steer": Served(
+            text="half an", calls=(ServedCall(name="shell", arguments={"command": WAIT_FOR_GO}),)
+        ),
+        "interrupt": Served(deltas=("half an",), stalls=True),
+    }[mode]
+    scripted.answers(first, *(Served(text=f"answer {n}") for n in range(MESSAGES + 1)))
+    texts = [f"message {n:02}" for n in range(MESSAGES)]
+    with chat.opened(scripted, environ={"CLEW__TURN__BUSY": mode, "CLEW__APPROVAL__MODE": "all"}) as person:
+        person.sees(READY)
+        person.types("the first", Key.ENTER)
+        person.sees("half an", "working")
+        began = time.monotonic()
+        for text in texts:
+            person.types(text, Key.ENTER)
+        assert time.monotonic() - began < SECONDS_MAX
+        if mode == "interrupt":
+            person.sees(texts[-1])
+        else:
+            person.sees("and 17 more")
+        (chat.cwd / "go").touch()
+        scripted.go_on()
+        person.sees("answer", READY)
+        person.wait_until(lambda: len(stored(chat, scripted)) == MESSAGES + 1, "all of them stored")
+        person.sees(READY)
+        person.sees_no_more("working")
+    users = stored(chat, scripted)
+    assert [m["text"] for m in users] == ["the first", *texts]
+    told = clew(chat, scripted, "run", "--session", only_session(chat, scripted), "/why 50")
+    for text in texts:
+        (line,) = [line for line in told.split("\n") if "message" in line and f"“{text}”, received" in line]
+        assert f": {'joined' if mode == 'steer' else 'opened'} turn " in line
+    turns = {m["turn"] for m in users}
+    assert len(turns) == (1 if mode == "steer" else MESSAGES + 1)
+
+
+def test_a_second_terminal_steers_and_stops(chat: Chat, scripted: Server) -> None:
+    """What it sends joins the turn that the first one runs; /stop there ends it here within five seconds."""
+    scripted.answers(
+        Served(text="half an", calls=(ServedCall(name="shell", arguments={"command": WAIT_FOR_GO}),)),
+        Served(deltas=("as you like",), stalls=True),
+    )
+    with chat.opened(scripted, environ={"CLEW__APPROVAL__MODE": "all"}) as person:
+        person.sees(READY)
+        person.types("the first", Key.ENTER)
+        person.sees("half an", "working")
+        session = only_session(chat, scripted)
+        told = clew(chat, scripted, "run", "--session", session, "/steer to the left")
+        assert "joins the running turn" in told
+        (chat.cwd / "go").touch()
+        person.sees("to the left", "as you like")
+        assert clew(chat, scripted, "run", "--session", session, "/stop") == "Stopped.\n"
+        person.sees("Stopped. /retry asks again", READY, seconds=5)
+        person.types("/history", Key.ENTER)
+        person.sees("assistant (interrupted): as you like")
+    assert [(m["text"], m["turn"]) for m in stored(chat, scripted)] == [("the first", 1), ("to the left", 1)]
