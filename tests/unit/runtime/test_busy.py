@@ -12,7 +12,7 @@ import pytest
 from clew.adapters.stores.memory import MemoryLedger
 from clew.domain.conversation.ids import LOCAL
 from clew.domain.conversation.messages import Message, Role, Status
-from clew.domain.ledger.errors import Busy, Refused
+from clew.domain.ledger.errors import Busy, NotFound, Refused
 from clew.domain.ledger.rows import InboxState, TurnState
 from clew.domain.models.request import ModelRequest, ToolTurn
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult
@@ -418,3 +418,84 @@ async def test_why_accounts_for_every_message_and_call() -> None:
 def _without_times(text: str) -> list[str]:
     timed = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "T", text)
     return re.sub(r"\d+ ms", "N ms", timed).split("\n")
+
+
+ENDING = {
+    "/undo": "undo", "/retry": "retry", "/new": "new", "/resume other": "resume", "/temporary": "stopped",
+    "/delete": "deleted",
+}  # fmt: skip
+"""Commands that end a running turn, and the reason that its row names."""
+
+
+@pytest.mark.parametrize("line", ENDING)
+def test_a_command_of_another_process_ends_the_turn(line: str) -> None:
+    """In its own transaction; the one that ran it notices soon, and publishes nothing more."""
+
+    async def scenario() -> None:
+        hold, ledger = Hold(), MemoryLedger()
+        world = World(ledger, [say("other"), say("so far", hold, "never")])
+        elsewhere = World(ledger, [say("again")], owner="other", seed=1)
+        elsewhere.services = msgspec.structs.replace(
+            elsewhere.services, in_memory=lambda: World(MemoryLedger(), seed=5).services
+        )
+        first, talk = world.talk(), world.talk()
+        await (await begun(first, "first session"))
+        await command(first, "/title other")
+        running = await begun(talk, "go")
+        await hold.reached()
+        assert talk.session is not None
+        there = elsewhere.talk(talk.session)
+        reply = await there.command(f"/delete {talk.session}" if line == "/delete" else line)
+        assert reply.ends_turn
+        async with asyncio.timeout(1):
+            outcome = await running
+        assert outcome.status == TurnStatus.INTERRUPTED
+        hold.release()
+        assert world.model.open_streams == 0
+        if line == "/delete":
+            with pytest.raises(NotFound):
+                await ledger.session(LOCAL, talk.session)
+            return
+        turn = await ledger.turn(LOCAL, talk.session)
+        assert turn is not None
+        assert (turn.state, turn.end_reason) == (TurnState.INTERRUPTED, ENDING[line])
+        if line == "/temporary":
+            assert await said(talk) == [("user", "go"), ("assistant", "so far")]
+
+    simulate(1, scenario())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/redo",
+        "/history",
+        "/why",
+        "/status",
+        "/usage",
+        "/title x",
+        "/branch",
+        "/search go",
+        "/help",
+        "/ps",
+        "/undo",
+    ],
+)
+async def test_what_does_not_end_the_turn(line: str) -> None:
+    """It goes on: what only reads, what holds from the next turn on, what could not be done, what takes back one that waits."""
+    hold = Hold()
+    talk = World(MemoryLedger(), [say("so ", hold, "far")]).talk()
+    running = await begun(talk, "go")
+    await hold.reached()
+    session = talk.session
+    if line == "/undo":
+        await talk.send("waits")
+    if line == "/redo":
+        with pytest.raises(CommandError, match="nothing to redo"):
+            await talk.command(line)
+    else:
+        assert not (await talk.command(line)).ends_turn
+    talk.session = session
+    hold.release()
+    assert (await running).text == "so far"
+    assert await said(talk) == [("user", "go"), ("assistant", "so far")]
