@@ -72,6 +72,8 @@ class TorturedHome:
         self._sessions: list[str] = []
         self._words: dict[Process, list[str]] = {}
         """Of each process, the first words of the messages that it was given."""
+        self._usable: set[str] = set()
+        """Sessions that nobody was told to use since somebody came after."""
         self._of_round: list[Process] = []
 
     def close(self) -> None:
@@ -101,17 +103,15 @@ class TorturedHome:
                 process for _ in range(POINTS_PER_ROUND) for process in self._wave_at(self._next_point())
             ]
         sessions = {_session_of(process) for process in started}
-        touched = sessions & set(self._sessions)
-        elsewhere = [""] if touched != sessions else []
-        wrong = [said for session in [*sorted(touched), *elsewhere] for said in self._come_after(session)]
-        return wrong + self._look(frozenset(touched))
+        wrong = [said for session in sorted(sessions) for said in self._come_after(session)]
+        return wrong + self._look(frozenset(sessions - {""}))
 
     def look_at_all(self) -> list[str]:
         """At the end: every session is usable, and the whole file is sound."""
         self._of_round.clear()
         listed = self._to_the_end(self._clew_plain("sessions", "list", "--json", "--limit", "1000"))
-        sessions = [row["id"] for row in msgspec.json.decode(listed.printed)]
-        wrong = [sentence for session in sessions for sentence in self._come_after(session)]
+        sessions = {row["id"] for row in msgspec.json.decode(listed.printed)}
+        wrong = [said for session in sorted(sessions - self._usable) for said in self._come_after(session)]
         checked = self._to_the_end(self._clew_plain("db", "check"))
         if checked.status != 0:
             wrong.append(f"clew db check: {checked.printed.strip()}")
@@ -126,7 +126,7 @@ class TorturedHome:
     def _wave_at(self, point: str) -> list[Process]:
         """A process ends at a point, perhaps in company."""
         way = POINTS[point]
-        session = "" if way.is_new else self._random.choice(self._sessions)
+        session = "" if way.is_new else self._session_for(point, way)
         for line in way.first:
             self._to_the_end(self._clew(line, session, way))
         for n, crash in enumerate(way.crashes):
@@ -138,6 +138,13 @@ class TorturedHome:
         reached = self._report.kills if started[0].was_killed else self._report.missed
         reached[point] = reached.get(point, 0) + 1
         return started
+
+    def _session_for(self, point: str, way: Way) -> str:
+        """Any; but the first time one of its own, for ways on which what others left in a session could be met."""
+        if self._report.kills.get(point) or not ("/" in way.last or "|" in way.last):
+            return self._random.choice(self._sessions)
+        opened: str = self._to_the_end(self._clew("{} hello", "", NEW)).json["session"]
+        return opened
 
     def _random_wave(self) -> list[Process]:
         started = self._company(self._random.choice((2, 3)))
@@ -163,6 +170,7 @@ class TorturedHome:
             process.ready_seconds or END_SECONDS_MAX
         )
         (word,) = self._words[process]
+        self._usable.add(process.json.get("session", ""))
         wrong = []
         if process.status != 0 or process.json.get("text") != f"done {word}":
             wrong.append(f"{process.what} ended with {process.status}: {process.printed.strip()[-500:]}")
@@ -196,6 +204,7 @@ class TorturedHome:
                 "run", "--json", *where, *said, crash=crash, environ=way.environ, cold=cold
             )
         self._words[process] = words
+        self._usable.discard(session)
         self._of_round.append(process)
         return process
 
