@@ -90,7 +90,10 @@ async def claimed(means: Means, job: TurnJob, row: SessionRow) -> Commit:
         sentence = f"Another process is in the middle of a turn of session {row.id}."
         raise Busy(sentence, str(row.lease_owner))
     if holder == Holder.DEAD and row.lease_owner is not None:
-        await means.owners.bury(row.lease_owner)
+        burial = await means.owners.bury(row.lease_owner)
+        if burial.left:
+            sentence = f"{burial.left} processes that a dead Clew's tools started will not end; its turn waits for them."
+            raise Busy(sentence, row.lease_owner)
     return Commit(
         session=row.id,
         actor=job.principal,
