@@ -55,13 +55,13 @@ async def opened_services(
         def instructions(cwd: Path) -> Sequence[Instructions]:
             return read_instructions(cwd, settings.instructions.files)
 
-        def over(store: Ledger) -> Services:
+        def over(store: Ledger, caps: Caps) -> Services:
             compactor = Compactor(
                 ledger=store,
                 owners=owners,
                 models=models,
                 clock=clock,
-                settings=compaction_settings(settings),
+                settings=compaction_settings(settings, caps),
             )
             stack.push_async_callback(compactor.close)
             return Services(
@@ -72,7 +72,7 @@ async def opened_services(
                     owners=owners,
                     clock=clock,
                     chance=chance,
-                    settings=turn_settings(settings),
+                    settings=turn_settings(settings, caps),
                     compactor=compactor,
                 ),
                 models=models,
@@ -84,11 +84,13 @@ async def opened_services(
             )
 
         yield msgspec.structs.replace(
-            over(ledger), export=exporter(ledger), in_memory=lambda: over(MemoryLedger())
+            over(ledger, caps_of(settings)),
+            export=exporter(ledger),
+            in_memory=lambda caps: over(MemoryLedger(), caps),
         )
 
 
-def compaction_settings(settings: Settings) -> CompactionSettings:
+def compaction_settings(settings: Settings, caps: Caps) -> CompactionSettings:
     chosen = settings.compaction
     return CompactionSettings(
         enabled=chosen.enabled,
@@ -96,11 +98,11 @@ def compaction_settings(settings: Settings) -> CompactionSettings:
         lease_seconds=chosen.lease_seconds,
         cooldown_seconds=chosen.cooldown_seconds,
         summary_model=settings.model.summary_model or None,
-        caps=caps(settings),
+        caps=caps,
     )
 
 
-def turn_settings(settings: Settings) -> TurnSettings:
+def turn_settings(settings: Settings, caps: Caps) -> TurnSettings:
     """The runtime's view of the configuration."""
     return TurnSettings(
         max_steps=settings.turn.max_steps,
@@ -112,11 +114,12 @@ def turn_settings(settings: Settings) -> TurnSettings:
         approval_expires_seconds=settings.approval.expires_seconds,
         recovery_freshness_seconds=settings.recovery.freshness_seconds,
         recovery_max_crashes=settings.recovery.max_crashes,
-        caps=caps(settings),
+        tool_output_bytes=settings.limits.tool_output_bytes,
+        caps=caps,
     )
 
 
-def caps(settings: Settings) -> Caps:
+def caps_of(settings: Settings) -> Caps:
     limits = settings.limits
     return Caps(
         usd_per_session=limits.usd_per_session,

@@ -16,6 +16,7 @@ from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.commits import (
     AddUsage,
     AsObserver,
+    Caps,
     Commit,
     NewSession,
     Received,
@@ -23,6 +24,7 @@ from clew.domain.ledger.commits import (
 )
 from clew.domain.ledger.errors import NotFound, Outdated, Refused
 from clew.domain.ledger.rows import Origin, SessionRow, TurnState, UsageTotals
+from clew.domain.ledger.spending import left_of_day
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.commands import CommandContext, CommandError, CommandReply, run_command
@@ -90,8 +92,9 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     is_replaced: Callable[[], bool] = lambda: False
     """Whether the package on disk is another one by now: then no turn begins here any more."""
     export: Callable[[SessionId, str], Awaitable[str]] | None = None
-    in_memory: Callable[[], Services] | None = None
-    """Makes services over a ledger that lives in memory only: what is said there is gone with it."""
+    in_memory: Callable[[Caps], Services] | None = None
+    """Makes services over a ledger that lives in memory only: what is said there is gone with it. It spends within
+    these caps."""
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -320,8 +323,10 @@ class Talk:
             id=counted, owner=self.principal, surface=self.place.surface, origin=Origin.NEW, temporary=True
         )
         await kept.ledger.open(row, actor=self.principal, at=kept.clock.now_ms())
+        caps = kept.runner.settings.caps.today(kept.clock.now_ms())
+        spent = await kept.ledger.spent(self.principal, None, caps.day_began)
         self._kept = _Kept(services=kept, session=self.session, counted=counted)
-        self.services, self.session = in_memory(), None
+        self.services, self.session = in_memory(left_of_day(caps, spent)), None
         return CommandReply(
             text="Temporary: from here on nothing that is said is kept; only what it used is counted. "
             "It has no title, search or export. /temporary again ends it, and the words are gone.",

@@ -436,7 +436,7 @@ def test_a_command_of_another_process_ends_the_turn(line: str) -> None:
         world = World(ledger, [say("other"), say("so far", hold, "never")])
         elsewhere = World(ledger, [say("again")], owner="other", seed=1)
         elsewhere.services = msgspec.structs.replace(
-            elsewhere.services, in_memory=lambda: World(MemoryLedger(), seed=5).services
+            elsewhere.services, in_memory=lambda _: World(MemoryLedger(), seed=5).services
         )
         first, talk = world.talk(), world.talk()
         await (await begun(first, "first session"))

@@ -14,7 +14,7 @@ from clew.adapters.stores.sqlite import open_ledger
 from clew.adapters.system import SystemClock
 from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.ledger.commits import Caps, Commit, Committed, Reserve
-from clew.domain.ledger.rows import TurnState
+from clew.domain.ledger.rows import CallState, TurnState
 from clew.domain.models.answer import (
     Answer,
     Failure,
@@ -25,6 +25,7 @@ from clew.domain.models.answer import (
     Usage,
 )
 from clew.domain.models.request import ImagePart, ModelProfile, ModelRequest, TextPart, UserTurn
+from clew.domain.tools.spec import ToolResult
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import Cost
 from clew.runtime.ports.people import NobodyToAsk, nobody_watches
@@ -32,7 +33,7 @@ from clew.runtime.spending import OUTPUT_TOKENS_MAX, input_tokens_max
 from clew.runtime.talk import Talk
 from clew.runtime.turns import TurnSettings, TurnStatus
 from clew.testing.scripted_model import Hold, Script, ScriptedModel, Step, ask, fail, say
-from clew.testing.world import RecordingTool, World, exchange
+from clew.testing.world import RecordingTool, World, command, exchange
 
 pytestmark = pytest.mark.anyio
 
@@ -351,3 +352,48 @@ async def test_a_turn_that_goes_in_circles_ends_with_a_sentence(ledger: Commits)
     assert "read" in outcome.error[1]
     assert "3 times" in outcome.error[1]
     assert len(tool.ran) == 3
+
+
+async def test_a_tool_without_a_bound_of_its_own_is_cut_and_that_is_said(ledger: Commits) -> None:
+    """Whoever wrote it: the model sees the start of what it brought, and how much is missing."""
+
+    async def much(*_: object) -> ToolResult:
+        return ToolResult(text="ä" * 10_000)
+
+    tool = RecordingTool("read", answer=much)
+    settings = TurnSettings(tool_output_bytes=1_001)
+    world = World(ledger, [ask("read"), say("done")], tools=[tool], settings=settings)
+    talk = world.talk()
+    await exchange(talk, "hi")
+    result = (await ledger.path(LOCAL, session_of(talk)))[-2]
+    assert result.text == "ä" * 500 + "\n[… 18,999 bytes left out: limits.tool_output_bytes is 1,001 …]"
+
+
+async def test_what_is_left_of_each_cap_can_be_asked(ledger: Commits) -> None:
+    """Also before there is a session."""
+    world = capped(ledger, [say("yes")], session=5.0, day=100.0)
+    talk = world.talk()
+    before = await command(talk, "/usage")
+    assert "usd_per_day: $0.0000 of the $100 allowed a day spent or set aside, $100.0000 left" in before
+    await exchange(talk, "hi")
+    for said in (await command(talk, "/usage"), await command(talk, "/status")):
+        assert "usd_per_session: $0.0050 of the $5 allowed for a session" in said
+        assert "$4.9950 left" in said
+        assert "usd_per_user_day" not in said
+
+
+async def test_the_time_of_a_turn_ends_any_tool(ledger: Commits) -> None:
+    """One that never returns is cancelled, its outcome is unknown, and the limit is said."""
+    never = asyncio.Event()
+
+    async def hang(*_: object) -> ToolResult:
+        await never.wait()
+        raise AssertionError("nobody sets it")
+
+    tool = RecordingTool("server__hang", answer=hang)
+    world = World(ledger, [ask("server__hang")], tools=[tool], settings=TurnSettings(max_seconds=0.05))
+    outcome = await exchange(world.talk(), "hi")
+    assert (outcome.status, outcome.error and outcome.error[0]) == (TurnStatus.REFUSED, "time_limit")
+    assert outcome.error is not None
+    assert "0.05 seconds" in outcome.error[1]
+    assert [call.state for call in outcome.calls] == [CallState.UNKNOWN]

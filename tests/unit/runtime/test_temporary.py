@@ -10,11 +10,15 @@ import pytest
 from clew.adapters.stores.memory import MemoryLedger
 from clew.adapters.stores.sqlite import open_ledger
 from clew.domain.conversation.ids import LOCAL
+from clew.domain.ledger.commits import Caps
+from clew.domain.models.answer import Usage
+from clew.domain.models.request import ModelProfile
 from clew.runtime.compaction import Compactor
+from clew.runtime.ports.models import Cost
 from clew.runtime.sessions import SessionDesk
 from clew.runtime.talk import Services
-from clew.runtime.turns import TurnRunner
-from clew.testing.scripted_model import say
+from clew.runtime.turns import TurnRunner, TurnSettings, TurnStatus
+from clew.testing.scripted_model import Step, say
 from clew.testing.world import HandClock, World, command, exchange
 
 pytestmark = pytest.mark.anyio
@@ -29,14 +33,14 @@ def with_memory(world: World) -> None:
     """Gives a world the services that a temporary talk goes over to."""
     kept = world.services
 
-    def in_memory() -> Services:
+    def in_memory(caps: Caps) -> Services:
         store = MemoryLedger()
         runner = TurnRunner(
             ledger=store,
             owners=world.owners,
             clock=kept.clock,
             chance=kept.chance,
-            settings=kept.runner.settings,
+            settings=msgspec.structs.replace(kept.runner.settings, caps=caps),
             compactor=Compactor(ledger=store, owners=world.owners, models=kept.models, clock=kept.clock),
         )
         desk = SessionDesk(store, kept.clock, kept.chance)
@@ -87,4 +91,27 @@ async def test_leaving_the_chat_ends_a_temporary_talk(tmp_path: Path) -> None:
     assert not talk.is_temporary
     assert (await ledger.usage(LOCAL)).output == 5
     assert await ledger.sessions(LOCAL) == ()
+    await ledger.close()
+
+
+async def test_a_temporary_talk_spends_what_the_day_has_left(tmp_path: Path) -> None:
+    """It is no way around a cap: what was spent before it counts, and what it spent counts after it."""
+    ledger = await open_ledger(tmp_path, HandClock())
+    cost = Usage(input=0, output=1_000)
+    world = World(
+        ledger,
+        lambda _: Step(text="yes", usage=cost),
+        settings=TurnSettings(caps=Caps(usd_per_day=3.0)),
+        profile=ModelProfile(name="m", max_output=1_000),
+        price=lambda usage: Cost(usd=usage.output / 1_000, source="test"),
+    )
+    with_memory(world)
+    talk = world.talk()
+    assert (await exchange(talk, "one")).status == TurnStatus.DONE
+    await talk.command("/temporary")
+    ended = [(await exchange(talk, "more")).status for _ in range(3)]
+    assert ended == [TurnStatus.DONE, TurnStatus.DONE, TurnStatus.REFUSED]
+    await talk.command("/temporary")
+    assert (await exchange(talk, "and now?")).status == TurnStatus.REFUSED
+    assert (await ledger.usage(LOCAL)).cost_usd == 3.0
     await ledger.close()

@@ -18,6 +18,8 @@ from clew.runtime.ports.people import CallOutput, Watch
 from clew.runtime.ports.tools import Tool, ToolContext
 
 LINE_CHARACTERS_MAX: Final = 200
+NOTE_BYTES_MAX: Final = 1_000
+"""Of what a tool says beside its output."""
 
 
 def args_sha256(call: ToolCall) -> str:
@@ -48,7 +50,9 @@ class CallDesk:
         allowed: frozenset[str],
         watch: Watch,
         notify: Callable[[str, str], Awaitable[None]],
+        output_bytes: int,
     ) -> None:
+        self._output_bytes = output_bytes
         self._tools = {tool.spec.name: tool for tool in tools}
         self._session = session
         self._principal = principal
@@ -102,10 +106,11 @@ class CallDesk:
 
     async def _run(self, tool: Tool, arguments: JsonObject, call: CallId) -> ToolResult:
         try:
-            return await tool.run(arguments, self._context(call))
+            result = await tool.run(arguments, self._context(call))
         except Exception as error:  # noqa: BLE001 - the supervisor of foreign code: it becomes the result
             text = f"The tool broke: {error!r}. Whether it took effect is not known."
-            return ToolResult(text=text, status=Status.ERROR)
+            result = ToolResult(text=text, status=Status.ERROR)
+        return _bounded(result, self._output_bytes)
 
     def _context(self, call: CallId) -> ToolContext:
         return ToolContext(
@@ -116,3 +121,14 @@ class CallDesk:
             progress=lambda text: self._watch(CallOutput(call, text)),
             notify=self._notify,
         )
+
+
+def _bounded(result: ToolResult, output_bytes: int) -> ToolResult:
+    """For tools that keep no bound of their own; those that do may say what they left out."""
+    data = result.text.encode(errors="surrogatepass")
+    if len(data) <= output_bytes + NOTE_BYTES_MAX:
+        return result
+    kept = data[:output_bytes].decode(errors="ignore")
+    left_out = len(data) - output_bytes
+    text = f"{kept}\n[… {left_out:,} bytes left out: limits.tool_output_bytes is {output_bytes:,} …]"
+    return msgspec.structs.replace(result, text=text)

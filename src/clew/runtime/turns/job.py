@@ -35,6 +35,7 @@ class TurnSettings(msgspec.Struct, frozen=True, kw_only=True):
     recovery_freshness_seconds: float = 3600
     recovery_max_crashes: int = 3
     caps: Caps = Caps()
+    tool_output_bytes: int = 50_000
 
 
 class Means(msgspec.Struct, frozen=True, kw_only=True):

@@ -432,4 +432,5 @@ def _call_desk(means: Means, job: TurnJob, opened: OpenedTurn, watch: Watch) -> 
         allowed=frozenset(own.allow),
         watch=watch,
         notify=job.notify,
+        output_bytes=means.settings.tool_output_bytes,
     )
