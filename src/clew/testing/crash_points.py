@@ -21,6 +21,14 @@ _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 LONG_TALK: Final = ("{} hello" + " and so on" * 300,) * 2
 ASKING: Final = MappingProxyType({"CLEW__APPROVAL__MODE": "ask"})
 
+CAPPED: Final = MappingProxyType(
+    {
+        "CLEW__LIMITS__USD_PER_SESSION": "1000",
+        "CLEW__MODEL__INPUT_USD_PER_MTOK": "1",
+        "CLEW__MODEL__OUTPUT_USD_PER_MTOK": "1",
+    }
+)
+
 
 class Way(NamedTuple):
     """How a process comes to a point. `{}` stands for a word that is said once only, ` | ` parts lines typed into a chat.
@@ -103,6 +111,7 @@ WRITES: Final = (
     Write("open", Way("{} hello", is_new=True)),
     Write("opening", Way("{} hello")),
     Write("refreeze", Way("{} hello", is_new=True)),
+    Write("reserve", Way("{} shell", environ=CAPPED)),
     Write("plan", Way("{} shell")),
     Write("start", Way("{} shell read")),
     Write("result", Way("{} shell shell+read")),

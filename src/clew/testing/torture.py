@@ -166,6 +166,9 @@ def main() -> int:
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="clew-torture-"))
+    sys.stderr.write(
+        f"torture: seed {chosen.seed}, {chosen.rounds} rounds in {chosen.lanes} lanes, in {folder}\n"
+    )
     report = torture(folder, rounds=chosen.rounds, seed=chosen.seed, lanes=chosen.lanes, break_=chosen.break_)
     if not report.wrong:
         shutil.rmtree(folder)

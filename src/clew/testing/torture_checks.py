@@ -50,6 +50,12 @@ async def wrong_in(folder: Path, expected: Expected, sessions: frozenset[str]) -
     wrong = list(_messages(home / LEDGER_FILE, expected.accepted))
     with closing(sqlite3.connect(home / LEDGER_FILE)) as db:
         known = [SessionId(row[0]) for row in db.execute("SELECT id FROM session")]
+        reserved = [row[0] for row in db.execute("SELECT session_id FROM usage WHERE state = 'reserved'")]
+    wrong += [
+        f"{session}: money is set aside for ever"
+        for session in reserved
+        if not sessions or session in sessions
+    ]
     effects = Counter((folder / EFFECTS).read_text("utf-8").split()) if (folder / EFFECTS).exists() else {}
     runs: dict[str, list[int]] = {}
     for call, at in expected.runs:
