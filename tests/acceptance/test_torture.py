@@ -16,14 +16,14 @@ import pytest
 from clew.testing.crash_points import POINTS, WRITES
 from clew.testing.torture_report import Report
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 def tortured(folder: Path, rounds: int, *arguments: str) -> Report:
     """A torture in a process of its own: it forks, and this one has threads."""
     environ = {**os.environ, "TMPDIR": str(folder)}
     command = [sys.executable, "-m", "clew.testing.torture", "--json", "--rounds", str(rounds), *arguments]
-    ran = subprocess.run(command, capture_output=True, check=False, timeout=110, env=environ)
+    ran = subprocess.run(command, capture_output=True, check=False, timeout=220, env=environ)
     assert ran.stdout, ran.stderr.decode()
     report = msgspec.json.decode(ran.stdout, type=Report)
     assert (ran.returncode == 1) == bool(report.wrong)
