@@ -67,7 +67,7 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     api_key_env: SecretName = ""
     """Name of the environment variable, or of the entry in secrets.toml, that holds the key."""
     context_window: Count = 0
-    """Tokens the model takes; 0 for what is known of the model."""
+    """Tokens the model of these settings takes; 0 for what is known of it."""
     max_output: Count = 0
     """Tokens of one answer, thinking included; 0 for the model's own limit."""
     input_usd_per_mtok: Cap | None = None

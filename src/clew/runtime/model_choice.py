@@ -79,7 +79,7 @@ class DetectedModels:
             self._clients[key] = self._connect(detected)
         client = self._clients[key]
         profile = await client.profile(detected.name)
-        if self._settings.context_window:
+        if self._settings.context_window and is_own:
             profile = msgspec.structs.replace(profile, context_window=self._settings.context_window)
         if self._settings.max_output and is_own:
             profile = msgspec.structs.replace(profile, max_output=self._settings.max_output)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clew.domain.compaction.cut import find_cut_point, standing
-from clew.domain.compaction.estimate import total_tokens
+from clew.domain.compaction.estimate import message_tokens, total_tokens
 from clew.domain.compaction.policy import Budget, NothingToGain, Plan, Shares, plan, request_tokens
 from clew.domain.conversation.messages import AssistantBody, Message, Role, ToolBody
 from clew.domain.ledger.rows import SummaryRow
@@ -18,6 +18,15 @@ WINDOWS = st.sampled_from([200, 1_000, 4_000])
 
 def budget(window: int) -> Budget:
     return Budget.of(ModelProfile(name="m", context_window=window), Shares())
+
+
+def cut_of(messages: tuple[Message, ...], keep: int) -> int | None:
+    """Where it is cut; what is said to be kept then is what stands."""
+    found = find_cut_point(messages, [message_tokens(m) for m in messages], keep)
+    if found is None:
+        return None
+    assert found.kept_tokens == total_tokens(standing(messages, summary_of(messages[found.covered - 1].head)))
+    return found.covered
 
 
 def sides_of_calls(messages: tuple[Message, ...], cut: int) -> list[tuple[bool, bool]]:
@@ -37,7 +46,7 @@ def waiting(messages: tuple[Message, ...], cut: int) -> list[str]:
 @given(paths(), st.integers(0, 3_000))
 def test_a_call_is_never_separated_from_its_result(path: tuple[Message, ...], keep: int) -> None:
     """Nor is a call that still waits for its result covered: the result will come after the cut."""
-    cut = find_cut_point(path, keep)
+    cut = cut_of(path, keep)
     if cut is not None:
         assert 0 < cut < len(path)
         assert all(one == other for one, other in sides_of_calls(path, cut))
@@ -47,7 +56,7 @@ def test_a_call_is_never_separated_from_its_result(path: tuple[Message, ...], ke
 @given(paths(), st.integers(0, 3_000))
 def test_the_newest_user_message_stands_verbatim(path: tuple[Message, ...], keep: int) -> None:
     """Wherever the cut is, also inside its turn."""
-    cut = find_cut_point(path, keep)
+    cut = cut_of(path, keep)
     said = [m for m in path if m.role == Role.USER]
     if cut is not None and said:
         assert said[-1] in standing(path, summary_of(path[cut - 1].head))
@@ -56,7 +65,7 @@ def test_the_newest_user_message_stands_verbatim(path: tuple[Message, ...], keep
 @given(paths(), paths(), st.integers(0, 500))
 def test_what_stands_only_grows(path: tuple[Message, ...], more: tuple[Message, ...], keep: int) -> None:
     """As long as a summary is in force, what is shown beside it begins with what was shown before."""
-    cut = find_cut_point(path, keep)
+    cut = cut_of(path, keep)
     if cut is None:
         return
     summary = summary_of(path[cut - 1].head)

@@ -8,6 +8,7 @@ import pytest
 from genai_prices.data import providers as priced_providers
 
 from clew.config.settings import ModelSettings
+from clew.domain.models.request import ModelProfile
 from clew.runtime.detection import (
     EMBEDDED,
     EMBEDDED_MODEL,
@@ -17,7 +18,9 @@ from clew.runtime.detection import (
     KnownProvider,
     detect,
 )
-from clew.runtime.ports.models import ModelUnavailable
+from clew.runtime.model_choice import DetectedModels
+from clew.runtime.ports.models import ModelUnavailable, no_price
+from clew.testing.scripted_model import ScriptedModel
 
 OLLAMA, LM_STUDIO, LLAMA_CPP, VLLM = (server.base_url for server in LOCAL_SERVERS)
 FAR = "http://10.0.0.7:9000/v1"
@@ -261,3 +264,21 @@ def test_the_reason_is_a_sentence_without_the_key() -> None:
     assert detected is not None
     assert detected.reason == "OPENAI_API_KEY is set"
     assert "planted" not in repr(detected)
+
+
+def test_a_window_of_the_settings_is_that_of_their_model() -> None:
+    """Another one, such as the summary model, has its own: it would be sent more than it takes."""
+
+    async def windows() -> list[int]:
+        models = DetectedModels(
+            ModelSettings(name="large", base_url=FAR, context_window=100_000),
+            environ={},
+            secret_names=(),
+            probe=Servers().probe,
+            embedded=lambda: False,
+            connect=lambda _: ScriptedModel(profile=ModelProfile(name="any", context_window=8_000)),
+            price=lambda *_: no_price,
+        )
+        return [(await models.choose(name)).profile.context_window for name in (None, "large", "small")]
+
+    assert asyncio.run(windows()) == [100_000, 100_000, 8_000]

@@ -8,10 +8,10 @@ in every request, byte for byte, wherever the cut is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from clew.domain.compaction.estimate import message_tokens
 from clew.domain.conversation.ids import CallId
-from clew.domain.conversation.messages import Message, Role, ToolBody
+from clew.domain.conversation.messages import AssistantBody, Message, Role, ToolBody
 from clew.domain.ledger.rows import SummaryRow
 
 
@@ -41,43 +41,53 @@ def _last_turn(covered: Sequence[Message], turn: int) -> list[Message]:
     return found
 
 
-def find_cut_point(messages: Sequence[Message], keep_tokens: int) -> int | None:
-    """How many messages from the first the summary should cover: as few as leave no more than `keep_tokens` standing,
-    or as many as may be where even that leaves more. None when nothing can be covered.
+class Cut(NamedTuple):
+    """The summary covers so many messages from the first; those that stand then take so many tokens."""
+
+    covered: int
+    kept_tokens: int
+
+
+def find_cut_point(messages: Sequence[Message], sizes: Sequence[int], keep_tokens: int) -> Cut | None:
+    """Covers as few messages as leave no more than `keep_tokens` standing, or as many as may be where even that leaves
+    more; `sizes` are their tokens. None when nothing can be covered.
     """
-    sizes = [message_tokens(message) for message in messages]
     behind = sum(sizes)
     said = 0  # by people, in the turn that the cut would go through
-    least: tuple[int, int] | None = None
-    for cut, is_legal in enumerate(_cuts(messages), 1):
-        message = messages[cut - 1]
-        behind -= sizes[cut - 1]
-        said += sizes[cut - 1] if message.role == Role.USER else 0
-        said = said if messages[cut].turn == message.turn else 0
-        if not is_legal:
-            continue
-        if behind + said <= keep_tokens:
-            return cut
-        if least is None or behind + said <= least[0]:
-            least = behind + said, cut
-    return None if least is None else least[1]
+    least: Cut | None = None
+    for covered, is_legal in enumerate(_cuts(messages), 1):
+        message, size = messages[covered - 1], sizes[covered - 1]
+        behind -= size
+        said += size if message.role == Role.USER else 0
+        said = said if messages[covered].turn == message.turn else 0
+        kept = behind + said
+        if is_legal and (kept <= keep_tokens or least is None or kept <= least.kept_tokens):
+            least = Cut(covered, kept)
+        if is_legal and kept <= keep_tokens:
+            break
+    return least
 
 
 def _cuts(messages: Sequence[Message]) -> Iterator[bool]:
     """For the cut behind each message but the last, whether it is legal: it parts no call from its result, wherever
     that is stored, and goes behind the newest user message only inside that one's turn."""
-    said = max((i for i, m in enumerate(messages) if m.role == Role.USER), default=None)
-    named_last = {call: index for index, message in enumerate(messages) for call in _calls_named(message)}
+    said = next((i for i in reversed(range(len(messages))) if messages[i].role == Role.USER), len(messages))
+    named = [_calls_named(message) for message in messages]
+    named_last = {call: index for index, calls in enumerate(named) for call in calls}
     answered = {m.body.call for m in messages if isinstance(m.body, ToolBody)}
     reach = 0
     for cut, message in enumerate(messages[:-1], 1):
-        for call in _calls_named(message):
+        for call in named[cut - 1]:
             is_awaited = call not in answered and message.turn == messages[-1].turn
             reach = max(reach, len(messages) if is_awaited else named_last[call])
-        yield reach < cut and (said is None or cut <= said or messages[cut].turn == messages[said].turn)
+        yield reach < cut and (cut <= said or messages[cut].turn == messages[said].turn)
 
 
 def _calls_named(message: Message) -> tuple[CallId, ...]:
-    if isinstance(message.body, ToolBody):
-        return (message.body.call,)
-    return tuple(call.id for call in message.calls)
+    match message.body:
+        case ToolBody(call=call):
+            return (call,)
+        case AssistantBody(calls=calls):
+            return tuple(call.id for call in calls)
+        case _:
+            return ()

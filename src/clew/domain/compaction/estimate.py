@@ -13,7 +13,7 @@ import string
 from collections.abc import Iterable
 from typing import Final
 
-from clew.domain.conversation.messages import Attachment, Message
+from clew.domain.conversation.messages import AssistantBody, Attachment, Message, ToolBody, UserBody
 from clew.domain.ledger.rows import Prefix
 
 IMAGE_TOKENS: Final = 2_000
@@ -46,11 +46,15 @@ def fitting_characters(text: str, tokens: int) -> int:
 
 def message_tokens(message: Message) -> int:
     """What a message takes in a request, whatever its model."""
-    calls = sum(
-        MESSAGE_TOKENS + text_tokens(call.name) + text_tokens(call.arguments) for call in message.calls
-    )
-    attached = sum(map(attachment_tokens, message.attachments))
-    return MESSAGE_TOKENS + text_tokens(message.text) + calls + attached
+    tokens = MESSAGE_TOKENS + text_tokens(message.text)
+    match message.body:
+        case AssistantBody(calls=calls):
+            tokens += sum(MESSAGE_TOKENS + text_tokens(c.name) + text_tokens(c.arguments) for c in calls)
+        case UserBody(attachments=attachments) | ToolBody(attachments=attachments):
+            tokens += sum(map(attachment_tokens, attachments))
+        case _:
+            pass  # an event is its text
+    return tokens
 
 
 def attachment_tokens(attachment: Attachment) -> int:

@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
-from clew.domain.compaction.cut import find_cut_point, pinned, standing
-from clew.domain.compaction.estimate import text_tokens, total_tokens
+from clew.domain.compaction.cut import find_cut_point, standing
+from clew.domain.compaction.estimate import message_tokens, text_tokens, total_tokens
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.rows import SummaryRow
 from clew.domain.models.request import ModelProfile
@@ -53,8 +53,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Messages that a summary should stand for, after those of the summary before it."""
 
     covered: tuple[Message, ...]
-    kept: int
-    """Messages that go on standing."""
     previous: SummaryRow | None
     summary_tokens: int
     """What the summary may take: a third of what it replaces at most."""
@@ -120,27 +118,23 @@ def plan(
     """What to cover so that the request comes down to the target. `deep` is for a person who asks for it, and for a
     provider whose window turned out smaller than is known: a quarter of what stands is left, and any gain is enough."""
     shown = standing(path, summary)
-    before = request_tokens(path, summary, fixed)
+    sizes = [message_tokens(message) for message in shown]
+    before = sum(sizes) + fixed + (0 if summary is None else summary_tokens(summary.text))
     keep = max(budget.target - fixed - budget.summary, 0)
-    if deep:
-        keep = min(keep, total_tokens(shown) // 4)
-    cut = find_cut_point(shown, keep)
+    cut = find_cut_point(shown, sizes, min(keep, sum(sizes) // 4) if deep else keep)
     if cut is None:
         return NothingToGain(tokens=before, sentence="There is nothing yet that a summary could stand for.")
-    behind = shown[cut:]
-    kept = (*pinned(shown[:cut], behind), *behind)
-    after = fixed + total_tokens(kept)
+    after = fixed + cut.kept_tokens
     length = min(budget.summary, max((before - after) // 3, SUMMARY_TOKENS_MIN))
     gain = before - after - summary_tokens("") - length
     if gain < (1 if deep else int(budget.window * GAIN_SHARE_MIN)):
         return NothingToGain(tokens=before, sentence="A summary would not make this conversation shorter.")
     reached = 0 if summary is None else summary.upto.seq
-    covered = tuple(m for m in path if reached < m.seq <= shown[cut - 1].seq)
+    covered = tuple(m for m in path if reached < m.seq <= shown[cut.covered - 1].seq)
     if not covered:
         return NothingToGain(tokens=before, sentence="What is left cannot be summarised any further.")
     return Plan(
         covered=covered,
-        kept=len(kept),
         previous=summary,
         summary_tokens=length,
         tokens_before=before,

@@ -6,40 +6,46 @@ calls: the longest texts are shortened in the middle, which is said there, until
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from clew.domain.compaction.estimate import MESSAGE_TOKENS, fitting_characters, text_tokens
+from clew.domain.compaction.estimate import fitting_characters, text_tokens
 from clew.domain.conversation.messages import Attachment, EventBody, Message, Role, Status
 
 _MARK_TOKENS: Final = 24
 """For the words that say how much was left out."""
+_SLACK_TOKENS: Final = 48
+"""What may stay empty at the end of a part."""
 ENTRY_TOKENS_MIN: Final = 64
 """What a message is shortened to at least."""
 
 
 def parts(messages: Sequence[Message], *, part_tokens: int, parts_max: int) -> tuple[str, ...]:
-    """The messages in order, as at most `parts_max` texts of at most `part_tokens` each; whole where that holds them."""
-    entries = [entry(message) for message in messages]
-    sizes = [text_tokens(text) + 1 for text in entries]
-    longest = _level(sizes, part_tokens * parts_max * 9 // 10)
-    texts = [
-        text if size <= longest else abridged(text, longest)
-        for text, size in zip(entries, sizes, strict=True)
+    """The messages in order, as at most `parts_max` texts of at most `part_tokens` each; whole where that holds them.
+
+    Where even their beginnings do not fit, the first and the newest messages are told, and how many between them are not.
+    """
+    capacity = parts_max * (part_tokens - _SLACK_TOKENS) * 9 // 10
+    entries = _few_enough(messages, max(capacity // ENTRY_TOKENS_MIN, 3))
+    sizes = [text_tokens(text) for text in entries]
+    longest = _level(sizes, capacity)
+    for index, size in enumerate(sizes):
+        if size > longest:
+            entries[index] = abridged(entries[index], longest)
+            sizes[index] = text_tokens(entries[index])
+    return tuple(_packed(entries, sizes, part_tokens))
+
+
+def _few_enough(messages: Sequence[Message], most: int) -> list[str]:
+    if len(messages) <= most:
+        return [entry(message) for message in messages]
+    first, newest = most // 3, most - most // 3 - 1
+    left_out = f"[… {len(messages) - first - newest} messages left out …]\n"
+    return [
+        *map(entry, messages[:first]),
+        left_out,
+        *map(entry, messages[len(messages) - newest :]),
     ]
-    packed = _packed(texts, part_tokens)
-    if len(packed) <= parts_max:
-        return tuple(packed)
-    return tuple(_without_the_middle(packed, part_tokens, parts_max))
-
-
-def _without_the_middle(packed: list[str], part_tokens: int, parts_max: int) -> list[str]:
-    """So many messages that even their beginnings are too much: the first part stays, and the newest."""
-    first = packed[: parts_max // 2][:1]
-    newest = packed[len(packed) - parts_max + len(first) :]
-    mark = f"[… {len(packed) - parts_max} parts like this one left out …]\n"
-    newest[0] = mark + newest[0][: fitting_characters(newest[0], part_tokens - text_tokens(mark))]
-    return first + newest
 
 
 def entry(message: Message) -> str:
@@ -47,7 +53,7 @@ def entry(message: Message) -> str:
     lines = [f"[{message.seq}] {_speaker(message)}:", message.text]
     lines += [f"calls {call.name} {call.arguments}" for call in message.calls]
     lines += [described(attachment) for attachment in message.attachments]
-    return "\n".join(line for line in lines if line)
+    return "\n".join(line for line in lines if line) + "\n"
 
 
 def described(attachment: Attachment) -> str:
@@ -81,26 +87,27 @@ def _level(sizes: Sequence[int], capacity: int) -> int:
     left, among = capacity, len(sizes)
     for size in sorted(sizes):
         if size * among > left:
-            return max(left // among, ENTRY_TOKENS_MIN)
+            return left // among
         left -= size
         among -= 1
     return max(sizes, default=0)
 
 
-def _packed(texts: Sequence[str], part_tokens: int) -> list[str]:
+def _packed(texts: Sequence[str], sizes: Sequence[int], part_tokens: int) -> Iterator[str]:
     """The texts one after the other, cut wherever a part is full."""
-    packed: list[str] = []
-    room = 0
-    for text in texts:
-        rest = text + "\n"
-        while rest:
-            needed = text_tokens(rest)
-            if room < needed and room < MESSAGE_TOKENS * 2:
-                packed.append("")
-                room = part_tokens
-            fits = fitting_characters(rest, room)
-            packed[-1] += rest[:fits]
-            room -= text_tokens(rest[:fits])
-            rest = rest[fits:]
-            room = room if not rest else 0
-    return packed
+    part: list[str] = []
+    room = part_tokens
+    for whole, size in zip(texts, sizes, strict=True):
+        rest, needed = whole, size
+        while needed > room:
+            if room >= _SLACK_TOKENS // 2:
+                fits = fitting_characters(rest, room)
+                part.append(rest[:fits])
+                rest = rest[fits:]
+                needed = text_tokens(rest)
+            yield "".join(part)
+            part, room = [], part_tokens
+        part.append(rest)
+        room -= needed
+    if part:
+        yield "".join(part)

@@ -95,16 +95,18 @@ class Compactor:
 
         Safe to call from everywhere at once, and to cancel at any time.
         """
-        decided = self._decided(ask, await self._snapshot(ask))
+        seen = await self._snapshot(ask)
+        decided = self._decided(ask, seen)
         if not isinstance(decided, Plan):
             return decided
         try:
             async with self._alone(ask) as remark:
-                now = await self._snapshot(ask)
-                decided = self._decided(ask, now)
-                if not isinstance(decided, Plan):
-                    return decided
-                return await self._made(ask, decided, now.row.model, remark)
+                now = await self._ledger.session(ask.principal, ask.session)
+                if now.handle != seen.row.handle:  # somebody was quicker, or said something meanwhile
+                    decided = self._decided(ask, await self._snapshot(ask))
+                    if not isinstance(decided, Plan):
+                        return decided
+                return await self._made(ask, decided, now.model, remark)
         except ElsewhereNow:
             return NotCompacted(why=WhyNot.ELSEWHERE, sentence="Another process is summarising this session.")
 
