@@ -43,6 +43,10 @@ class Samples:
         return self.at(50)
 
     @property
+    def last(self) -> float:
+        return self._seconds[-1]
+
+    @property
     def worst(self) -> float:
         return max(self._seconds)
 

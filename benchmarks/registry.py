@@ -14,6 +14,7 @@ _MODULES: Final = (
     "startup",
     "turn",
     "conversation",
+    "compaction",
     "moves",
     "load",
     "lists",

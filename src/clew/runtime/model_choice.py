@@ -80,7 +80,8 @@ class DetectedModels:
         client = self._clients[key]
         profile = await client.profile(detected.name)
         if self._settings.context_window and is_own:
-            profile = msgspec.structs.replace(profile, context_window=self._settings.context_window)
+            window = self._settings.context_window
+            profile = msgspec.structs.replace(profile, context_window=window, is_window_known=True)
         if self._settings.max_output and is_own:
             profile = msgspec.structs.replace(profile, max_output=self._settings.max_output)
         return ModelChoice(client, profile, self._price(detected, is_own))

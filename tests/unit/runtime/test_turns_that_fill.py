@@ -52,7 +52,9 @@ def answering(
 
 
 def world(script: Callable[[ModelRequest], Step], window: int = WINDOW, **more: object) -> World:
-    profile = ModelProfile(name="scripted-model", provider="scripted", context_window=window)
+    profile = ModelProfile(
+        name="scripted-model", provider="scripted", context_window=window, is_window_known=True
+    )
     return World(MemoryLedger(), script, profile=profile, **more)  # type: ignore[arg-type]
 
 
@@ -157,6 +159,14 @@ async def test_one_huge_message_costs_few_calls_and_one_clear_error() -> None:
     assert talk.session is not None
     assert (await here.ledger.path(LOCAL, talk.session))[0].text == huge
     assert (await here.ledger.search(LOCAL, "lorem")).hits
+
+
+@on_a_loop
+async def test_where_the_window_is_a_guess_the_provider_is_asked() -> None:
+    """What we believe too long may well fit: then the person has an answer."""
+    guess = ModelProfile(name="scripted-model", provider="scripted", context_window=8_000)
+    here = World(MemoryLedger(), answering(), profile=guess)
+    assert (await exchange(here.talk(), "lorem ipsum " * 17_000)).status == TurnStatus.DONE
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     provider: Literal["openai", "pydantic-ai", "embedded", "scripted"] = "openai"
     context_window: int = 32_768
+    is_window_known: bool = False
+    """Otherwise the window is a guess, and only the provider can say that something does not fit."""
     max_output: int | None = None
     takes_images: bool = True
     takes_tools: bool = True

@@ -67,7 +67,8 @@ class Fitting:
                 break
             ready = await self._request()
         self._trigger = Trigger.MID_TURN
-        return None if self._context.tokens > CERTAIN_EXCESS * budget.window else ready
+        certainly = self._job.model.profile.is_window_known
+        return None if certainly and self._context.tokens > CERTAIN_EXCESS * budget.window else ready
 
     async def _request(self) -> Ready:
         return await self._context.request(self._recorder.handle)

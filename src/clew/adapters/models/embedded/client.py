@@ -63,6 +63,7 @@ class EmbeddedClient:
             name=model,
             provider="embedded",
             context_window=CONTEXT_WINDOW,
+            is_window_known=True,
             takes_images=False,
             takes_tools=False,
             shows_context=False,

@@ -69,6 +69,7 @@ def profile_of(name: str, entry: CatalogueEntry | None, *, loaded_window: int | 
     return ModelProfile(
         name=name,
         context_window=window or default.context_window,
+        is_window_known=window is not None,
         takes_images=default.takes_images if images is None else images,
         takes_tools=default.takes_tools if entry.takes_tools is None else entry.takes_tools,
         needs_alternation=family.needs_alternation if family else default.needs_alternation,

@@ -86,11 +86,12 @@ class PydanticAIClient:
             known = infer_model_profile(f"{self._provider}:{self._bare(model)}")
         except ImportError:  # the provider's package is not installed: `stream` says so
             known = {}
-        window = known.get("context_window") or (family.context_window if family else default.context_window)
+        window = known.get("context_window") or (family.context_window if family else None)
         return ModelProfile(
             name=model,
             provider="pydantic-ai",
-            context_window=window,
+            context_window=window or default.context_window,
+            is_window_known=window is not None,
             takes_images=known.get("supports_image_input", default.takes_images),
             takes_tools=known.get("supports_tools", default.takes_tools),
         )
