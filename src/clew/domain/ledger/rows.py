@@ -224,6 +224,35 @@ class ReplyRow(msgspec.Struct, frozen=True, kw_only=True):
     key: str
 
 
+class Undelivered(msgspec.Struct, frozen=True, kw_only=True):
+    """The first row of a place's outbox that is not settled, as whoever delivers it needs it.
+
+    `attempts` counts the calls of the platform that may have reached the person. `shown_as` is the platform's id of the
+    preview that this reply takes the place of.
+    """
+
+    id: OutboxId
+    session: SessionId
+    conversation: ConversationId
+    route_key: str
+    kind: str
+    part: int
+    text: str
+    state: str
+    key: str
+    attempts: int
+    owner: OwnerId | None
+    shown_as: str | None
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """A place and session for which something waits in the inbox, and who sent it."""
+
+    route_key: str
+    session: SessionId
+    principal: PrincipalId
+
+
 class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     """A turn that runs, or whose process ended in the middle of it: who it is for, and who claims it."""
 
@@ -232,6 +261,8 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     principal: PrincipalId
     lease_owner: OwnerId | None
     lease_beat: int
+    route_key: str | None = None
+    """The place that it came from."""
 
 
 class ApprovalState(StrEnum):

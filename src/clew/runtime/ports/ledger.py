@@ -10,7 +10,15 @@ from typing import Protocol
 
 from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
-from clew.domain.ledger.commits import Commit, Committed, NewSession, PointConversation, Receive, Received
+from clew.domain.ledger.commits import (
+    AddReply,
+    Commit,
+    Committed,
+    NewSession,
+    PointConversation,
+    Receive,
+    Received,
+)
 from clew.domain.ledger.rows import (
     ApprovalRow,
     ApprovalState,
@@ -31,8 +39,10 @@ from clew.domain.ledger.rows import (
     Spent,
     SummaryRow,
     TurnRow,
+    Undelivered,
     Unfinished,
     UsageTotals,
+    Waiting,
 )
 
 
@@ -84,8 +94,30 @@ class Ledger(Protocol):
         """
         ...
 
-    async def settle_reply(self, reply: OutboxId, state: str, platform_id: str | None) -> None:
-        """Records what became of a reply: sending, sent, unknown or failed."""
+    async def settle_reply(
+        self, reply: OutboxId, state: str, platform_id: str | None, *, next_at: int | None = None
+    ) -> None:
+        """Records what became of a reply: sent, unknown or failed; or pending, when it certainly did not go out."""
+        ...
+
+    async def take_reply(self, row: Undelivered, owner: OwnerId) -> bool:
+        """The reply is about to be sent by this process: state `sending`, one more attempt. False when it is no longer as
+        it was read: somebody else was quicker."""
+        ...
+
+    async def add_reply(self, session: SessionId, reply: AddReply, at: int) -> OutboxId:
+        """A row of the outbox by itself: the answer to a command, or a preview. A known key returns the first row.
+
+        It asks nobody's permission: whoever calls has resolved the session for a principal. Raises NotFound.
+        """
+        ...
+
+    async def offer_pairing(self, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:
+        """Lets whoever shows this code become an identity of the principal, once and in time."""
+        ...
+
+    async def pair(self, code_sha256: str, platform: str, external_id: str, at: int) -> PrincipalId:
+        """Spends a code. Raises NotFound when there is none, or no more."""
         ...
 
     async def point(self, conversation: PointConversation) -> None:
@@ -244,6 +276,26 @@ class Ledger(Protocol):
 
         Asks nobody's permission and holds no word of anybody: it is how a process finds what another left behind.
         """
+        ...
+
+    async def undelivered(self, surface: str, at: int, limit: int = 100) -> tuple[Undelivered, ...]:
+        """For each place of a surface the oldest reply or notice that is not settled, if it may be sent by now.
+
+        Those after it wait, so that everything arrives in order. Like `unfinished` it asks nobody's permission: it is for
+        the process that speaks on behalf of the surface.
+        """
+        ...
+
+    async def waiting(self, surface: str) -> tuple[Waiting, ...]:
+        """The places of a surface for which messages or commands wait in the inbox."""
+        ...
+
+    async def is_received(self, account: str, external_key: str) -> bool:
+        """Whether a message is in the inbox, or was."""
+        ...
+
+    async def identified(self, platform: str, external_id: str) -> PrincipalId | None:
+        """Whom an account on a platform belongs to, if it was paired."""
         ...
 
     async def conversation(self, route_key: str) -> ConversationRow | None:

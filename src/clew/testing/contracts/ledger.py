@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from clew.testing.contracts.ledger_case import Reopen
+from clew.testing.contracts.ledger_delivery import DeliveryContract, PairingContract
 from clew.testing.contracts.ledger_fences import FenceContract, KeyContract, LeaseContract
 from clew.testing.contracts.ledger_history import AppendContract, MovingContract, OpeningContract
 from clew.testing.contracts.ledger_isolation import IsolationContract
@@ -46,6 +47,8 @@ class LedgerContract(
     ApprovalContract,
     InboxContract,
     OutboxContract,
+    DeliveryContract,
+    PairingContract,
     RecoveryContract,
     SpendingContract,
     SearchContract,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from clew.adapters.stores.memory import reads, small_writes
+from clew.adapters.stores.memory import outbox, reads, small_writes
 from clew.adapters.stores.memory.commit import commit
 from clew.adapters.stores.memory.opening import open_session, point_conversation
 from clew.adapters.stores.memory.purge import forget
@@ -16,7 +16,15 @@ from clew.adapters.stores.memory.state import Disk, State
 from clew.adapters.stores.memory.turns import queued
 from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
-from clew.domain.ledger.commits import Commit, Committed, NewSession, PointConversation, Receive, Received
+from clew.domain.ledger.commits import (
+    AddReply,
+    Commit,
+    Committed,
+    NewSession,
+    PointConversation,
+    Receive,
+    Received,
+)
 from clew.domain.ledger.errors import StoreUnusable
 from clew.domain.ledger.rows import (
     ApprovalRow,
@@ -38,8 +46,10 @@ from clew.domain.ledger.rows import (
     Spent,
     SummaryRow,
     TurnRow,
+    Undelivered,
     Unfinished,
     UsageTotals,
+    Waiting,
 )
 from clew.runtime.ports.ledger import Ledger
 
@@ -98,8 +108,22 @@ class MemoryLedger(Ledger):
     ) -> ApprovalRow:
         return await self._write(lambda draft: small_writes.decide(draft, principal, approval, state, at))
 
-    async def settle_reply(self, reply: OutboxId, state: str, platform_id: str | None) -> None:
-        await self._write(lambda draft: small_writes.settle_reply(draft, reply, state, platform_id))
+    async def settle_reply(
+        self, reply: OutboxId, state: str, platform_id: str | None, *, next_at: int | None = None
+    ) -> None:
+        await self._write(lambda draft: outbox.settle_reply(draft, reply, state, platform_id, next_at))
+
+    async def take_reply(self, row: Undelivered, owner: OwnerId) -> bool:
+        return await self._write(lambda state: outbox.take_reply(state, row, owner))
+
+    async def add_reply(self, session: SessionId, reply: AddReply, at: int) -> OutboxId:
+        return await self._write(lambda state: outbox.add_reply(state, session, reply, at))
+
+    async def offer_pairing(self, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:
+        await self._write(lambda state: outbox.offer_pairing(state, code_sha256, principal, expires_at))
+
+    async def pair(self, code_sha256: str, platform: str, external_id: str, at: int) -> PrincipalId:
+        return await self._write(lambda state: outbox.pair(state, code_sha256, platform, external_id, at))
 
     async def point(self, conversation: PointConversation) -> None:
         await self._write(lambda state: point_conversation(state, conversation))
@@ -232,6 +256,18 @@ class MemoryLedger(Ledger):
 
     async def children(self, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
         return reads.children(await self._now(), principal, session)
+
+    async def undelivered(self, surface: str, at: int, limit: int = 100) -> tuple[Undelivered, ...]:
+        return outbox.undelivered(await self._now(), surface, at, limit)
+
+    async def waiting(self, surface: str) -> tuple[Waiting, ...]:
+        return outbox.waiting(await self._now(), surface)
+
+    async def is_received(self, account: str, external_key: str) -> bool:
+        return outbox.is_received(await self._now(), account, external_key)
+
+    async def identified(self, platform: str, external_id: str) -> PrincipalId | None:
+        return (await self._now()).identities.get((platform, external_id))
 
     async def conversation(self, route_key: str) -> ConversationRow | None:
         return (await self._now()).conversations.get(route_key)

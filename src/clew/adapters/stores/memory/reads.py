@@ -146,6 +146,7 @@ def unfinished(state: State) -> tuple[Unfinished, ...]:
     for turn in sorted(state.turns.values(), key=lambda row: (row.session, row.turn)):
         session = state.sessions[turn.session]
         if turn.state == TurnState.RUNNING:
+            place = None if turn.conversation is None else state.conversation_by_id(turn.conversation)
             rows.append(
                 Unfinished(
                     session=turn.session,
@@ -153,6 +154,7 @@ def unfinished(state: State) -> tuple[Unfinished, ...]:
                     principal=turn.principal,
                     lease_owner=session.lease_owner,
                     lease_beat=session.lease_beat,
+                    route_key=None if place is None else place.route_key,
                 )
             )
     return tuple(rows)

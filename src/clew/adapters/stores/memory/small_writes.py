@@ -7,12 +7,11 @@ from typing import Final
 from msgspec.structs import replace
 
 from clew.adapters.stores.memory.state import State
-from clew.domain.conversation.ids import ApprovalId, InboxId, OutboxId, OwnerId, PrincipalId, SessionId
+from clew.domain.conversation.ids import ApprovalId, InboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import Receive, Received
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import ApprovalRow, ApprovalState, CompactionLease, InboxRow, InboxState
 
-_DELIVERY: Final = frozenset({"sending", "sent", "unknown", "failed"})
 _ROLES: Final = frozenset({"owner", "admin", "user", "group"})
 
 
@@ -93,16 +92,6 @@ def end_compaction(state: State, session: SessionId, owner: OwnerId) -> None:
     held = state.compactions.get(session)
     if held is not None and held.holder == owner:
         del state.compactions[session]
-
-
-def settle_reply(state: State, ident: OutboxId, to: str, platform_id: str | None) -> None:
-    """Raises NotFound for no such reply, Refused for no such outcome."""
-    reply = state.outbox.get(ident)
-    if reply is None:
-        raise NotFound(f"There is no reply {ident}.")
-    if to not in _DELIVERY:
-        raise Refused(f"A reply cannot become {to}.")
-    state.outbox[ident] = replace(reply, state=to, platform_id=platform_id or reply.platform_id)
 
 
 def beat(state: State, session: SessionId, owner: str, epoch: int) -> bool:

@@ -18,6 +18,7 @@ from clew.domain.conversation.ids import (
     ConversationId,
     InboxId,
     OutboxId,
+    OwnerId,
     PrincipalId,
     SessionId,
     SummaryId,
@@ -61,7 +62,10 @@ class StoredReply(msgspec.Struct, frozen=True, kw_only=True):
     message: Head | None
     row: AddReply
     state: str
+    next_at: int
     platform_id: str | None = None
+    attempts: int = 0
+    owner: OwnerId | None = None
 
 
 class FirstUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +101,9 @@ class State:
     outbox: dict[OutboxId, StoredReply] = field(default_factory=dict)
     usage: dict[int, StoredUsage] = field(default_factory=dict)
     compactions: dict[SessionId, CompactionLease] = field(default_factory=dict)
+    pairings: dict[str, tuple[PrincipalId, int]] = field(default_factory=dict)
+    """Whom a code, known by its hash, is for, and when it expires."""
+    identities: dict[tuple[str, str], PrincipalId] = field(default_factory=dict)
 
     def copy(self) -> State:
         """A state that may be changed without this one noticing."""
@@ -105,6 +112,8 @@ class State:
             roles=dict(self.roles),
             sessions=dict(self.sessions),
             compactions=dict(self.compactions),
+            pairings=dict(self.pairings),
+            identities=dict(self.identities),
             forks=dict(self.forks),
             shares=dict(self.shares),
             purged=dict(self.purged),

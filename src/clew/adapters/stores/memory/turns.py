@@ -263,7 +263,7 @@ def _add_reply(state: State, work: Commit, reply: AddReply) -> None:
         return  # whoever it is for was told
     _known_conversation(state, reply.conversation)
     told = state.sessions[work.session].handle.head if reply.body is None else None
-    stored = StoredReply(session=work.session, message=told, row=reply, state="pending")
+    stored = StoredReply(session=work.session, message=told, row=reply, state="pending", next_at=work.at)
     state.outbox[OutboxId(state.next_id())] = stored
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import apsw
 
-from clew.adapters.stores.sqlite import read
+from clew.adapters.stores.sqlite import outbox, read
 from clew.adapters.stores.sqlite.commit import commit, committed_before
 from clew.adapters.stores.sqlite.in_use import InUse
 from clew.adapters.stores.sqlite.migrate import open_file
@@ -24,13 +24,20 @@ from clew.adapters.stores.sqlite.small_writes import (
     lease_compaction,
     receive,
     received_before,
-    settle_reply,
     share,
 )
 from clew.adapters.stores.sqlite.writer import Writer
 from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
-from clew.domain.ledger.commits import Commit, Committed, NewSession, PointConversation, Receive, Received
+from clew.domain.ledger.commits import (
+    AddReply,
+    Commit,
+    Committed,
+    NewSession,
+    PointConversation,
+    Receive,
+    Received,
+)
 from clew.domain.ledger.errors import StoreUnusable
 from clew.domain.ledger.rows import (
     ApprovalRow,
@@ -52,8 +59,10 @@ from clew.domain.ledger.rows import (
     Spent,
     SummaryRow,
     TurnRow,
+    Undelivered,
     Unfinished,
     UsageTotals,
+    Waiting,
 )
 from clew.runtime.ports.world import Clock
 
@@ -124,8 +133,28 @@ class SqliteLedger:
             partial(decide, principal=principal, approval=approval, state=state, at=at)
         )
 
-    async def settle_reply(self, reply: OutboxId, state: str, platform_id: str | None) -> None:
-        await self._writer.do(partial(settle_reply, reply=reply, state=state, platform_id=platform_id))
+    async def settle_reply(
+        self, reply: OutboxId, state: str, platform_id: str | None, *, next_at: int | None = None
+    ) -> None:
+        await self._writer.do(
+            partial(outbox.settle_reply, reply=reply, state=state, platform_id=platform_id, next_at=next_at)
+        )
+
+    async def take_reply(self, row: Undelivered, owner: OwnerId) -> bool:
+        return await self._writer.do(partial(outbox.take_reply, row=row, owner=owner))
+
+    async def add_reply(self, session: SessionId, reply: AddReply, at: int) -> OutboxId:
+        return await self._writer.do(partial(outbox.add_reply, session=session, reply=reply, at=at))
+
+    async def offer_pairing(self, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:
+        await self._writer.do(
+            partial(outbox.offer_pairing, code_sha256=code_sha256, principal=principal, expires_at=expires_at)
+        )
+
+    async def pair(self, code_sha256: str, platform: str, external_id: str, at: int) -> PrincipalId:
+        return await self._writer.do(
+            partial(outbox.pair, code_sha256=code_sha256, platform=platform, external_id=external_id, at=at)
+        )
 
     async def point(self, conversation: PointConversation) -> None:
         await self._writer.do(partial(point_conversation, move=conversation))
@@ -251,6 +280,18 @@ class SqliteLedger:
 
     async def children(self, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
         return await self._readers.glance(lambda db: read.children(db, principal, session))
+
+    async def undelivered(self, surface: str, at: int, limit: int = 100) -> tuple[Undelivered, ...]:
+        return await self._readers.glance(lambda db: outbox.undelivered(db, surface, at, limit))
+
+    async def waiting(self, surface: str) -> tuple[Waiting, ...]:
+        return await self._readers.glance(lambda db: outbox.waiting(db, surface))
+
+    async def is_received(self, account: str, external_key: str) -> bool:
+        return await self._readers.glance(lambda db: outbox.is_received(db, account, external_key))
+
+    async def identified(self, platform: str, external_id: str) -> PrincipalId | None:
+        return await self._readers.glance(lambda db: outbox.identified(db, platform, external_id))
 
     async def conversation(self, route_key: str) -> ConversationRow | None:
         return await self._readers.glance(lambda db: read.conversation(db, route_key))

@@ -216,15 +216,22 @@ def has_key(db: apsw.Connection, principal: PrincipalId, ident: SessionId, key: 
 
 _UNFINISHED: Final = """
 -- turns that no commit has ended, with whoever claims them; `IN` as the index of open turns has it, or it is not used
-SELECT t.session_id, t.turn, t.principal, s.lease_owner, s.lease_beat
-FROM turn t JOIN session s ON s.id = t.session_id WHERE t.state IN ('running','waiting') AND t.state = 'running'
+SELECT t.session_id, t.turn, t.principal, s.lease_owner, s.lease_beat, c.route_key
+FROM turn t JOIN session s ON s.id = t.session_id LEFT JOIN conversation c ON c.id = t.conversation WHERE t.state IN ('running','waiting') AND t.state = 'running'
 ORDER BY t.session_id, t.turn
 """
 
 
 def unfinished(db: apsw.Connection) -> tuple[Unfinished, ...]:
     return tuple(
-        Unfinished(session=row[0], turn=row[1], principal=row[2], lease_owner=row[3], lease_beat=row[4])
+        Unfinished(
+            session=row[0],
+            turn=row[1],
+            principal=row[2],
+            lease_owner=row[3],
+            lease_beat=row[4],
+            route_key=row[5],
+        )
         for row in fetch(db, _UNFINISHED)
     )
 

@@ -9,7 +9,7 @@ import apsw
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.open_session import refuse_absent
-from clew.domain.conversation.ids import ApprovalId, InboxId, OutboxId, OwnerId, PrincipalId, SessionId
+from clew.domain.conversation.ids import ApprovalId, InboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import Receive, Received
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import ApprovalRow, ApprovalState, CompactionLease
@@ -106,15 +106,6 @@ def lease_compaction(
 
 def end_compaction(db: apsw.Connection, session: SessionId, owner: OwnerId) -> None:
     db.execute("DELETE FROM job WHERE kind = 'compaction' AND key = ? AND lease_owner = ?", (session, owner))
-
-
-def settle_reply(db: apsw.Connection, reply: OutboxId, state: str, platform_id: str | None) -> None:
-    db.execute(
-        "UPDATE outbox SET state = ?1, platform_id = coalesce(?2, platform_id), attempts = attempts + (?1 = 'sending') WHERE id = ?3",
-        (state, platform_id, reply),
-    )
-    if db.changes() != 1:
-        raise NotFound(f"There is no reply {reply}.")
 
 
 def share(

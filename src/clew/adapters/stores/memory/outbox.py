@@ -1,0 +1,132 @@
+"""What waits to be delivered, and to whom: the outbox and the identities of people on platforms."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from clew.adapters.stores.memory.state import State, StoredReply
+from clew.domain.conversation.ids import OutboxId, OwnerId, PrincipalId, SessionId
+from clew.domain.ledger.commits import AddReply
+from clew.domain.ledger.errors import NotFound, Refused
+from clew.domain.ledger.rows import InboxState, Undelivered, Waiting
+
+_OUTCOMES: Final = frozenset({"pending", "sending", "sent", "unknown", "failed"})
+_UNSETTLED: Final = frozenset({"pending", "sending", "unknown"})
+
+
+def undelivered(state: State, surface: str, at: int, limit: int) -> tuple[Undelivered, ...]:
+    """The first unsettled row of each place, in order."""
+    first: dict[int, tuple[OutboxId, StoredReply]] = {}
+    for ident, stored in sorted(state.outbox.items()):
+        if stored.state in _UNSETTLED and stored.row.kind != "preview":
+            first.setdefault(stored.row.conversation, (ident, stored))
+    found = []
+    for ident, stored in first.values():
+        place = state.conversation_by_id(stored.row.conversation)
+        if place is None or place.surface != surface or stored.next_at > at or stored.session in state.purged:
+            continue
+        said = "" if stored.message is None else state.messages[stored.message].text
+        found.append(
+            Undelivered(
+                id=ident,
+                session=stored.session,
+                conversation=stored.row.conversation,
+                route_key=place.route_key,
+                kind=stored.row.kind,
+                part=stored.row.part,
+                text=stored.row.body if stored.row.body is not None else said,
+                state=stored.state,
+                key=stored.row.key,
+                attempts=stored.attempts,
+                owner=stored.owner,
+                shown_as=_preview(state, stored),
+            )
+        )
+    return tuple(sorted(found, key=lambda row: row.id)[:limit])
+
+
+def _preview(state: State, reply: StoredReply) -> str | None:
+    if reply.row.kind != "reply":
+        return None
+    for other in state.outbox.values():
+        same = (other.session, other.row.turn, other.row.part) == (
+            reply.session,
+            reply.row.turn,
+            reply.row.part,
+        )
+        if same and other.row.kind == "preview":
+            return other.platform_id
+    return None
+
+
+def take_reply(state: State, row: Undelivered, owner: OwnerId) -> bool:
+    stored = state.outbox.get(row.id)
+    if stored is None or (stored.state, stored.attempts, stored.owner) != (
+        row.state,
+        row.attempts,
+        row.owner,
+    ):
+        return False
+    state.outbox[row.id] = replace(stored, state="sending", attempts=stored.attempts + 1, owner=owner)
+    return True
+
+
+def settle_reply(
+    state: State, ident: OutboxId, to: str, platform_id: str | None, next_at: int | None
+) -> None:
+    """Raises NotFound for no such reply, Refused for no such outcome."""
+    reply = state.outbox.get(ident)
+    if reply is None:
+        raise NotFound(f"There is no reply {ident}.")
+    if to not in _OUTCOMES or (reply.state == "sent" and to != "sent" and reply.row.kind != "preview"):
+        raise Refused(f"A reply that is {reply.state} cannot become {to}.")
+    state.outbox[ident] = replace(
+        reply,
+        state=to,
+        platform_id=platform_id or reply.platform_id,
+        next_at=reply.next_at if next_at is None else next_at,
+        attempts=max(reply.attempts - (to == "pending"), 0),
+    )
+
+
+def add_reply(state: State, session: SessionId, reply: AddReply, at: int) -> OutboxId:
+    known = next((ident for ident, stored in state.outbox.items() if stored.row.key == reply.key), None)
+    if known is not None:
+        return known
+    if session not in state.sessions or session in state.purged:
+        raise NotFound(f"There is no session {session}.")
+    ident = OutboxId(state.next_id())
+    state.outbox[ident] = StoredReply(session=session, message=None, row=reply, state="pending", next_at=at)
+    return ident
+
+
+def waiting(state: State, surface: str) -> tuple[Waiting, ...]:
+    found = set()
+    for row in state.inbox.values():
+        place = state.conversation_by_id(row.conversation)
+        if place is None or place.surface != surface:
+            continue
+        if row.state == InboxState.QUEUED and row.kind != "event":
+            found.add((place.route_key, row.session, row.principal))
+    return tuple(
+        Waiting(route_key=key, session=session, principal=who) for key, session, who in sorted(found)
+    )
+
+
+def is_received(state: State, account: str, external_key: str) -> bool:
+    return any((row.account, row.external_key) == (account, external_key) for row in state.inbox.values())
+
+
+def offer_pairing(state: State, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:
+    state.pairings[code_sha256] = (principal, expires_at)
+
+
+def pair(state: State, code_sha256: str, platform: str, external_id: str, at: int) -> PrincipalId:
+    """Whoever was paired before is paired anew: the newest code counts."""
+    principal, expires_at = state.pairings.pop(code_sha256, (None, 0))
+    if principal is None or expires_at <= at:
+        raise NotFound("There is no such pairing code, or it has expired.")
+    state.identities[platform, external_id] = principal
+    return principal

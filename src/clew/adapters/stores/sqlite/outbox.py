@@ -1,0 +1,130 @@
+"""What waits to be delivered, and to whom: the outbox and the identities of people on platforms."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import apsw
+
+from clew.adapters.stores.sqlite.connection import fetch
+from clew.adapters.stores.sqlite.open_session import refuse_absent
+from clew.domain.conversation.ids import OutboxId, OwnerId, PrincipalId, SessionId
+from clew.domain.ledger.commits import AddReply
+from clew.domain.ledger.errors import NotFound
+from clew.domain.ledger.rows import Undelivered, Waiting
+
+_UNDELIVERED: Final = """
+-- the first unsettled row of each place; the index of due rows holds only unsettled ones
+SELECT o.id, o.session_id, o.conversation, c.route_key, o.kind, o.part, coalesce(o.body, m.text, ''), o.state, o.key,
+       o.attempts, o.owner, p.platform_id
+FROM outbox o JOIN conversation c ON c.id = o.conversation LEFT JOIN message m ON m.id = o.message
+LEFT JOIN outbox p ON p.session_id = o.session_id AND p.turn = o.turn AND p.part = o.part AND p.kind = 'preview' AND o.kind = 'reply'
+WHERE o.id IN (
+    SELECT min(id) FROM outbox WHERE (state = 'pending' OR state = 'sending' OR state = 'unknown') AND kind <> 'preview'
+    GROUP BY conversation)
+  AND c.surface = ?1 AND o.next_at <= ?2 AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = o.session_id)
+ORDER BY o.id LIMIT ?3
+"""
+
+
+def undelivered(db: apsw.Connection, surface: str, at: int, limit: int) -> tuple[Undelivered, ...]:
+    return tuple(
+        Undelivered(
+            id=row[0],
+            session=row[1],
+            conversation=row[2],
+            route_key=row[3],
+            kind=row[4],
+            part=row[5],
+            text=row[6],
+            state=row[7],
+            key=row[8],
+            attempts=row[9],
+            owner=row[10],
+            shown_as=row[11],
+        )
+        for row in fetch(db, _UNDELIVERED, (surface, at, limit))
+    )
+
+
+def take_reply(db: apsw.Connection, row: Undelivered, owner: OwnerId) -> bool:
+    db.execute(
+        "UPDATE outbox SET state = 'sending', owner = ?, attempts = attempts + 1"
+        " WHERE id = ? AND state = ? AND attempts = ? AND owner IS ?",
+        (owner, row.id, row.state, row.attempts, row.owner),
+    )
+    return db.changes() == 1
+
+
+def settle_reply(
+    db: apsw.Connection, reply: OutboxId, state: str, platform_id: str | None, next_at: int | None
+) -> None:
+    db.execute(
+        "UPDATE outbox SET state = ?1, platform_id = coalesce(?2, platform_id), next_at = coalesce(?3, next_at),"
+        " attempts = max(attempts - (?1 = 'pending'), 0) WHERE id = ?4",
+        (state, platform_id, next_at, reply),
+    )
+    if db.changes() != 1:
+        raise NotFound(f"There is no reply {reply}.")
+
+
+def add_reply(db: apsw.Connection, session: SessionId, reply: AddReply, at: int) -> OutboxId:
+    known = fetch(db, "SELECT id FROM outbox WHERE key = ?", (reply.key,))
+    if known:
+        return OutboxId(known[0][0])
+    refuse_absent(db, session)
+    db.execute(
+        "INSERT INTO outbox(session_id, conversation, turn, body, part, kind, state, key, next_at)"
+        " VALUES(?,?,?,?,?,?,'pending',?,?)",
+        (session, reply.conversation, reply.turn, reply.body, reply.part, reply.kind, reply.key, at),
+    )
+    return OutboxId(db.last_insert_rowid())
+
+
+_WAITING: Final = """
+SELECT DISTINCT c.route_key, i.session_id, i.principal FROM inbox i JOIN conversation c ON c.id = i.conversation
+WHERE i.state = 'queued' AND i.kind <> 'event' AND c.surface = ? ORDER BY c.route_key
+"""
+
+
+def waiting(db: apsw.Connection, surface: str) -> tuple[Waiting, ...]:
+    rows = fetch(db, _WAITING, (surface,))
+    return tuple(Waiting(route_key=row[0], session=row[1], principal=row[2]) for row in rows)
+
+
+def is_received(db: apsw.Connection, account: str, external_key: str) -> bool:
+    found = fetch(db, "SELECT 1 FROM inbox WHERE account = ? AND external_key = ?", (account, external_key))
+    return bool(found)
+
+
+def identified(db: apsw.Connection, platform: str, external_id: str) -> PrincipalId | None:
+    query = "SELECT principal FROM identity WHERE platform = ? AND account = '' AND external_id = ?"
+    rows = fetch(db, query, (platform, external_id))
+    return PrincipalId(rows[0][0]) if rows else None
+
+
+def offer_pairing(db: apsw.Connection, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:
+    db.execute(
+        "INSERT INTO job(kind, key, owner, payload, state, next_at) VALUES('pairing', ?, ?, '', 'offered', ?)",
+        (code_sha256, principal, expires_at),
+    )
+
+
+def pair(db: apsw.Connection, code_sha256: str, platform: str, external_id: str, at: int) -> PrincipalId:
+    """Whoever was paired before is paired anew: the newest code counts."""
+    found = fetch(
+        db,
+        "SELECT id, owner FROM job WHERE kind = 'pairing' AND key = ? AND state = 'offered' AND next_at > ?",
+        (code_sha256, at),
+    )
+    if not found:
+        raise NotFound("There is no such pairing code, or it has expired.")
+    job, principal = found[0]
+    db.execute("UPDATE job SET state = 'spent' WHERE id = ?", (job,))
+    identity = (platform, external_id)
+    db.execute("DELETE FROM identity WHERE platform = ? AND account = '' AND external_id = ?", identity)
+    db.execute(
+        "INSERT INTO identity(platform, account, external_id, principal) VALUES(?, '', ?, ?)",
+        (*identity, principal),
+    )
+    return PrincipalId(principal)
