@@ -15,7 +15,7 @@ from clew.domain.ledger.errors import Outdated
 from clew.installed import Installed
 from clew.runtime.model_choice import DetectedModels
 from clew.runtime.talk import UPDATED, Services
-from clew.surfaces.cli.host import Keeper, Weights
+from clew.surfaces.cli.host import Keeper, Serving, Weights
 from clew.surfaces.cli.main import main as run_command_line
 
 
@@ -45,6 +45,13 @@ class Program:
                     UPDATED
                 )  # the ledger may have been opened by the migrations of another version
             yield services
+
+    @asynccontextmanager
+    async def gateway(self) -> AsyncIterator[Serving]:
+        from clew.bootstrap.gateway import open_gateway  # noqa: PLC0415  only for `clew serve`
+
+        async with self.services() as services:
+            yield open_gateway(services, self.settings(), self.home, self.environ)
 
     async def import_own_modules(self) -> None:
         from clew.bootstrap.own_modules import import_own_modules  # noqa: PLC0415  for what runs long

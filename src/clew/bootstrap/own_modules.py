@@ -18,8 +18,9 @@ LATER: Final = (
     "clew.adapters.mcp.connection",
     "clew.adapters.mcp.translation",
     "clew.adapters.models.pydantic_ai",
+    "clew.surfaces.gateway.platforms",
 )
-"""Over `mcp` and `pydantic_ai`, with all that is in them."""
+"""Over `mcp`, `pydantic_ai` and `telegram`, with all that is in them. The gateway imports its platforms before it begins."""
 _NEVER: Final = ("clew.__main__", "clew.testing")
 
 

@@ -267,6 +267,8 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
     """In a group each person has a session of their own."""
     thread_sessions_per_user: bool = False
     """In a thread each person has a session of their own."""
+    require_mention: bool = True
+    """Where several people talk, answer only what names Clew, answers it, or is a command for it."""
     drain_seconds: Pause = 30
     """Time running turns have to end when the gateway stops."""
     edits: Literal["retry", "ignore"] = "retry"

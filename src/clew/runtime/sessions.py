@@ -14,6 +14,7 @@ import msgspec
 from clew.domain.conversation.ids import SESSION_ID_LENGTH, ConversationId, InboxId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message, Role, Status, ToolBody, ToolCall
 from clew.domain.ledger.commits import (
+    AddReply,
     AsObserver,
     Commit,
     Expand,
@@ -27,6 +28,7 @@ from clew.domain.ledger.commits import (
 from clew.domain.ledger.errors import Busy, HeadMoved, NotFound, Refused
 from clew.domain.ledger.navigation import redo_target
 from clew.domain.ledger.rows import CallState, InboxRow, OpKind, OpRow, Origin, SessionRow, TurnState
+from clew.domain.routing.splitting import TextLimit
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.turns.outcome import STOPPED
@@ -39,10 +41,14 @@ OPS_PAGE: Final = 64
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where somebody talks: its route key and surface."""
+    """Where somebody talks: its route key and surface.
+
+    `holds` is what one message holds where a gateway delivers what is said; None where a person looks on.
+    """
 
     route_key: str
     surface: str
+    holds: TextLimit | None = None
 
 
 class Rewound(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,8 +101,12 @@ class SessionDesk:
         title: str | None = None,
         cwd: str | None = None,
         model: str | None = None,
+        notice: str | None = None,
     ) -> LeftBehind:
-        """A new session for a place. The one left behind is cut off: a running turn of it ends with this commit."""
+        """A new session for a place. The one left behind is cut off: a running turn of it ends with this commit.
+
+        `notice` is told to the place, by the same commit.
+        """
         clean_title = await self._free_title(principal, title) if title else None
 
         async def decide() -> LeftBehind:
@@ -116,14 +126,29 @@ class SessionDesk:
             else:
                 row = await self.ledger.session(principal, leaving)
                 work = self._work(row, principal, Note(kind=OpKind.LEAVE), cut_reason="new")
+                told = await self._told(place, row, notice) if notice is not None else ()
                 work = msgspec.structs.replace(
-                    work, cut=True, cancel_queued=True, opens=new, conversation=point
+                    work, cut=True, cancel_queued=True, opens=new, conversation=point, replies=told
                 )
                 cancelled = (await self.ledger.commit(work)).cancelled
             opened = await self.ledger.session(principal, new.id)
             return LeftBehind(row=opened, previous=leaving, cancelled=cancelled)
 
         return await self._decided(decide)
+
+    async def _told(self, place: Place, row: SessionRow, notice: str) -> tuple[AddReply, ...]:
+        conversation = await self.conversation_of(place, row.id)
+        key = f"leave:{row.id}:{row.handle.version}"
+        return (AddReply(conversation=conversation, turn=0, part=0, kind="notice", key=key, body=notice),)
+
+    async def consume(self, principal: PrincipalId, session: SessionId, received: InboxId) -> None:
+        """What was received was done. Raises Refused when it no longer waits, NotFound without the session."""
+
+        async def decide() -> None:
+            row = await self.ledger.session(principal, session)
+            await self.ledger.commit(msgspec.structs.replace(self._work(row, principal), take=(received,)))
+
+        await self._decided(decide)
 
     async def point(self, place: Place, session: SessionId) -> ConversationId:
         """The place's current session becomes this one."""

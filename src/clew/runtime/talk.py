@@ -38,6 +38,7 @@ from clew.runtime.sending import Sender, Sent
 from clew.runtime.sessions import Place, SessionDesk
 from clew.runtime.turns.opening import LeftOpen
 from clew.runtime.turns.openings import Opening, Recover, Say
+from clew.runtime.turns.outbox import Outbox
 from clew.runtime.turns.outcome import STOPPED, TurnOutcome
 from clew.runtime.turns.recovering import NOTICE, GivenUp
 from clew.runtime.turns.runner import RunningTurn, TurnJob, TurnRunner
@@ -203,6 +204,8 @@ class Talk:
 
     async def _tell(self, watch: Watch, otherwise: str) -> None:
         """Says the notices that wait for this session, or `otherwise`. One that is on its way to be said is not said twice."""
+        if self.place.holds is not None:
+            return  # a gateway delivers them
         ledger, told = self.services.ledger, False
         for reply in await ledger.replies(self.principal, await self.ensure_session()):
             if reply.kind == NOTICE and reply.state == "pending" and reply.body is not None:
@@ -219,11 +222,14 @@ class Talk:
         model = await self.services.models.choose(known.model if known else None)
         row = known or await self._row()
         tools = await self._tools_of(row.id) if model.profile.takes_tools else None
+        conversation = await self.services.desk.conversation_of(self.place, row.id)
+        holds = self.place.holds
         job = TurnJob(
             principal=self.principal,
             session=row.id,
             opening=opening,
-            conversation=await self.services.desk.conversation_of(self.place, row.id),
+            conversation=conversation,
+            outbox=None if holds is None else Outbox(conversation=conversation, holds=holds),
             model=model,
             tools=tools.tools() if tools else (),
             cwd=self.cwd,
@@ -384,6 +390,11 @@ class Talk:
             for tools in self._tools.values():
                 await tools.close()
             self._tools.clear()
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether tools hold processes, running or ended, that somebody may still want to hear of."""
+        return any(tools.processes is not None and tools.processes.listed() for tools in self._tools.values())
 
     # -- pieces --------------------------------------------------------------------------------------------------
     async def problems(self) -> Sequence[str]:

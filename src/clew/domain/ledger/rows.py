@@ -222,13 +222,14 @@ class ReplyRow(msgspec.Struct, frozen=True, kw_only=True):
     body: str | None
     state: str
     key: str
+    platform_id: str | None = None
 
 
 class Undelivered(msgspec.Struct, frozen=True, kw_only=True):
     """The first row of a place's outbox that is not settled, as whoever delivers it needs it.
 
     `attempts` counts the calls of the platform that may have reached the person. `shown_as` is the platform's id of the
-    preview that this reply takes the place of.
+    preview that this reply takes the place of; `may_be_shown` says that there may be one whose id nobody knows.
     """
 
     id: OutboxId
@@ -243,6 +244,7 @@ class Undelivered(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     owner: OwnerId | None
     shown_as: str | None
+    may_be_shown: bool
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, OwnerId, PrincipalId, SessionId
+from clew.domain.conversation.ids import (
+    ApprovalId,
+    CallId,
+    ConversationId,
+    OutboxId,
+    OwnerId,
+    PrincipalId,
+    SessionId,
+)
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.commits import (
     AddReply,
@@ -278,8 +286,10 @@ class Ledger(Protocol):
         """
         ...
 
-    async def undelivered(self, surface: str, at: int, limit: int = 100) -> tuple[Undelivered, ...]:
-        """For each place of a surface the oldest reply or notice that is not settled, if it may be sent by now.
+    async def undelivered(
+        self, surface: str, at: int, limit: int = 100, *, conversation: ConversationId | None = None
+    ) -> tuple[Undelivered, ...]:
+        """For each place of a surface, or one, the oldest reply or notice that is not settled, if it may be sent by now.
 
         Those after it wait, so that everything arrives in order. Like `unfinished` it asks nobody's permission: it is for
         the process that speaks on behalf of the surface.

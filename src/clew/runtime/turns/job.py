@@ -21,6 +21,7 @@ from clew.runtime.ports.tools import Tool
 from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.turns.leases import LeaseWatch
 from clew.runtime.turns.openings import Opening
+from clew.runtime.turns.outbox import Outbox
 from clew.runtime.turns.waiting import BusyMode
 
 
@@ -58,6 +59,8 @@ class TurnJob(msgspec.Struct, frozen=True, kw_only=True):
     opening: Opening
     conversation: ConversationId | None = None
     """Where it came from, and where what must be said of it goes."""
+    outbox: Outbox | None = None
+    """There a gateway delivers what is said; without one, whoever began the turn shows it."""
     model: ModelChoice
     tools: Sequence[Tool]
     cwd: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import msgspec
 
@@ -20,6 +21,7 @@ from clew.domain.conversation.messages import (
 )
 from clew.domain.conversation.text import clean
 from clew.domain.ledger.commits import (
+    AddReply,
     AddUsage,
     Append,
     AsHolder,
@@ -43,8 +45,11 @@ from clew.domain.turn.machine import Close
 from clew.domain.turn.recovery import settled_result
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.turns.calls import args_sha256
+from clew.runtime.turns.outbox import Outbox
 from clew.runtime.turns.outcome import STOPPED
 from clew.runtime.turns.waiting import event_message
+
+NOTHING_SAID: Final = "(The model answered with nothing.)"
 
 
 class Recorder:
@@ -60,8 +65,13 @@ class Recorder:
         model: str,
         now_ms: Callable[[], int],
         recovers: str | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
-        """`recovers` is the key of an interrupted tool batch: the first answer acknowledges its recovery."""
+        """`recovers` is the key of an interrupted tool batch: the first answer acknowledges its recovery.
+
+        With an `outbox`, whatever is said goes into it by the commit that says it.
+        """
+        self._outbox = outbox
         self._ledger = ledger
         self._principal = principal
         self._model = model
@@ -107,6 +117,7 @@ class Recorder:
             usage=used,
             set_turn=SetTurn(turn=self.turn, state=TurnState.DONE, end_reason="answered") if closes else None,
             release=closes,
+            replies=self._answered(message.text, step, closes),
         )
         self._recovers = None
         return calls
@@ -197,6 +208,7 @@ class Recorder:
             usage=used,
             set_turn=ended,
             release=True,
+            replies=self._ended(close),
         )
 
     async def keep_shown(self, partial: str, step: int) -> bool:
@@ -227,6 +239,23 @@ class Recorder:
         """Returns when no commit is on its way any more."""
         while self._writing:
             await asyncio.wait(set(self._writing))
+
+    def _answered(self, text: str, step: int, closes: bool) -> tuple[AddReply, ...]:
+        if self._outbox is None:
+            return ()
+        says = self._outbox.says(self.session, self.turn, step, text)
+        return says or (self._outbox.tells(self.session, self.turn, step, NOTHING_SAID) if closes else ())
+
+    def _ended(self, close: Close) -> tuple[AddReply, ...]:
+        """What had been shown, which is the last message only if no result had to follow it; and why there is no more."""
+        if self._outbox is None:
+            return ()
+        shown = close.partial if not close.unsettled else ""
+        says = self._outbox.says(self.session, self.turn, close.step, clean(shown).text)
+        error = close.error
+        return says + (
+            () if error is None else self._outbox.tells(self.session, self.turn, close.step, error)
+        )
 
     def _said(self, text: str, step: int, status: Status, body: AssistantBody | None) -> NewMessage:
         kept = body if body is not None and body != AssistantBody() else None

@@ -52,6 +52,10 @@ class TurnRunner:
         # A turn that nobody holds any more cannot be running: the lease that it left is claimed like a dead owner's.
         self._running: weakref.WeakValueDictionary[SessionId, RunningTurn] = weakref.WeakValueDictionary()
 
+    @property
+    def owners(self) -> Owners:
+        return self._means.owners
+
     async def begin(self, job: TurnJob, watch: Watch, approver: Approver) -> RunningTurn:
         """Commits the opening; the returned turn is then run with `finish`.
 

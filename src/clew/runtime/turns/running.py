@@ -128,6 +128,7 @@ class RunningTurn:
             model=profile.name,
             now_ms=means.clock.now_ms,
             recovers=opened.recovers,
+            outbox=job.outbox,
         )
         hint = () if opened.hint is None else (opened.hint,)
         self._context = TurnContext(
@@ -193,6 +194,11 @@ class RunningTurn:
         if cancelled is not None and not run.cancelled() and run.exception() is None:
             raise cancelled
         return run.result()
+
+    @property
+    def step(self) -> int:
+        """The step that the model is asked for, or that was the last."""
+        return self._machine.step
 
     @property
     def has_ended(self) -> bool:

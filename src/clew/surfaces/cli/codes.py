@@ -10,6 +10,7 @@ from clew.domain.ledger.errors import Busy, LedgerError, NotFound, Outdated, Ref
 from clew.runtime.archive import ImportFailed
 from clew.runtime.commands import CommandError
 from clew.runtime.ports.models import ModelUnavailable
+from clew.runtime.ports.platforms import PlatformError
 from clew.runtime.turns import TurnStatus
 from clew.surfaces.cli.host import PullRefused
 
@@ -34,6 +35,7 @@ EXPECTED = (
     CommandError,
     ModelUnavailable,
     PullRefused,
+    PlatformError,
     UsageError,
     OSError,
 )

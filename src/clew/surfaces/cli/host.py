@@ -73,6 +73,22 @@ class PullRefused(Exception):
     """The weights are not there; the sentence says why."""
 
 
+class Serving(Protocol):
+    """The gateway to chat platforms."""
+
+    async def run(self) -> None:
+        """Serves until `stop` is called. Raises PlatformRefused when nobody takes us, Outdated, StoreUnusable."""
+        ...
+
+    def stop(self) -> None:
+        """Takes nothing more; `run` returns when what runs has ended."""
+        ...
+
+    async def check(self) -> Sequence[str]:
+        """What is wrong with the platforms that are set up, a sentence each."""
+        ...
+
+
 class Host(Protocol):
     """The program: its home and settings, and what it can open."""
 
@@ -88,6 +104,10 @@ class Host(Protocol):
 
     def services(self) -> AbstractAsyncContextManager[Services]:
         """Opens the ledger and everything over it. Raises StoreUnusable, ConfigError."""
+        ...
+
+    def gateway(self) -> AbstractAsyncContextManager[Serving]:
+        """Opens everything that chat platforms need. Raises what `services` raises, PlatformRefused."""
         ...
 
     async def import_own_modules(self) -> None:

@@ -16,6 +16,8 @@ from clew.surfaces.cli.host import Host
 
 _COMMANDS: Final = {
     "run": ("clew.surfaces.cli.run", "run"),
+    "serve": ("clew.surfaces.cli.serve", "serve"),
+    "pair": ("clew.surfaces.cli.pair", "pair"),
     "sessions": ("clew.surfaces.cli.sessions", "sessions"),
     "db": ("clew.surfaces.cli.db", "db"),
     "model": ("clew.surfaces.cli.model", "model"),

@@ -67,6 +67,7 @@ class DeliveryContract(LedgerCase):
         await answered(ledger, 2)
         first, other = await due(ledger)
         assert (first.text, other.route_key) == ("hello", "telegram:2")
+        assert await ledger.undelivered("telegram", LATE, conversation=other.conversation) == (other,)
         await ledger.settle_reply(first.id, "sent", "77")
         assert [row.text for row in await due(ledger)] == ["and more", "hello"]
 
@@ -112,8 +113,15 @@ class DeliveryContract(LedgerCase):
         shown = await ledger.add_reply(handle.session, preview, START_MS)
         assert await ledger.add_reply(handle.session, preview, START_MS) == shown
         assert await due(ledger) == []
+        handle = await told(ledger, handle, chat, "r0", "hello")
+        assert [(row.shown_as, row.may_be_shown) for row in await due(ledger)] == [(None, True)]
+        await ledger.settle_reply(shown, "failed", None)
+        assert [row.may_be_shown for row in await due(ledger)] == [False]
         await ledger.settle_reply(shown, "sent", "77")
+        assert [(row.shown_as, row.may_be_shown) for row in await due(ledger)] == [("77", False)]
+        await ledger.settle_reply((await due(ledger))[0].id, "sent", "77")
         await ledger.settle_reply(shown, "sent", None)
+        assert [row.platform_id for row in await ledger.replies(ANN, handle.session)] == ["77", "77"]
         handle = await told(ledger, handle, chat, "r", "hello")
         (row,) = await due(ledger)
         assert row.shown_as == "77"

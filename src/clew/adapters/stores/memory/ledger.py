@@ -14,7 +14,15 @@ from clew.adapters.stores.memory.search import search
 from clew.adapters.stores.memory.spending import spent
 from clew.adapters.stores.memory.state import Disk, State
 from clew.adapters.stores.memory.turns import queued
-from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, OwnerId, PrincipalId, SessionId
+from clew.domain.conversation.ids import (
+    ApprovalId,
+    CallId,
+    ConversationId,
+    OutboxId,
+    OwnerId,
+    PrincipalId,
+    SessionId,
+)
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.commits import (
     AddReply,
@@ -257,8 +265,10 @@ class MemoryLedger(Ledger):
     async def children(self, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
         return reads.children(await self._now(), principal, session)
 
-    async def undelivered(self, surface: str, at: int, limit: int = 100) -> tuple[Undelivered, ...]:
-        return outbox.undelivered(await self._now(), surface, at, limit)
+    async def undelivered(
+        self, surface: str, at: int, limit: int = 100, *, conversation: ConversationId | None = None
+    ) -> tuple[Undelivered, ...]:
+        return outbox.undelivered(await self._now(), surface, at, limit, conversation)
 
     async def waiting(self, surface: str) -> tuple[Waiting, ...]:
         return outbox.waiting(await self._now(), surface)

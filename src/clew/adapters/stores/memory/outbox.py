@@ -7,7 +7,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from clew.adapters.stores.memory.state import State, StoredReply
-from clew.domain.conversation.ids import OutboxId, OwnerId, PrincipalId, SessionId
+from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import InboxState, Undelivered, Waiting
@@ -16,17 +16,21 @@ _OUTCOMES: Final = frozenset({"pending", "sending", "sent", "unknown", "failed"}
 _UNSETTLED: Final = frozenset({"pending", "sending", "unknown"})
 
 
-def undelivered(state: State, surface: str, at: int, limit: int) -> tuple[Undelivered, ...]:
+def undelivered(
+    state: State, surface: str, at: int, limit: int, conversation: ConversationId | None
+) -> tuple[Undelivered, ...]:
     """The first unsettled row of each place, in order."""
     first: dict[int, tuple[OutboxId, StoredReply]] = {}
     for ident, stored in sorted(state.outbox.items()):
-        if stored.state in _UNSETTLED and stored.row.kind != "preview":
+        wanted = conversation in (None, stored.row.conversation)
+        if wanted and stored.state in _UNSETTLED and stored.row.kind != "preview":
             first.setdefault(stored.row.conversation, (ident, stored))
     found = []
     for ident, stored in first.values():
         place = state.conversation_by_id(stored.row.conversation)
         if place is None or place.surface != surface or stored.next_at > at or stored.session in state.purged:
             continue
+        preview = _preview(state, stored)
         said = "" if stored.message is None else state.messages[stored.message].text
         found.append(
             Undelivered(
@@ -41,13 +45,16 @@ def undelivered(state: State, surface: str, at: int, limit: int) -> tuple[Undeli
                 key=stored.row.key,
                 attempts=stored.attempts,
                 owner=stored.owner,
-                shown_as=_preview(state, stored),
+                shown_as=None if preview is None else preview.platform_id,
+                may_be_shown=preview is not None
+                and preview.platform_id is None
+                and preview.state != "failed",
             )
         )
     return tuple(sorted(found, key=lambda row: row.id)[:limit])
 
 
-def _preview(state: State, reply: StoredReply) -> str | None:
+def _preview(state: State, reply: StoredReply) -> StoredReply | None:
     if reply.row.kind != "reply":
         return None
     for other in state.outbox.values():
@@ -57,7 +64,7 @@ def _preview(state: State, reply: StoredReply) -> str | None:
             reply.row.part,
         )
         if same and other.row.kind == "preview":
-            return other.platform_id
+            return other
     return None
 
 

@@ -133,6 +133,7 @@ def replies(state: State, who: PrincipalId, session: SessionId, limit: int) -> t
             body=stored.row.body,
             state=stored.state,
             key=stored.row.key,
+            platform_id=stored.platform_id,
         )
         for ident, stored in state.outbox.items()
         if stored.session == session

@@ -27,7 +27,15 @@ from clew.adapters.stores.sqlite.small_writes import (
     share,
 )
 from clew.adapters.stores.sqlite.writer import Writer
-from clew.domain.conversation.ids import ApprovalId, CallId, OutboxId, OwnerId, PrincipalId, SessionId
+from clew.domain.conversation.ids import (
+    ApprovalId,
+    CallId,
+    ConversationId,
+    OutboxId,
+    OwnerId,
+    PrincipalId,
+    SessionId,
+)
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.commits import (
     AddReply,
@@ -281,8 +289,10 @@ class SqliteLedger:
     async def children(self, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
         return await self._readers.glance(lambda db: read.children(db, principal, session))
 
-    async def undelivered(self, surface: str, at: int, limit: int = 100) -> tuple[Undelivered, ...]:
-        return await self._readers.glance(lambda db: outbox.undelivered(db, surface, at, limit))
+    async def undelivered(
+        self, surface: str, at: int, limit: int = 100, *, conversation: ConversationId | None = None
+    ) -> tuple[Undelivered, ...]:
+        return await self._readers.glance(lambda db: outbox.undelivered(db, surface, at, limit, conversation))
 
     async def waiting(self, surface: str) -> tuple[Waiting, ...]:
         return await self._readers.glance(lambda db: outbox.waiting(db, surface))

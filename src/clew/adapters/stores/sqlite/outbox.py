@@ -8,7 +8,7 @@ import apsw
 
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.open_session import refuse_absent
-from clew.domain.conversation.ids import OutboxId, OwnerId, PrincipalId, SessionId
+from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import NotFound
 from clew.domain.ledger.rows import Undelivered, Waiting
@@ -16,18 +16,21 @@ from clew.domain.ledger.rows import Undelivered, Waiting
 _UNDELIVERED: Final = """
 -- the first unsettled row of each place; the index of due rows holds only unsettled ones
 SELECT o.id, o.session_id, o.conversation, c.route_key, o.kind, o.part, coalesce(o.body, m.text, ''), o.state, o.key,
-       o.attempts, o.owner, p.platform_id
+       o.attempts, o.owner, p.platform_id, p.id IS NOT NULL AND p.platform_id IS NULL AND p.state <> 'failed'
 FROM outbox o JOIN conversation c ON c.id = o.conversation LEFT JOIN message m ON m.id = o.message
 LEFT JOIN outbox p ON p.session_id = o.session_id AND p.turn = o.turn AND p.part = o.part AND p.kind = 'preview' AND o.kind = 'reply'
 WHERE o.id IN (
     SELECT min(id) FROM outbox WHERE (state = 'pending' OR state = 'sending' OR state = 'unknown') AND kind <> 'preview'
+      AND (?4 IS NULL OR conversation = ?4)
     GROUP BY conversation)
   AND c.surface = ?1 AND o.next_at <= ?2 AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = o.session_id)
 ORDER BY o.id LIMIT ?3
 """
 
 
-def undelivered(db: apsw.Connection, surface: str, at: int, limit: int) -> tuple[Undelivered, ...]:
+def undelivered(
+    db: apsw.Connection, surface: str, at: int, limit: int, conversation: ConversationId | None
+) -> tuple[Undelivered, ...]:
     return tuple(
         Undelivered(
             id=row[0],
@@ -42,8 +45,9 @@ def undelivered(db: apsw.Connection, surface: str, at: int, limit: int) -> tuple
             attempts=row[9],
             owner=row[10],
             shown_as=row[11],
+            may_be_shown=bool(row[12]),
         )
-        for row in fetch(db, _UNDELIVERED, (surface, at, limit))
+        for row in fetch(db, _UNDELIVERED, (surface, at, limit, conversation))
     )
 
 

@@ -209,7 +209,7 @@ def inbox(row: Row) -> InboxRow:
     )
 
 
-REPLY_COLUMNS: Final = "id, conversation, turn, kind, part, body, state, key"
+REPLY_COLUMNS: Final = "id, conversation, turn, kind, part, body, state, key, platform_id"
 
 
 def reply(row: Row) -> ReplyRow:
@@ -223,6 +223,7 @@ def reply(row: Row) -> ReplyRow:
         body=row[5],
         state=row[6],
         key=row[7],
+        platform_id=row[8],
     )
 
 

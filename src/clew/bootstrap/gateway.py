@@ -1,0 +1,47 @@
+"""Puts the gateway together: the platforms that have a token, each imported when it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from clew.config.errors import Problem, SettingsError
+from clew.config.home import Home
+from clew.config.secrets import load_secrets
+from clew.config.settings import Settings
+from clew.runtime.talk import Services
+from clew.surfaces.gateway.channel import Channel, open_channel
+from clew.surfaces.gateway.gateway import Gateway
+
+
+def open_gateway(services: Services, settings: Settings, home: Home, environ: Mapping[str, str]) -> Gateway:
+    """The gateway of these settings. Raises SettingsError when no platform is set up, PlatformRefused for what is no token."""
+    # What is said here is other people's too: nothing is written into the working directory on their behalf, and there
+    # are no words that the inbox may not hold.
+    own = msgspec.structs.replace(services, export=None, in_memory=None)
+    channels = [channel for channel in (_telegram(own, settings, home, environ),) if channel is not None]
+    if not channels:
+        name = settings.gateway.telegram.token_env
+        sentence = (
+            f"no chat platform is set up: put a bot's token into {name}, or into secrets.toml under that name"
+        )
+        raise SettingsError(Problem(path=("gateway",), sentence=sentence))
+    return Gateway(channels)
+
+
+def _telegram(
+    services: Services, settings: Settings, home: Home, environ: Mapping[str, str]
+) -> Channel | None:
+    own = settings.gateway.telegram
+    token = load_secrets(home, environ).get(own.token_env)
+    if token is None:
+        return None
+    if own.webhook_url:
+        sentence = "gateway.telegram.webhook_url: Clew polls Telegram; webhooks are not there yet"
+        raise SettingsError(Problem(path=("gateway", "telegram", "webhook_url"), sentence=sentence))
+    from clew.surfaces.gateway.platforms.telegram import Telegram  # noqa: PLC0415  0.24 s
+
+    platform = Telegram(token.reveal(), base_url=own.base_url, base_file_url=own.base_file_url)
+    return open_channel(services, settings, platform, Path.cwd(), frozenset(own.allow))

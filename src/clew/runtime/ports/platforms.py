@@ -1,0 +1,138 @@
+"""A chat platform as the runtime sees it. What a platform says about a message decides what may be done next.
+
+PlatformError
+├── NotSent          it certainly did not go out: it is tried again later, as often as needed
+├── MaybeSent        nobody knows: it is repeated once, with a mark
+├── NeverSent        it cannot go out: the person left, or the platform takes no such message
+└── PlatformRefused  the platform does not take us: a wrong token, or somebody else with the same one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from clew.domain.routing.routes import ChatKind, Route
+from clew.domain.routing.splitting import TextLimit
+
+
+class PlatformError(Exception):
+    """The platform did not do it; the text says why."""
+
+
+class NotSent(PlatformError):
+    """It did not go out. `after` are the seconds that the platform asks to be left alone."""
+
+    def __init__(self, message: str, after: float = 0.0) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class MaybeSent(PlatformError):
+    """It may have gone out."""
+
+
+class NeverSent(PlatformError):
+    """It will never go out."""
+
+
+class PlatformRefused(PlatformError):
+    """The platform does not talk to us."""
+
+
+class Traits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a platform can do."""
+
+    holds: TextLimit
+    """What one message holds, with room left for a mark."""
+    edits: bool
+    """A message can be changed after it was sent, so an answer is shown while it grows."""
+    edit_seconds: float = 1.0
+    """Between two changes of a preview."""
+    typing_seconds: float = 0.0
+    """For how long the platform shows that somebody types; 0 for not at all."""
+    takes_key: bool = False
+    """The same key sent twice is one message."""
+    file_bytes_max: int = 20_000_000
+
+
+class Button(msgspec.Struct, frozen=True):
+    """Something to press; pressing it says `command` on behalf of whoever pressed."""
+
+    label: str
+    command: str
+
+
+class Attached(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that came with a message, not fetched yet."""
+
+    reference: str
+    media_type: str
+    size: int | None = None
+    name: str | None = None
+
+
+class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that somebody sent. `key` names the message, not its delivery: the same message has the same key."""
+
+    key: str
+    chat: Route
+    """Without a user: whether people share it is decided by the settings."""
+    kind: ChatKind
+    sender: str
+    sender_name: str = ""
+    text: str
+    files: tuple[Attached, ...] = ()
+    addressed: bool = False
+    """It names us, answers us, or is a command for us."""
+    is_edit: bool = False
+    unsupported: str = ""
+    """What it is, if it is nothing that can be answered: a sticker, a location."""
+
+
+Take = Callable[[Incoming], Awaitable[None]]
+"""Returns once the message is durable; only then may the platform be told that we have it."""
+
+
+class Platform(Protocol):
+    """One account on one platform. The name is the surface of its places."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def account(self) -> str:
+        """Our own id there; known once it was opened."""
+        ...
+
+    @property
+    def traits(self) -> Traits: ...
+
+    async def open(self) -> None:
+        """Proves that the platform takes us. Raises PlatformRefused, NotSent."""
+        ...
+
+    async def receive(self, take: Take) -> None:
+        """Takes what comes, in the order of each chat, until it is cancelled. An error of `take` is raised, and what it was
+        given comes again. Raises PlatformRefused, NotSent."""
+        ...
+
+    async def fetch(self, file: Attached) -> bytes:
+        """Raises NotSent, NeverSent."""
+        ...
+
+    async def send(self, to: Route, text: str, *, buttons: Sequence[Button] = (), key: str = "") -> str:
+        """Returns the platform's id of the message."""
+        ...
+
+    async def edit(self, to: Route, message: str, text: str) -> None:
+        """Changes a message; to what it is already, is no error."""
+        ...
+
+    async def typing(self, to: Route) -> None: ...
+
+    async def close(self) -> None:
+        """Idempotent."""
+        ...

@@ -1,0 +1,1 @@
+"""`clew serve`: chat platforms, one agent, every conversation in its place."""

@@ -1,0 +1,94 @@
+"""Who may talk to Clew: nobody, but those the settings name and those who showed a pairing code.
+
+A stranger costs no call of a model and leaves nothing behind; in a direct message they are told once an hour what to do.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from clew.domain.conversation.ids import PrincipalId
+from clew.domain.ledger.errors import NotFound
+from clew.domain.routing.pairing import code_sha256
+from clew.domain.routing.routes import ChatKind
+from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.platforms import Incoming
+from clew.runtime.ports.world import Clock
+
+WRONG_CODES_MAX: Final = 5
+QUIET_SECONDS: Final = 3600.0
+"""After so many wrong codes nothing is said, and no code is looked at, for so long."""
+REMEMBERED_MAX: Final = 10_000
+STRANGER: Final = "I talk to people I know. Whoever runs me can give you a pairing code (clew pair); send it here as /pair CODE."
+
+
+class Access:
+    """Knows the people of one platform."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, platform: str, allow: frozenset[str]) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._platform = platform
+        self._allow = allow
+        self._known: set[PrincipalId] = set()
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._told: OrderedDict[str, float] = OrderedDict()
+
+    async def who(self, sender: str, name: str) -> PrincipalId | None:
+        """The person, or None for a stranger."""
+        paired = await self._ledger.identified(self._platform, sender)
+        if paired is not None:
+            return paired
+        if sender not in self._allow:
+            return None
+        return await self._made_known(PrincipalId(f"{self._platform}:{sender}"), name or sender, "user")
+
+    async def group(self, key: str) -> PrincipalId:
+        """Everybody of a shared place, as one."""
+        return await self._made_known(PrincipalId(f"group:{key}"), key, "group")
+
+    def may_still(self, principal: PrincipalId) -> bool:
+        """Whether somebody whose turn was left open may still be answered."""
+        platform, _, sender = principal.partition(":")
+        return platform != self._platform or sender in self._allow
+
+    async def pair(self, incoming: Incoming, code: str) -> str | None:
+        """Spends a code. Returns what to say; None for nothing, after too many wrong ones."""
+        now = self._clock.monotonic()
+        count, since = self._wrong.get(incoming.sender, (0, now))
+        if now - since > QUIET_SECONDS:
+            count, since = 0, now
+        if count >= WRONG_CODES_MAX:
+            return None
+        try:
+            who = await self._ledger.pair(
+                code_sha256(code), self._platform, incoming.sender, self._clock.now_ms()
+            )
+        except NotFound as error:
+            self._wrong[incoming.sender] = (count + 1, since)
+            _forget_oldest(self._wrong)
+            return str(error)
+        self._wrong.pop(incoming.sender, None)
+        return f"Paired: from now on you are {who} here."
+
+    def greeting(self, incoming: Incoming) -> str | None:
+        """What a stranger is told, if anything."""
+        now = self._clock.monotonic()
+        told = self._told.get(incoming.sender)
+        if incoming.kind != ChatKind.DM or (told is not None and now - told < QUIET_SECONDS):
+            return None
+        self._told[incoming.sender] = now
+        _forget_oldest(self._told)
+        return STRANGER
+
+    async def _made_known(self, principal: PrincipalId, name: str, role: str) -> PrincipalId:
+        if principal not in self._known:
+            await self._ledger.add_principal(principal, name, role)
+            self._known.add(principal)
+        return principal
+
+
+def _forget_oldest(rows: OrderedDict[str, tuple[int, float]] | OrderedDict[str, float]) -> None:
+    while len(rows) > REMEMBERED_MAX:
+        rows.popitem(last=False)

@@ -1,0 +1,50 @@
+"""One platform, and what it takes to talk there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from clew.config.settings import Settings
+from clew.domain.ledger.rows import Undelivered
+from clew.runtime.delivery import Delivery, RateGate
+from clew.runtime.ports.platforms import Platform
+from clew.runtime.talk import Services
+
+LOG: Final = structlog.get_logger("clew.gateway")
+"""Ids and reasons; never a word of what somebody said."""
+
+
+class Channel(msgspec.Struct, frozen=True, kw_only=True):
+    services: Services
+    settings: Settings
+    platform: Platform
+    gate: RateGate
+    delivery: Delivery
+    cwd: Path
+    allow: frozenset[str]
+    """Ids of the people who may talk here without being paired."""
+
+
+def open_channel(
+    services: Services, settings: Settings, platform: Platform, cwd: Path, allow: frozenset[str]
+) -> Channel:
+    """Puts together what serves one platform."""
+
+    def said(why: str, row: Undelivered) -> None:
+        LOG.warning("delivery", platform=platform.name, reply=row.id, session=row.session, why=why)
+
+    gate = RateGate()
+    delivery = Delivery(services.ledger, services.runner.owners, services.clock, platform, gate, said)
+    return Channel(
+        services=services,
+        settings=settings,
+        platform=platform,
+        gate=gate,
+        delivery=delivery,
+        cwd=cwd,
+        allow=allow,
+    )

@@ -1,0 +1,206 @@
+"""The gateway: receives, runs turns and delivers for each platform, and ends them in the right order.
+
+A platform that fails is tried again by itself, and disturbs no other; one that refuses us is said once and left alone. When
+none is left, or the package was replaced, or the process is asked to end, nothing more is taken; what runs may end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.ledger.errors import LedgerError, NotFound, Outdated
+from clew.domain.routing.routes import Route, parse
+from clew.runtime.ports.platforms import NotSent, PlatformError, PlatformRefused
+from clew.runtime.sessions import Place
+from clew.runtime.talk import Talk
+from clew.surfaces.gateway.access import Access
+from clew.surfaces.gateway.channel import LOG, Channel
+from clew.surfaces.gateway.line import Line
+from clew.surfaces.gateway.reception import Reception
+
+LINES_MAX: Final = 256
+"""Idle sessions whose tools are kept open."""
+RETRY_SECONDS: Final = (1.0, 60.0)
+"""The first pause after a platform failed, and the longest; it doubles."""
+DELIVERY_SECONDS: Final = 5.0
+"""Time that what was said last has to go out when the gateway ends."""
+
+
+class Wing:
+    """What serves one platform."""
+
+    def __init__(self, channel: Channel, ended: asyncio.Event) -> None:
+        services = channel.services
+        self.channel = channel
+        self.outdated: Outdated | None = None
+        self._access = Access(services.ledger, services.clock, channel.platform.name, channel.allow)
+        self._reception = Reception(channel, self._access, self.line)
+        self._lines: OrderedDict[tuple[str, SessionId], Line] = OrderedDict()
+        self._ended = ended
+        self._began = False
+
+    async def line(self, place: Place, route: Route, who: PrincipalId, session: SessionId) -> Line:
+        """The line of a session in a place."""
+        key = (place.route_key, session)
+        line = self._lines.get(key)
+        if line is not None and line.talk.principal != who and not line.is_busy:
+            await self._lines.pop(key).close()  # whoever this was is somebody else by now
+            line = None
+        if line is None:
+            talk = Talk(self.channel.services, who, place, self.channel.cwd, session)
+            line = self._lines[key] = Line(self.channel, talk, route, self._outdate)
+        self._lines.move_to_end(key)
+        for old, idle in list(self._lines.items()):
+            if len(self._lines) <= LINES_MAX:
+                break
+            if idle.can_be_closed and old != key:
+                del self._lines[old]
+                await idle.close()
+        return line
+
+    def _outdate(self, error: Outdated) -> None:
+        self.outdated = error
+        self._ended.set()
+
+    async def receive(self) -> None:
+        """Receives until it is cancelled, or the platform refuses us."""
+        platform, pause = self.channel.platform, RETRY_SECONDS[0]
+        while True:
+            try:
+                await platform.open()
+                await self.go_on()
+                LOG.info("ready", platform=platform.name, account=platform.account)
+                pause = RETRY_SECONDS[0]
+                await platform.receive(self._reception.take)
+            except PlatformRefused as error:
+                LOG.error("refused", platform=platform.name, why=str(error))
+                raise
+            except (PlatformError, LedgerError) as error:
+                seconds = max(pause, error.after if isinstance(error, NotSent) else 0.0)
+                LOG.warning("failed", platform=platform.name, why=str(error), again_in_seconds=seconds)
+                await asyncio.sleep(seconds)
+                pause = min(pause * 2, RETRY_SECONDS[1])
+
+    async def go_on(self) -> None:
+        """Takes up what was left: turns that a process left in the middle, messages and commands that wait."""
+        ledger = self.channel.services.ledger
+        for row in await ledger.waiting(self.channel.platform.name):
+            line = await self._left_line(row.route_key, row.principal, row.session)
+            if line is None:
+                continue
+            if not self._began:
+                await self._reception.left_over(line)  # later on they are this process's own, and under way
+            line.wake()
+        for left in await ledger.unfinished():
+            if left.route_key is not None:
+                line = await self._left_line(left.route_key, left.principal, left.session)
+                if line is not None:
+                    line.wake()
+        self._began = True
+
+    async def _left_line(self, route_key: str, who: PrincipalId, session: SessionId) -> Line | None:
+        route, platform = parse(route_key), self.channel.platform
+        if route is None or (route.platform, route.account) != (platform.name, platform.account):
+            return None
+        if not self._access.may_still(who):
+            LOG.info("not gone on with: may not talk here any more", principal=who, session=session)
+            return None
+        try:
+            await self.channel.services.ledger.session(who, session)
+        except NotFound:
+            return None
+        return await self.line(self._reception.place(route), route, who, session)
+
+    async def watch(self, seconds: float) -> None:
+        """Until it is cancelled: looks for turns that other processes leave, once a lease."""
+        while True:
+            await asyncio.sleep(seconds)
+            await self.go_on()
+
+    async def drain(self, seconds: float) -> None:
+        """Lets what runs end, and delivers what was said."""
+        await self._reception.settled()
+        await asyncio.gather(*(line.stop(seconds) for line in self._lines.values()))
+        try:
+            async with asyncio.timeout(DELIVERY_SECONDS):
+                await self.channel.delivery.drained()
+        except TimeoutError:
+            LOG.warning("left in the outbox", platform=self.channel.platform.name)
+
+    async def close(self) -> None:
+        for line in self._lines.values():
+            await line.close()
+        await self.channel.platform.close()
+
+
+class Gateway:
+    """Runs until `stop` is called, no platform is left, or this program was replaced."""
+
+    def __init__(self, channels: Sequence[Channel]) -> None:
+        self._ended = asyncio.Event()
+        self._wings = [Wing(channel, self._ended) for channel in channels]
+
+    def stop(self) -> None:
+        """Takes nothing more, and lets `run` come to its end."""
+        self._ended.set()
+
+    async def check(self) -> list[str]:
+        """Opens every platform and closes it: what is wrong, a sentence each."""
+        wrong = []
+        for wing in self._wings:
+            try:
+                await wing.channel.platform.open()
+            except PlatformError as error:
+                wrong.append(f"{wing.channel.platform.name}: {error}")
+            finally:
+                await wing.close()
+        return wrong
+
+    async def run(self) -> None:
+        """Raises PlatformRefused when no platform took us, Outdated when another program has to go on."""
+        receiving = [asyncio.create_task(wing.receive()) for wing in self._wings]
+        beside = [asyncio.create_task(wing.channel.delivery.run()) for wing in self._wings]
+        lease = self._wings[0].channel.services.runner.settings.lease_seconds
+        beside += [asyncio.create_task(wing.watch(lease)) for wing in self._wings]
+        ended = asyncio.create_task(self._wait())
+        try:
+            await self._until_the_end(receiving, beside, ended)
+            for task in receiving:
+                task.cancel()
+            await asyncio.gather(*receiving, return_exceptions=True)
+            drain = self._wings[0].channel.settings.gateway.drain_seconds
+            await asyncio.gather(*(wing.drain(drain) for wing in self._wings))
+        finally:
+            for task in (*receiving, *beside, ended):
+                task.cancel()
+            await asyncio.gather(*receiving, *beside, ended, return_exceptions=True)
+            for wing in self._wings:
+                await wing.close()
+        outdated = next((wing.outdated for wing in self._wings if wing.outdated is not None), None)
+        if outdated is not None:
+            raise outdated
+        refused = [task.exception() for task in receiving if not task.cancelled()]
+        if len(refused) == len(receiving) and refused[0] is not None:
+            raise refused[0]
+
+    async def _wait(self) -> None:
+        await self._ended.wait()
+
+    async def _until_the_end(
+        self, receiving: list[asyncio.Task[None]], beside: list[asyncio.Task[None]], ended: asyncio.Task[None]
+    ) -> None:
+        """Returns when the gateway has to end; raises what broke what runs beside."""
+        left = set(receiving)
+        while left and not ended.done():
+            done, _ = await asyncio.wait({*left, *beside, ended}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task in left:
+                    left.discard(task)
+                    if not isinstance(task.exception(), PlatformRefused):
+                        task.result()
+                elif task is not ended:
+                    task.result()

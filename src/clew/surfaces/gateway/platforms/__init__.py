@@ -1,0 +1,1 @@
+"""A platform is one file here: a class that keeps the promises of `runtime.ports.platforms`."""

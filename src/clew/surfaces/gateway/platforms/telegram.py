@@ -1,0 +1,311 @@
+"""Telegram, through python-telegram-bot: long polling, where an update is confirmed only after it is durable.
+
+Its updater confirms what it has merely put into a queue, so the polling loop is ours. Chats are named by Telegram's ids, a
+message by chat and message id (update ids start anew after a week); a change of it adds its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+import httpx
+from telegram import (
+    Bot,
+    BotCommand,
+    CallbackQuery,
+    InlineKeyboardButton,
+    InlineKeyboardMarkup,
+    LinkPreviewOptions,
+    Message,
+    Update,
+)
+from telegram.constants import ChatAction, ChatType
+from telegram.error import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    InvalidToken,
+    NetworkError,
+    RetryAfter,
+    TelegramError,
+)
+from telegram.request import HTTPXRequest
+
+from clew.domain.routing.routes import ChatKind, Route
+from clew.domain.routing.splitting import TextLimit, Units
+from clew.runtime.commands import COMMANDS
+from clew.runtime.ports.platforms import (
+    Attached,
+    Button,
+    Incoming,
+    MaybeSent,
+    NeverSent,
+    NotSent,
+    PlatformRefused,
+    Take,
+    Traits,
+)
+
+T = TypeVar("T")
+NAME: Final = "telegram"
+PUBLIC: Final = "https://api.telegram.org"
+HOLDS: Final = TextLimit(most=4000, units=Units.UTF16)
+"""Telegram takes 4096 UTF-16 units; the rest is room for a mark."""
+POLL_SECONDS: Final = 30
+CALL_SECONDS: Final = 20.0
+CONNECTIONS: Final = 64
+CONFLICTS_MAX: Final = 5
+"""Polls in a row that somebody else with our token may end, once ours has worked."""
+UPDATES: Final = ["message", "edited_message", "callback_query"]
+ANSWERS: Final = ("/approve ", "/deny ")
+"""What buttons may say."""
+UNSUPPORTED: Final = (
+    "sticker",
+    "location",
+    "poll",
+    "contact",
+    "venue",
+    "dice",
+    "video_note",
+    "game",
+    "story",
+)
+_FILES: Final = (("document", ""), ("voice", "audio/ogg"), ("audio", "audio/mpeg"), ("video", "video/mp4"))
+
+
+class Telegram:
+    """`Platform` for one bot."""
+
+    name = NAME
+
+    def __init__(self, token: str, *, base_url: str = "", base_file_url: str = "") -> None:
+        api = (base_url or PUBLIC).rstrip("/")
+        files = (base_file_url or f"{api}/file").rstrip("/")
+        self.traits = Traits(holds=HOLDS, edits=True, edit_seconds=1.0, typing_seconds=4.0)
+        self.account = ""
+        self._polled = False
+        try:
+            self._bot = Bot(
+                token,
+                base_url=f"{api}/bot",
+                base_file_url=f"{files}/bot",
+                request=HTTPXRequest(
+                    connection_pool_size=CONNECTIONS, read_timeout=CALL_SECONDS, write_timeout=CALL_SECONDS
+                ),
+                get_updates_request=HTTPXRequest(read_timeout=CALL_SECONDS),
+            )
+        except InvalidToken as error:
+            raise PlatformRefused(f"Telegram's token is no token: {error}") from error
+
+    async def open(self) -> None:
+        try:
+            await _called(self._bot.initialize())
+        except (MaybeSent, NeverSent) as error:
+            raise NotSent(str(error)) from error
+        self.account = str(self._bot.id)
+        menu = [
+            BotCommand(command.name, command.summary[:256]) for command in COMMANDS if "-" not in command.name
+        ]
+        with suppress(NotSent, MaybeSent, NeverSent):  # a menu is a convenience
+            await _called(self._bot.set_my_commands(menu))
+
+    async def receive(self, take: Take) -> None:
+        offset: int | None = None
+        conflicts = 0
+        while True:
+            try:
+                updates = await _polled(
+                    self._bot.get_updates(offset=offset, timeout=POLL_SECONDS, allowed_updates=UPDATES)
+                )
+            except Conflict as error:
+                conflicts += 1
+                if not self._polled or conflicts > CONFLICTS_MAX:
+                    raise PlatformRefused(
+                        f"Another program uses the same Telegram token: {error.message}"
+                    ) from error
+                await asyncio.sleep(conflicts)
+                continue
+            self._polled, conflicts = True, 0
+            incoming = [found for update in updates if (found := self._read(update)) is not None]
+            await asyncio.gather(*(take(message) for message in incoming))
+            if updates:
+                offset = updates[-1].update_id + 1
+            for update in updates:
+                if update.callback_query is not None:
+                    await self._answered(update.callback_query)
+
+    async def fetch(self, file: Attached) -> bytes:
+        try:
+            found = await _called(self._bot.get_file(file.reference))
+            return bytes(await _called(found.download_as_bytearray()))
+        except MaybeSent as error:
+            raise NotSent(str(error)) from error
+
+    async def send(self, to: Route, text: str, *, buttons: Sequence[Button] = (), key: str = "") -> str:
+        markup = None
+        if buttons:
+            row = [InlineKeyboardButton(button.label, callback_data=button.command) for button in buttons]
+            markup = InlineKeyboardMarkup([row])
+        sent = await _called(
+            self._bot.send_message(
+                int(to.chat),
+                text,
+                message_thread_id=int(to.thread) if to.thread else None,
+                reply_markup=markup,
+                link_preview_options=LinkPreviewOptions(is_disabled=True),
+            )
+        )
+        return str(sent.message_id)
+
+    async def edit(self, to: Route, message: str, text: str) -> None:
+        try:
+            await _called(
+                self._bot.edit_message_text(
+                    text,
+                    int(to.chat),
+                    int(message),
+                    link_preview_options=LinkPreviewOptions(is_disabled=True),
+                )
+            )
+        except NeverSent as error:
+            if "not modified" not in str(error):
+                raise
+
+    async def typing(self, to: Route) -> None:
+        thread = int(to.thread) if to.thread else None
+        await _called(self._bot.send_chat_action(int(to.chat), ChatAction.TYPING, message_thread_id=thread))
+
+    async def close(self) -> None:
+        with suppress(TelegramError):  # it says goodbye to nobody
+            await self._bot.shutdown()
+
+    # -- what arrives --------------------------------------------------------------------------------------------
+    def _read(self, update: Update) -> Incoming | None:
+        if update.callback_query is not None:
+            return self._pressed(update.callback_query)
+        message = update.edited_message or update.message
+        if message is None or message.from_user is None or message.from_user.is_bot:
+            return None
+        text, unsupported = message.text or message.caption or "", ""
+        files = _attached(message)
+        if not text and not files:
+            unsupported = next((kind for kind in UNSUPPORTED if getattr(message, kind, None)), "")
+            if not unsupported:
+                return None  # somebody joined, a title changed: nothing was said
+        own, text = self._without_name(text)
+        edited = "" if message.edit_date is None else f":{int(message.edit_date.timestamp())}"
+        return Incoming(
+            key=f"{message.chat.id}:{message.message_id}{edited}",
+            chat=self._route(message),
+            kind=_kind(message),
+            sender=str(message.from_user.id),
+            sender_name=message.from_user.full_name,
+            text=text,
+            files=files,
+            addressed=own and (text.startswith("/") or self._is_addressed(message)),
+            is_edit=update.edited_message is not None,
+            unsupported=unsupported.replace("_", " "),
+        )
+
+    def _pressed(self, query: CallbackQuery) -> Incoming | None:
+        message = query.message
+        if not isinstance(message, Message) or query.data is None or not query.data.startswith(ANSWERS):
+            return None
+        return Incoming(
+            key=f"press:{query.id}",
+            chat=self._route(message),
+            kind=_kind(message),
+            sender=str(query.from_user.id),
+            sender_name=query.from_user.full_name,
+            text=query.data,
+            addressed=True,
+        )
+
+    async def _answered(self, query: CallbackQuery) -> None:
+        """The button stops spinning, and cannot be pressed again."""
+        with suppress(NotSent, MaybeSent, NeverSent):
+            await _called(self._bot.answer_callback_query(query.id))
+            if isinstance(query.message, Message):
+                await _called(query.message.edit_reply_markup(None))
+
+    def _route(self, message: Message) -> Route:
+        thread = str(message.message_thread_id) if message.is_topic_message else None
+        return Route(platform=NAME, account=self.account, chat=str(message.chat.id), thread=thread)
+
+    def _without_name(self, text: str) -> tuple[bool, str]:
+        """Whether a command is ours, and the text without our name behind it: `/undo@clew_bot 2` is `/undo 2`."""
+        first, space, rest = text.partition(" ")
+        command, at, name = first.partition("@")
+        if not text.startswith("/") or not at:
+            return True, text
+        return name.casefold() == (self._bot.username or "").casefold(), f"{command}{space}{rest}"
+
+    def _is_addressed(self, message: Message) -> bool:
+        answered = message.reply_to_message
+        if answered is not None and answered.from_user is not None and answered.from_user.id == self._bot.id:
+            return True
+        name = f"@{self._bot.username}".casefold()
+        named = {**message.parse_entities(["mention"]), **message.parse_caption_entities(["mention"])}
+        return any(mention.casefold() == name for mention in named.values())
+
+
+def _kind(message: Message) -> ChatKind:
+    if message.chat.type == ChatType.PRIVATE:
+        return ChatKind.DM
+    return ChatKind.THREAD if message.is_topic_message else ChatKind.GROUP
+
+
+def _attached(message: Message) -> tuple[Attached, ...]:
+    found = []
+    if message.photo:
+        largest = message.photo[-1]
+        found.append(
+            Attached(reference=largest.file_id, media_type="image/jpeg", size=largest.file_size, name=None)
+        )
+    for kind, media_type in _FILES:
+        file = getattr(message, kind, None)
+        if file is not None:
+            found.append(
+                Attached(
+                    reference=file.file_id,
+                    media_type=file.mime_type or media_type or "application/octet-stream",
+                    size=file.file_size,
+                    name=getattr(file, "file_name", None),
+                )
+            )
+    return tuple(found)
+
+
+async def _called(call: Coroutine[Any, Any, T]) -> T:
+    """What became of a call, in the words of the port; Conflict stays what it is."""
+    try:
+        return await call
+    except Conflict:
+        raise
+    except RetryAfter as error:
+        after = error.retry_after
+        raise NotSent(
+            error.message, after.total_seconds() if isinstance(after, timedelta) else after
+        ) from error
+    except InvalidToken as error:
+        raise PlatformRefused("Telegram does not know this token (any more).") from error
+    except (BadRequest, Forbidden) as error:
+        raise NeverSent(error.message) from error
+    except NetworkError as error:
+        if isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+            raise NotSent(f"Telegram cannot be reached: {error.message}") from error
+        raise MaybeSent(error.message) from error
+    except TelegramError as error:
+        raise NeverSent(error.message) from error
+
+
+async def _polled(call: Coroutine[Any, Any, T]) -> T:
+    """A poll changes nothing, so that whatever broke it can be tried again. Raises Conflict, NotSent, PlatformRefused."""
+    try:
+        return await _called(call)
+    except (MaybeSent, NeverSent) as error:
+        raise NotSent(str(error)) from error

@@ -1,0 +1,242 @@
+"""Takes what people send: who is it, which place, which session, and into the inbox before anybody is told that we have it.
+
+The messages of one place are taken one after the other, each with what the one before has done (a `/new` decides where the
+next message belongs). The same message delivered again is found in the inbox, and nothing happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from clew.domain.conversation.ids import InboxId, PrincipalId, SessionId
+from clew.domain.ledger.errors import LedgerError, NotFound, Refused
+from clew.domain.ledger.rows import SessionRow
+from clew.domain.reset.policy import in_words, reset_due
+from clew.domain.routing.pairing import pairing_code
+from clew.domain.routing.routes import Route, Sharing, is_meant
+from clew.runtime.commands import CommandError, is_command
+from clew.runtime.ports.platforms import Attached, Incoming, MaybeSent, NeverSent, NotSent
+from clew.runtime.sending import Sender
+from clew.runtime.sessions import Place
+from clew.runtime.turns import NewFile
+from clew.runtime.turns.waiting import MESSAGE, BusyMode, pack_message, unpack
+from clew.surfaces.gateway.access import Access
+from clew.surfaces.gateway.channel import LOG, Channel
+from clew.surfaces.gateway.line import Line
+from clew.surfaces.gateway.resets import reset_policy
+
+COMMAND: Final = "command"
+INTERRUPTED_COMMAND: Final = "Clew stopped while it did “{}”, and does not do it again by itself. /history and /status show where things are."
+GREETING: Final = "Hello. Say something, or /help for what else I understand."
+FindLine = Callable[[Place, Route, PrincipalId, SessionId], Coroutine[Any, Any, Line]]
+
+
+class Reception:
+    """The way in of one platform. `line` finds or makes the line of a session."""
+
+    def __init__(self, channel: Channel, access: Access, line: FindLine) -> None:
+        gateway = channel.settings.gateway
+        self._channel = channel
+        self._access = access
+        self._line = line
+        self._sharing = Sharing(
+            group_per_user=gateway.group_sessions_per_user, thread_per_user=gateway.thread_sessions_per_user
+        )
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._handling: set[asyncio.Task[None]] = set()
+
+    def place(self, route: Route) -> Place:
+        platform = self._channel.platform
+        return Place(route_key=route.key, surface=platform.name, holds=platform.traits.holds)
+
+    async def take(self, incoming: Incoming) -> None:
+        """Returns once it is in the inbox, or is known not to belong there; what it asks for is then done beside."""
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._supervised(incoming, durable))
+        self._handling.add(task)
+        task.add_done_callback(self._handling.discard)
+        await durable
+
+    async def settled(self) -> None:
+        """Returns when everything that was taken was handed on."""
+        while self._handling:
+            await asyncio.wait(self._handling)
+
+    async def _supervised(self, incoming: Incoming, durable: asyncio.Future[None]) -> None:
+        """Until it is durable an error is the platform's: the message comes again. After that it is logged."""
+        route = self._sharing.route(incoming.chat, incoming.kind, incoming.sender)
+        try:
+            async with self._locks.setdefault(route.key, asyncio.Lock()):
+                await self._handle(incoming, route, durable)
+        except Exception as error:  # noqa: BLE001 - the supervisor: the platform's, or logged in full
+            if durable.done():
+                LOG.exception("message", key=incoming.key, error=type(error).__name__)
+            else:
+                durable.set_exception(error)
+        finally:
+            if not durable.done():
+                durable.set_result(None)
+
+    async def _handle(self, incoming: Incoming, route: Route, durable: asyncio.Future[None]) -> None:
+        code = pairing_code(incoming.text)
+        person = await self._access.who(incoming.sender, incoming.sender_name)
+        if code is not None:
+            await self._say(incoming, await self._access.pair(incoming, code))
+            return
+        if person is None:
+            LOG.info("stranger", platform=self._channel.platform.name, sender=incoming.sender)
+            await self._say(incoming, self._access.greeting(incoming))
+            return
+        require = self._channel.settings.gateway.require_mention
+        if not is_meant(incoming.kind, addressed=incoming.addressed, require_mention=require):
+            return
+        if incoming.unsupported:
+            await self._say(incoming, f"I can read text, photos and files, not a {incoming.unsupported}.")
+            return
+        if incoming.is_edit:
+            await self._say(
+                incoming, "I do not see changes of messages: send it anew, or /undo the old one first."
+            )
+            return
+        if incoming.text.split(maxsplit=1)[:1] == ["/start"]:
+            await self._say(incoming, GREETING)
+            return
+        shared = self._sharing.is_shared(incoming.kind)
+        who = await self._access.group(route.key) if shared else person
+        await self._receive(incoming, route, who, durable)
+
+    async def _say(self, incoming: Incoming, text: str | None) -> None:
+        """To somebody who has no place in the ledger (yet): nothing is kept, and it is not tried again."""
+        if text is None:
+            return
+        try:
+            await self._channel.platform.send(incoming.chat, text)
+        except (NotSent, MaybeSent, NeverSent) as error:
+            LOG.warning("not said", platform=self._channel.platform.name, why=str(error))
+
+    # -- known people --------------------------------------------------------------------------------------------
+    async def _receive(
+        self, incoming: Incoming, route: Route, who: PrincipalId, durable: asyncio.Future[None]
+    ) -> None:
+        services, place = self._channel.services, self.place(route)
+        key = f"{self._channel.platform.account}/{incoming.key}"
+        if await services.ledger.is_received(place.surface, key):
+            return
+        files, problems = await self._fetched(incoming.files)
+        session = await self._session(incoming, place, who)
+        line = await self._line(place, route, who, session)
+        runner = services.runner
+        sender = Sender(services.desk, runner, services.clock, services.chance, who, place)
+        is_a_command = not files and is_command(incoming.text)
+        busy = BusyMode.QUEUE if is_a_command else runner.settings.busy
+        body = pack_message(incoming.text, str(self._channel.cwd), files, busy)
+        received = await sender.receive(session, COMMAND if is_a_command else MESSAGE, body, key)
+        durable.set_result(None)
+        if received.duplicate:
+            return
+        for problem in problems:
+            await line.tell(problem, f"file:{received.id}")
+        if is_a_command:
+            await self._command(line, place, incoming.text, received.id)
+            return
+        running = await runner.under_way(who, session) if busy == BusyMode.INTERRUPT else None
+        line.wake()
+        if running is not None:
+            await sender.cut(session, running)
+
+    async def _fetched(self, files: tuple[Attached, ...]) -> tuple[tuple[NewFile, ...], list[str]]:
+        """The files, and a sentence for each that could not be had. Raises NotSent: then the message comes again."""
+        fetched, problems = [], []
+        most = self._channel.platform.traits.file_bytes_max
+        for file in files:
+            if file.size is not None and file.size > most:
+                problems.append(
+                    f"{file.name or 'The file'} is larger than {most // 1_000_000} MB: I did not get it."
+                )
+                continue
+            try:
+                content = await self._channel.platform.fetch(file)
+            except NeverSent as error:
+                problems.append(f"{file.name or 'The file'} could not be fetched: {error}")
+            else:
+                fetched.append(NewFile(media_type=file.media_type, bytes=content, name=file.name))
+        return tuple(fetched), problems
+
+    async def _session(self, incoming: Incoming, place: Place, who: PrincipalId) -> SessionId:
+        """The place's session; a new one if it has none that this person sees, or if the reset policy says so."""
+        services, cwd = self._channel.services, str(self._channel.cwd)
+        known = await services.ledger.conversation(place.route_key)
+        row: SessionRow | None = None
+        if known is not None and known.session is not None:
+            try:
+                row = await services.ledger.session(who, known.session)
+            except NotFound:
+                row = None  # it was deleted, or belonged to whoever this person was before
+        if row is None:
+            return (await services.desk.open(who, place, cwd=cwd)).row.id
+        reason = await self._reset(incoming, row, who)
+        if reason is None:
+            return row.id
+        notice = f"A new session began: {reason}. /resume {row.id} goes on with the one before."
+        left = await services.desk.open(who, place, leaving=row.id, cwd=cwd, model=row.model, notice=notice)
+        self._channel.delivery.wake()
+        return left.row.id
+
+    async def _reset(self, incoming: Incoming, row: SessionRow, who: PrincipalId) -> str | None:
+        """Why a new session begins, in words. Never while a turn is under way, or something waits."""
+        services, settings = self._channel.services, self._channel.settings.reset
+        policy = reset_policy(settings, self._channel.platform.name, incoming.kind)
+        now = services.clock.now_ms()
+        reason = reset_due(policy, last_active_ms=row.last_active_at, now_ms=now)
+        if reason is None or row.handle.head.seq == 0:
+            return None
+        if await services.runner.under_way(who, row.id) is not None or await services.ledger.queued(
+            who, row.id
+        ):
+            return None
+        return in_words(reason, policy.zone)
+
+    # -- commands ------------------------------------------------------------------------------------------------
+    async def _command(self, line: Line, place: Place, text: str, received: InboxId) -> None:
+        """Does a command and tells its answer, then settles its row: a crash in between is said, see `left_over`."""
+        talk, session = line.talk, line.session
+        target = line
+        try:
+            reply = await talk.command(text)
+        except CommandError as error:
+            await line.tell(str(error), f"command:{received}")
+        else:
+            moved, talk.session = talk.session, session
+            if moved is not None and moved != session:
+                target = await self._line(place, line.route, talk.principal, moved)
+            if reply.text:
+                await target.tell(reply.text, f"command:{received}")
+            line.decided()
+            if reply.opening is not None:
+                target.start(reply.opening)
+            elif reply.waits or reply.session is not None or reply.ends_turn:
+                target.wake()
+        await self._consume(talk.principal, session, received)
+
+    async def left_over(self, line: Line) -> None:
+        """Commands that another process was doing when it ended. Whether they took effect is not known, and is said."""
+        services = self._channel.services
+        for row in await services.ledger.queued(line.talk.principal, line.session):
+            if row.kind == COMMAND:
+                await line.tell(INTERRUPTED_COMMAND.format(_first_word(row.body)), f"command:{row.id}")
+                await self._consume(line.talk.principal, line.session, row.id)
+
+    async def _consume(self, who: PrincipalId, session: SessionId, received: InboxId) -> None:
+        try:
+            await self._channel.services.desk.consume(who, session, received)
+        except (NotFound, Refused):
+            pass  # `/delete` took it along, or `/new` cancelled it: it is settled either way
+        except LedgerError as error:
+            LOG.error("command not settled", session=session, why=str(error))
+
+
+def _first_word(body: str) -> str:
+    return unpack(body).text.split(maxsplit=1)[0][:40]

@@ -1,0 +1,358 @@
+"""The Telegram Bot API over HTTP, as far as bots need it, with people one can type for and faults one can ask for.
+
+    async with BotApi() as api:
+        ann = api.person(42, "Ann")
+        api.say(ann, "hello")                  # an update; `times=3` delivers it three times, under new update ids
+        await api.until(lambda: api.shown(42) == ["Hi!"])
+
+`base_url` is what a bot is given in place of the public address; the token is `BotApi.TOKEN`. Faults are asked for by method:
+`api.fail("sendMessage", Fault(retry_after=3))`. Facts are those of core.telegram.org/bots/api: long polling with offsets, one
+poller (an older one is ended with 409), 4096 UTF-16 units in a message, "message is not modified".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from email.parser import BytesParser
+from email.policy import HTTP
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import parse_qsl
+
+import msgspec
+
+UNITS_MAX: Final = 4096
+DATE: Final = 1_790_000_000
+Json = dict[str, Any]
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens to one call. `loses_answer`: it is done, and the connection ends without a word of it."""
+
+    status: int = 0
+    retry_after: int = 0
+    description: str = ""
+    loses_answer: bool = False
+    loses_call: bool = False
+    holds: asyncio.Event | None = None
+    """The call waits for this before it is looked at."""
+
+
+class Person(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    name: str
+    chat: int
+    chat_type: str = "private"
+    thread: int | None = None
+
+    def at(self, chat: int, chat_type: str = "supergroup", thread: int | None = None) -> Person:
+        """The same person in a group, or in a topic of one."""
+        return msgspec.structs.replace(self, chat=chat, chat_type=chat_type, thread=thread)
+
+
+class Refusal(Exception):
+    """An error of the Bot API."""
+
+    def __init__(self, status: int, description: str, retry_after: int = 0) -> None:
+        super().__init__(description)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class BotApi:
+    """One bot. `calls` are the methods called, in order; `messages` what each chat holds, by id."""
+
+    TOKEN: Final = "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"
+
+    def __init__(self) -> None:
+        self.base_url = ""
+        self.me: Json = {"id": 110201543, "is_bot": True, "first_name": "Clew", "username": "clew_bot",
+                         "can_join_groups": True, "can_read_all_group_messages": False,
+                         "supports_inline_queries": False}  # fmt: skip
+        self.calls: list[tuple[str, Json]] = []
+        self.messages: dict[int, dict[int, Json]] = {}
+        self.revoked = False
+        self._files: dict[str, bytes] = {}
+        self._updates: list[Json] = []
+        self._next_update = 1
+        self._next_message = 1
+        self._faults: dict[str, list[Fault]] = {}
+        self._changed = asyncio.Condition()
+        self._poller: asyncio.Event | None = None
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._server.wait_closed()
+
+    # -- what people do and see ----------------------------------------------------------------------------------
+    def person(self, ident: int, name: str) -> Person:
+        """Somebody, in their own chat with the bot."""
+        return Person(id=ident, name=name, chat=ident)
+
+    def say(self, who: Person, text: str = "", *, times: int = 1, **more: Any) -> Json:
+        """A message; `more` are further fields of it, such as `reply_to_message` or `sticker`."""
+        message = self._message(who, {"id": who.id, "is_bot": False, "first_name": who.name}, text, more)
+        for _ in range(times):
+            self._update({"message": message})
+        return message
+
+    def change(self, message: Json, text: str) -> None:
+        """The person edits a message."""
+        edited = message | {"text": text, "edit_date": DATE + self._next_update, "entities": _entities(text)}
+        self._update({"edited_message": edited})
+
+    def press(self, who: Person, label: str) -> None:
+        """Presses the newest button with this label in the person's chat."""
+        for message in reversed(self.messages.get(who.chat, {}).values()):
+            for row in message.get("reply_markup", {}).get("inline_keyboard", []):
+                for button in row:
+                    if button["text"] == label:
+                        sender = {"id": who.id, "is_bot": False, "first_name": who.name}
+                        self._update({"callback_query": {
+                            "id": str(self._next_update * 1000), "from": sender, "message": message,
+                            "chat_instance": str(who.chat), "data": button["callback_data"]}})  # fmt: skip
+                        return
+        raise AssertionError(f"no button “{label}” in chat {who.chat}")
+
+    def give(self, content: bytes, name: str, media_type: str) -> Json:
+        """A file that a message can hold as `document=`."""
+        ident = f"file{len(self._files)}"
+        self._files[ident] = content
+        return {"file_id": ident, "file_unique_id": ident, "file_name": name, "mime_type": media_type,
+                "file_size": len(content)}  # fmt: skip
+
+    def shown(self, chat: int) -> list[str]:
+        """What the bot's messages in a chat say now, oldest first."""
+        return [m["text"] for m in self.messages.get(chat, {}).values() if m["from"]["is_bot"]]
+
+    def fail(self, method: str, *faults: Fault) -> None:
+        """The next calls of a method meet these, one each."""
+        self._faults.setdefault(method, []).extend(faults)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Returns when it holds; looked at after each call of the bot."""
+        async with self._changed:
+            await self._changed.wait_for(holds)
+
+    @property
+    def unconfirmed(self) -> int:
+        """Updates that the bot has not confirmed by an offset."""
+        return len(self._updates)
+
+    # -- updates -------------------------------------------------------------------------------------------------
+    def _update(self, content: Json) -> None:
+        self._updates.append({"update_id": self._next_update, **content})
+        self._next_update += 1
+        if self._poller is not None:
+            self._poller.set()
+
+    def _message(self, where: Person, sender: Json, text: str, more: Json) -> Json:
+        chat: Json = {"id": where.chat, "type": where.chat_type}
+        chat |= {"first_name": where.name} if where.chat_type == "private" else {"title": "A group"}
+        message: Json = {"message_id": self._next_message, "date": DATE + self._next_message, "chat": chat,
+                         "from": sender} | more  # fmt: skip
+        if text:
+            message |= {"text": text, "entities": _entities(text)}
+        if where.thread is not None:
+            message |= {"message_thread_id": where.thread, "is_topic_message": True}
+        self._next_message += 1
+        self.messages.setdefault(where.chat, {})[message["message_id"]] = message
+        return message
+
+    async def _get_updates(self, asked: Json) -> Any:
+        if self._poller is not None:
+            poller, self._poller = self._poller, None
+            poller.set()
+        offset, limit = int(asked.get("offset", 0)), int(asked.get("limit", 100))
+        self._updates = [update for update in self._updates if update["update_id"] >= offset]
+        mine = self._poller = asyncio.Event()
+        if not self._updates:
+            try:
+                async with asyncio.timeout(float(asked.get("timeout", 0))):
+                    await mine.wait()
+            except TimeoutError:
+                pass  # nothing came
+        if self._poller is not mine:
+            raise Refusal(409, "Conflict: terminated by other getUpdates request; make sure that only one bot "
+                               "instance is running")  # fmt: skip
+        self._poller = None
+        return self._updates[:limit]
+
+    # -- methods -------------------------------------------------------------------------------------------------
+    def _method(self, method: str, asked: Json) -> Any:
+        match method:
+            case "getMe":
+                return self.me
+            case "sendMessage":
+                return self._send(asked)
+            case "editMessageText":
+                return self._edit(asked)
+            case "editMessageReplyMarkup":
+                message = self._found(asked)
+                message.pop("reply_markup", None)
+                return message
+            case "deleteMessage":
+                self._found(asked)
+                del self.messages[int(asked["chat_id"])][int(asked["message_id"])]
+                return True
+            case "getFile":
+                ident = asked["file_id"]
+                if ident not in self._files:
+                    raise Refusal(400, "Bad Request: wrong file_id or the file is temporarily unavailable")
+                return {"file_id": ident, "file_unique_id": ident, "file_path": f"documents/{ident}"}
+            case "sendChatAction" | "answerCallbackQuery" | "setMyCommands" | "deleteWebhook":
+                return True
+            case _:
+                raise Refusal(404, f"Not Found: method {method} is not here")
+
+    def _send(self, asked: Json) -> Json:
+        chat = int(asked["chat_id"])
+        _check_text(asked)
+        where = Person(id=chat, name="", chat=chat, chat_type="private" if chat > 0 else "supergroup",
+                       thread=int(asked["message_thread_id"]) if "message_thread_id" in asked else None)  # fmt: skip
+        more = {"reply_markup": asked["reply_markup"]} if "reply_markup" in asked else {}
+        sent = self._message(where, self.me, asked["text"], more)
+        if "entities" in asked:
+            sent["entities"] = asked["entities"]
+        return sent
+
+    def _edit(self, asked: Json) -> Json:
+        message = self._found(asked)
+        _check_text(asked)
+        if message["text"] == asked["text"]:
+            raise Refusal(400, "Bad Request: message is not modified: specified new message content and reply markup "
+                               "are exactly the same as a current content and reply markup of the message")  # fmt: skip
+        message |= {"text": asked["text"], "edit_date": DATE + self._next_update}
+        message["entities"] = asked.get("entities", [])
+        return message
+
+    def _found(self, asked: Json) -> Json:
+        message = self.messages.get(int(asked["chat_id"]), {}).get(int(asked["message_id"]))
+        if message is None:
+            raise Refusal(400, "Bad Request: message to edit not found")
+        return message
+
+    # -- HTTP ----------------------------------------------------------------------------------------------------
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := (await reader.readuntil(b"\r\n\r\n")).decode("latin-1"):
+                length = re.search(r"(?i)content-length: *(\d+)", head)
+                body = await reader.readexactly(int(length[1])) if length else b""
+                answer = await self._answer(head, body)
+                if answer is None:
+                    return
+                status, kind, content = answer
+                writer.write(f"HTTP/1.1 {status} x\r\nContent-Type: {kind}\r\n"
+                             f"Content-Length: {len(content)}\r\n\r\n".encode() + content)  # fmt: skip
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the bot left
+        finally:
+            writer.close()
+
+    async def _answer(self, head: str, body: bytes) -> tuple[int, str, bytes] | None:
+        path = head.split(" ", 2)[1].partition("?")[0]
+        if path.startswith(f"/file/bot{self.TOKEN}/"):
+            content = self._files.get(path.rpartition("/")[2])
+            return (404, "text/plain", b"") if content is None else (200, "application/octet-stream", content)
+        token, _, method = path.removeprefix("/bot").rpartition("/")
+        asked = _fields(head, body)
+        self.calls.append((method, asked))
+        await self._note()
+        fault = self._faults[method].pop(0) if self._faults.get(method) else Fault()
+        if fault.holds is not None:
+            await fault.holds.wait()
+        if fault.loses_call:
+            return None
+        try:
+            result = await self._called(token, method, asked, fault)
+        except Refusal as error:
+            wrong: Json = {"ok": False, "error_code": error.status, "description": str(error)}
+            if error.retry_after:
+                wrong["parameters"] = {"retry_after": error.retry_after}
+            return error.status, "application/json", msgspec.json.encode(wrong)
+        await self._note()
+        if fault.loses_answer:
+            return None
+        return 200, "application/json", msgspec.json.encode({"ok": True, "result": result})
+
+    async def _note(self) -> None:
+        """Whoever waits for something looks again."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _called(self, token: str, method: str, asked: Json, fault: Fault) -> Any:
+        if token != self.TOKEN or self.revoked:
+            raise Refusal(401, "Unauthorized")
+        if fault.retry_after:
+            sentence = f"Too Many Requests: retry after {fault.retry_after}"
+            raise Refusal(429, sentence, fault.retry_after)
+        if fault.status:
+            raise Refusal(fault.status, fault.description or "Bad Gateway")
+        return await self._get_updates(asked) if method == "getUpdates" else self._method(method, asked)
+
+
+def _entities(text: str) -> list[Json]:
+    """The commands and mentions that Telegram would find."""
+    found = []
+    for match in re.finditer(r"(?<!\S)(/\w+(?:@\w+)?|@\w+)", text):
+        kind = "bot_command" if match[0].startswith("/") else "mention"
+        before = len(text[: match.start()].encode("utf-16-le")) // 2
+        found.append({"type": kind, "offset": before, "length": len(match[0])})
+    return found
+
+
+def _check_text(asked: Json) -> None:
+    text = asked.get("text", "")
+    units = len(text.encode("utf-16-le", "surrogatepass")) // 2
+    if not text.strip():
+        raise Refusal(400, "Bad Request: message text is empty")
+    if units > UNITS_MAX:
+        raise Refusal(400, "Bad Request: message is too long")
+    for entity in asked.get("entities", []):
+        if entity["offset"] < 0 or entity["length"] <= 0 or entity["offset"] + entity["length"] > units:
+            raise Refusal(400, f"Bad Request: entity {entity} is beyond the text")
+
+
+def _fields(head: str, body: bytes) -> Json:
+    """The parameters of a call, those that are JSON decoded."""
+    kind = re.search(r"(?i)content-type: *([^\r\n]+)", head)
+    media_type = kind[1] if kind else ""
+    if media_type.startswith("application/json"):
+        decoded: Json = msgspec.json.decode(body)
+        return decoded
+    if media_type.startswith("multipart/"):
+        parsed = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {media_type}\r\n\r\n".encode() + body)
+        pairs = [
+            (str(part.get_param("name", header="content-disposition")), part.get_content())
+            for part in parsed.iter_parts()
+        ]
+    else:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True)
+    return {name: _value(value) for name, value in pairs}
+
+
+def _value(text: str) -> Any:
+    if text[:1] in "[{":
+        return msgspec.json.decode(text)
+    return text

@@ -1,0 +1,106 @@
+"""`clew serve` as a process against the emulated Bot API and a scripted model server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from clew.testing.command_line import CommandLine
+from clew.testing.model_server import ModelServer
+from clew.testing.telegram import BotApi
+
+SECONDS_MAX = 30
+
+
+class Gateway:
+    """Starts, kills and stops the gateway of one home."""
+
+    def __init__(
+        self, home: Path, model: ModelServer, api: BotApi, *, module: str = "clew", **settings: str
+    ) -> None:
+        self.clew = CommandLine(home, model.base_url, module=module)
+        self.clew.environ |= {
+            "TELEGRAM_BOT_TOKEN": BotApi.TOKEN,
+            "CLEW__GATEWAY__TELEGRAM__BASE_URL": api.base_url,
+            "CLEW__GATEWAY__TELEGRAM__ALLOW": '["42", "43"]',
+            **settings,
+        }
+        self.model = model
+        self.api = api
+        self.process: asyncio.subprocess.Process | None = None
+        self.log = ""
+
+    async def start(self, **environ: str) -> None:
+        """Returns when it polls."""
+        polls = self.polls
+        self.process = await self.clew.start("serve", environ=environ)
+        await self.until(lambda: self.polls > polls)
+
+    @property
+    def polls(self) -> int:
+        return sum(1 for method, _ in self.api.calls if method == "getUpdates")
+
+    async def until(self, holds: Any) -> None:
+        """Returns when it holds; a gateway that never gets there fails the test with its log."""
+        try:
+            async with asyncio.timeout(SECONDS_MAX):
+                await self.api.until(holds)
+        except TimeoutError:
+            await self.kill()
+            raise AssertionError(f"it never came to that; {self.api.messages}\n{self.log}") from None
+
+    async def shows(self, chat: int, *texts: str) -> None:
+        """Returns when the bot's messages in a chat say this."""
+        await self.until(lambda: self.api.shown(chat) == list(texts))
+
+    async def kill(self) -> None:
+        """kill -9."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        return await self._end(signal.SIGTERM)
+
+    async def _end(self, number: int) -> int:
+        process, self.process = self.process, None
+        if process is None:
+            return 0
+        if process.returncode is None:
+            os.kill(process.pid, number)
+        _, err = await asyncio.wait_for(process.communicate(), SECONDS_MAX)
+        self.log += err.decode()
+        return process.returncode or 0
+
+    def asked(self) -> list[list[str]]:
+        """For each request the model got: what its messages say, without the system prompt."""
+        bodies = [msgspec.json.decode(body) for body in self.model.requests]
+        return [
+            [re.sub(r"<sent [^>]*/>", "", _text(m)) for m in body["messages"] if m["role"] != "system"]
+            for body in bodies
+        ]
+
+
+def _text(message: dict[str, Any]) -> str:
+    content = message.get("content") or ""
+    if isinstance(content, list):
+        return "".join(part.get("text", "") for part in content)
+    return str(content)
+
+
+@asynccontextmanager
+async def gateway(home: Path, model: ModelServer, **settings: str) -> AsyncIterator[Gateway]:
+    """A home with a gateway that is not running yet; killed at the end."""
+    async with BotApi() as api, model:
+        served = Gateway(home, model, api, **settings)
+        try:
+            yield served
+        finally:
+            await served.kill()

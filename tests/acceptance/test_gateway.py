@@ -1,0 +1,144 @@
+"""What people on Telegram see of `clew serve`, as a process, also when it is killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clew.testing.model_server import ModelServer, Served, echo
+from clew.testing.telegram import Fault
+from tests.acceptance.serving import gateway
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def test_a_conversation_goes_on_after_a_kill(tmp_path: Path) -> None:
+    """Killed in the middle of an answer and started again, it answers once, and remembers everything."""
+    model = ModelServer([
+        Served(text="Hello Ann."),
+        Served(when="story", deltas=("Once ", "upon "), pause_after=1),
+        Served(when="story", text="Once upon a time."),
+        Served(text="A story."),
+    ])  # fmt: skip
+    async with gateway(tmp_path / "home", model) as served:
+        ann = served.api.person(42, "Ann")
+        served.api.say(ann, "hello", times=3)
+        await served.start()
+        await served.shows(42, "Hello Ann.")
+        served.api.say(ann, "a story", times=3)
+        await served.until(lambda: len(served.api.shown(42)) == 2)  # the preview
+        await served.kill()
+        await served.start()
+        await served.until(lambda: any("Once upon a time." in text for text in served.api.shown(42)))
+        served.api.say(ann, "what was it?", times=3)
+        await served.until(lambda: served.api.shown(42)[-1] == "A story.")
+        assert served.asked()[-1] == ["hello", "Hello Ann.", "a story", "Once upon a time.", "what was it?"]
+        assert sum("Once upon" in text for text in served.api.shown(42)) == 1
+        assert await served.stop() == 0, served.log
+
+
+async def test_two_people_do_not_hear_each_other(tmp_path: Path) -> None:
+    """Two people talk at the same time: no request of one holds a word of the other, and no list or search shows it."""
+    async with gateway(tmp_path / "home", ModelServer(echo)) as served:
+        ann, ben = served.api.person(42, "Ann"), served.api.person(43, "Ben")
+        await served.start()
+        for number in range(3):
+            served.api.say(ann, f"apple {number}")
+            served.api.say(ben, f"banana {number}")
+        await served.shows(42, *(f"echo: apple {n}" for n in range(3)))
+        await served.shows(43, *(f"echo: banana {n}" for n in range(3)))
+        for asked in served.asked():
+            text = " ".join(asked)
+            assert not ("apple" in text and "banana" in text)
+        served.api.say(ben, "/search apple")
+        served.api.say(ben, "/sessions")
+        await served.until(lambda: len(served.api.shown(43)) == 5)
+        assert served.api.shown(43)[3] == "Nothing was found."
+        assert "apple" not in served.api.shown(43)[4]
+
+
+async def test_undo_retry_and_new_do_what_they_say(tmp_path: Path) -> None:
+    """The next request holds exactly what was not taken back, also when everything is delivered three times and after a kill."""
+    model = ModelServer([Served(text=text) for text in ("one", "two", "three", "two again", "new")])
+    async with gateway(tmp_path / "home", model) as served:
+        ann = served.api.person(42, "Ann")
+        await served.start()
+        for text, answer in (("a", "one"), ("b", "two"), ("c", "three")):
+            served.api.say(ann, text, times=3)
+            await served.until(lambda answer=answer: served.api.shown(42)[-1:] == [answer])
+        served.api.say(ann, "/undo", times=3)
+        await served.until(lambda: "Undone" in served.api.shown(42)[-1])
+        await served.kill()
+        await served.start()
+        served.api.say(ann, "/retry", times=3)
+        await served.until(lambda: served.api.shown(42)[-1] == "two again")
+        assert served.asked()[-1] == ["a", "one", "b"]
+        served.api.say(ann, "/new", times=3)
+        served.api.say(ann, "d", times=3)
+        await served.until(lambda: served.api.shown(42)[-1] == "new")
+        assert served.asked()[-1] == ["d"]
+        assert len(served.asked()) == 5
+
+
+async def test_strangers_cost_nothing(tmp_path: Path) -> None:
+    """Somebody unknown is told once what to do; no model is asked. With a code from `clew pair` they are known."""
+    async with gateway(tmp_path / "home", ModelServer(echo)) as served:
+        eve = served.api.person(99, "Eve")
+        await served.start()
+        for _ in range(3):
+            served.api.say(eve, "let me in")
+        await served.until(lambda: len(served.api.shown(99)) == 1)
+        paired = await served.clew.run("pair", "eve")
+        code = paired.out.strip()
+        assert paired.code == 0
+        served.api.say(eve, "/pair wrong-code")
+        served.api.say(eve, code)
+        await served.until(lambda: served.api.shown(99)[-1].startswith("Paired"))
+        served.api.say(eve, "now?")
+        await served.until(lambda: served.api.shown(99)[-1] == "echo: now?")
+        served.api.say(served.api.person(98, "Mallory"), code)
+        await served.until(lambda: len(served.api.shown(98)) == 1)
+        assert "no such pairing code" in served.api.shown(98)[0]
+        assert served.asked() == [["now?"]]
+
+
+async def test_an_answer_in_doubt_is_repeated_with_a_mark(tmp_path: Path) -> None:
+    """Telegram takes the answer and the connection ends: it is said once more, and says so."""
+    async with gateway(tmp_path / "home", ModelServer([Served(text="42")])) as served:
+        served.api.fail("sendMessage", Fault(loses_answer=True))
+        served.api.say(served.api.person(42, "Ann"), "the answer?")
+        await served.start()
+        await served.shows(42, "42", "(possibly repeated)\n42")
+
+
+async def test_a_penalty_is_waited_for(tmp_path: Path) -> None:
+    """Told to wait in one chat, it waits there, and the other chat is answered at once."""
+    async with gateway(tmp_path / "home", ModelServer(echo)) as served:
+        ann, ben = served.api.person(42, "Ann"), served.api.person(43, "Ben")
+        served.api.fail("sendMessage", Fault(retry_after=3))
+        served.api.say(ann, "a")
+        await served.start()
+        await served.until(lambda: any(method == "sendMessage" for method, _ in served.api.calls))
+        served.api.say(ben, "b")
+        await served.shows(43, "echo: b")
+        assert served.api.shown(42) == []
+        await served.shows(42, "echo: a")
+
+
+async def test_the_check_says_what_is_wrong(tmp_path: Path) -> None:
+    """`clew serve --check` ends at once: 0 with a token that is taken, 1 with one that is not, 2 with none."""
+    async with gateway(tmp_path / "home", ModelServer(echo)) as served:
+        good = await served.clew.run("serve", "--check")
+        assert (good.code, good.out) == (0, "Every platform takes us.\n")
+        bad = await served.clew.run("serve", "--check", environ={"TELEGRAM_BOT_TOKEN": "123:no"})
+        assert bad.code == 1
+        assert "does not know this token" in bad.err
+        none = await served.clew.run("serve", "--check", environ={"TELEGRAM_BOT_TOKEN": ""})
+        assert none.code == 2
+        assert "no chat platform is set up" in none.err
