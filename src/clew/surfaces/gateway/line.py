@@ -80,13 +80,13 @@ class Line:
     async def stop(self, seconds: float) -> None:
         """Begins nothing more, and lets what runs end in so many seconds; then it is stopped, and the person is told."""
         self._stopping.set()
-        if self._task is None:
+        if (task := self._task) is None:
             return
-        _, left = await asyncio.wait([self._task], timeout=seconds)
+        _, left = await asyncio.wait([task], timeout=seconds)
         if left and self.talk.running is not None and not self.talk.running.has_ended:
             self.talk.running.stop(SHUTDOWN)
             await self.tell(STOPPING)
-        await self._task
+        await task
 
     async def close(self) -> None:
         if self._telling:
