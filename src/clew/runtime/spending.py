@@ -126,6 +126,10 @@ class PaidCalls:
         stream = self._choice.client.stream(request, blobs=blobs, key=key)
         async with aclosing(stream) if isinstance(stream, AsyncGenerator) else nullcontext():
             async for event in stream:
+                if isinstance(event, TextDelta):  # nearly all are: a long answer has thousands
+                    self._shown.append(event.text)
+                    yield event
+                    continue
                 self._heard(event)
                 yield event
                 if isinstance(event, Retrying):
