@@ -223,6 +223,16 @@ class SpendingContract(LedgerCase):
         totals = await ledger.usage(ANN, handle.session)
         assert (totals.calls, totals.cost_usd) == (2, 1.0)
 
+    async def test_what_was_set_aside_twice_under_one_name_counts_twice(self, ledger: Ledger) -> None:
+        """Whoever did so first is dead, and may have spent it: it becomes an estimate."""
+        handle = await begin(ledger, 1)
+        await do(ledger, handle, reserve=reserve(0.5, session=2.0))
+        await do(ledger, handle, reserve=reserve(0.5, session=2.0))
+        assert (await ledger.spent(ANN, handle.session, 0)).in_session == 1.0
+        await do(ledger, handle, usage=(spent(0.25),))
+        totals = await ledger.usage(ANN, handle.session)
+        assert (totals.calls, totals.cost_usd) == (2, 0.75)
+
     async def test_what_counts_against_the_caps_can_be_read(self, ledger: Ledger) -> None:
         """With what is set aside, and only by whoever may read the session."""
         one, two = await begin(ledger, 1), await begin(ledger, 2)

@@ -44,6 +44,13 @@ def _reserve(state: State, work: Commit, reserve: Reserve) -> None:
     refuse_over_cap(
         reserve, spent(state, work.session, state.sessions[work.session].owner, reserve.caps.day_began)
     )
+    key = (work.session, reserve.usage.turn, reserve.usage.step, reserve.usage.attempt, reserve.usage.task)
+    for ident, stored in state.usage.items():
+        if _key(stored) == (
+            *key,
+            UsageState.RESERVED,
+        ):  # whoever had set it aside is dead: nobody settles it any more
+            state.usage[ident] = replace(stored, row=replace(stored.row, state=UsageState.ESTIMATED))
     _write(state, work, reserve.usage)
 
 

@@ -20,6 +20,9 @@ _SETTLE: Final = """
 UPDATE usage SET model = ?, state = ?, input = ?, output = ?, cache_read = ?, cache_write = ?, cost_usd = ?, price_source = ?,
   at = ? WHERE turn = ? AND step = ? AND attempt = ? AND task = ? AND session_id = ? AND state = 'reserved'
 """
+_LEFT_BEHIND: Final = """
+UPDATE usage SET state = 'estimated' WHERE session_id = ? AND turn = ? AND step = ? AND attempt = ? AND task = ? AND state = 'reserved'
+"""
 _SPENT: Final = """
 SELECT (SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE session_id = ?1),
   (SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE owner = ?3 AND at >= ?2),
@@ -53,6 +56,8 @@ def spent(db: apsw.Connection, session: SessionId | None, owner: PrincipalId, da
 def _reserve(db: apsw.Connection, work: Commit, reserve: Reserve) -> None:
     [(owner,)] = fetch(db, "SELECT owner FROM session WHERE id = ?", (work.session,))
     refuse_over_cap(reserve, spent(db, work.session, owner, reserve.caps.day_began))
+    usage = reserve.usage  # whoever had set aside under this name before is dead: nobody settles it any more
+    db.execute(_LEFT_BEHIND, (work.session, usage.turn, usage.step, usage.attempt, usage.task))
     _write(db, work, reserve.usage)
 
 
