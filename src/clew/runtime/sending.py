@@ -47,7 +47,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
     mode: BusyMode
     opening: Say | None = None
-    """Nothing was under way: begin a turn with it. Else it waits in the inbox, and None."""
+    """Nothing is under way: begin a turn with this, the message itself or one that waited longer."""
 
 
 class Sender:
@@ -84,7 +84,11 @@ class Sender:
         await self.keep(session, said, chosen)
         if chosen == BusyMode.INTERRUPT and running is not None:
             await self.cut(session, running)
-        return Sent(mode=chosen)
+        if occupied or await self.is_busy(session):
+            return Sent(mode=chosen)
+        return Sent(
+            mode=chosen, opening=await self.next(session)
+        )  # it ended just now, and may have looked before
 
     async def is_busy(self, session: SessionId) -> bool:
         """Whether a turn is under way, in whatever living process."""

@@ -12,6 +12,7 @@ import pytest
 from clew.adapters.stores.memory import MemoryLedger
 from clew.domain.conversation.ids import LOCAL
 from clew.domain.conversation.messages import Message, Role, Status
+from clew.domain.ledger.commits import Receive, Received
 from clew.domain.ledger.errors import Busy, NotFound, Refused
 from clew.domain.ledger.rows import InboxState, TurnState
 from clew.domain.models.request import ModelRequest, ToolTurn
@@ -186,10 +187,11 @@ def test_another_process_steers_and_interrupts() -> None:
         assert (await elsewhere.send("steer", mode=BusyMode.STEER)).opening is None
         slow.hold.release()
         await hold.reached()
-        assert (await elsewhere.send("cut", mode=BusyMode.INTERRUPT)).opening is None
+        sent = await elsewhere.send("cut", mode=BusyMode.INTERRUPT)
         assert (await running).status == TurnStatus.INTERRUPTED
-        await elsewhere.until_idle()
-        assert [o.text for o in await send_on(elsewhere)] == ["here"]
+        assert sent.opening is not None
+        turn = await elsewhere.begin(sent.opening, nobody_watches, NobodyToAsk())
+        assert (await turn.finish()).text == "here"
         assert (await said(talk))[3:] == [
             ("user", "steer"), ("assistant", "so far"), ("user", "cut"), ("assistant", "here")
         ]  # fmt: skip
@@ -336,9 +338,13 @@ def _tool_then_words(request: ModelRequest) -> Step:
     return say("done") if isinstance(request.messages[-1], ToolTurn) else ask("slow")
 
 
+@pytest.mark.parametrize("stays", [True, False])
 @pytest.mark.parametrize("mode", BusyMode)
-def test_the_last_instant(mode: BusyMode) -> None:
-    """From another process, at any moment of a turn and around its end: taken once, by some turn, in order."""
+def test_the_last_instant(mode: BusyMode, stays: bool) -> None:
+    """From another process, at any moment of a turn and around its end: taken once, by some turn, in order.
+
+    Also when the sender does no more than it is told to, as a command that ends.
+    """
 
     async def scenario(seed: int) -> None:
         ledger = MemoryLedger()
@@ -357,7 +363,9 @@ def test_the_last_instant(mode: BusyMode) -> None:
             sent = await elsewhere.send(text, mode=mode)
             if sent.opening is not None:
                 await _turn(elsewhere, sent.opening, mode)
-        await asyncio.gather(ours, _converse(elsewhere))
+        await ours
+        if stays:
+            await _converse(elsewhere)
         assert talk.session is not None
         assert await ledger.queued(LOCAL, talk.session) == ()
         words = [m.text for m in await path_of(talk) if m.role == Role.USER]
@@ -499,3 +507,29 @@ async def test_what_does_not_end_the_turn(line: str) -> None:
     hold.release()
     assert (await running).text == "so far"
     assert await said(talk) == [("user", "go"), ("assistant", "so far")]
+
+
+async def test_a_turn_that_ended_while_the_message_was_stored_is_noticed() -> None:
+    """Whoever ran it has looked into the inbox already: the sender begins the next turn."""
+    stored = Hold()
+
+    class Slow(MemoryLedger):
+        async def receive(self, item: Receive) -> Received:
+            await stored.stand()
+            return await super().receive(item)
+
+    hold = Hold()
+    world = World(Slow(), [say("a", hold), say("b")])
+    talk = world.talk()
+    running = await begun(talk, "go")
+    await hold.reached()
+    sending = asyncio.create_task(talk.send("late", mode=BusyMode.STEER))
+    await stored.reached()
+    hold.release()
+    await running
+    assert await send_on(talk) == []
+    stored.release()
+    opening = (await sending).opening
+    assert opening is not None
+    assert await (await talk.begin(opening, nobody_watches, NobodyToAsk())).finish()
+    assert [m.text for m in await path_of(talk)] == ["go", "a", "late", "b"]

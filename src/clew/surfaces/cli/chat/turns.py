@@ -142,11 +142,11 @@ class TurnDriver:
         """
         met = self.current
         sent = await self._talk.send(text, files)
+        await self.refresh_waiting()
         if sent.opening is not None:
             return sent.opening
         if sent.mode == BusyMode.INTERRUPT:
             self._cut(met)
-        await self.refresh_waiting()
         await self.send_waiting()
         return None
 
