@@ -301,6 +301,11 @@ class Talk:
         return await self._sender.still_waits(await self.ensure_session(), said)
 
     @property
+    def busy(self) -> BusyMode:
+        """What a message does here that arrives while a turn runs, unless it says otherwise."""
+        return self.services.runner.settings.busy
+
+    @property
     def _is_occupied(self) -> bool:
         """Whether what is sent has to wait, even though the ledger knows of no turn."""
         return self.is_occupied or self.outdated is not None

@@ -30,6 +30,8 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     """Since it began."""
     waiting: Sequence[str] = ()
+    enter: str = ""
+    """What a message does that is sent now."""
     """Messages that are sent after this turn."""
     question: str = ""
     editing: str = ""
@@ -112,8 +114,9 @@ class LiveLines:
 def _activity(moment: Moment, spinner: str, columns: int) -> Text:
     seconds = f" {int(moment.seconds)} s" if moment.seconds >= 1 else ""
     text = Text(f"{spinner} {moment.activity}{seconds}", style="cyan")
-    if columns >= len(text) + 18:
-        text.append("  Ctrl-C stops it", style="dim")
+    hint = f"  Ctrl-C stops it{moment.enter and f', Enter {moment.enter}'}"
+    if columns >= len(text) + len(hint) + 1:
+        text.append(hint, style="dim")
     return text
 
 

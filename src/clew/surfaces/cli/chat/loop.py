@@ -19,6 +19,7 @@ from clew.runtime.ports.people import Consent, Question
 from clew.runtime.recovery import Recovery
 from clew.runtime.talk import Talk
 from clew.runtime.turns.openings import Opening, Recover, Say
+from clew.runtime.turns.waiting import BusyMode
 from clew.surfaces.cli.chat.approving import Asker
 from clew.surfaces.cli.chat.attach import attachments
 from clew.surfaces.cli.chat.completion import LOCAL_COMMANDS
@@ -35,6 +36,11 @@ ENTRIES_MAX: Final = 100
 QUIT: Final = frozenset({"/quit", "/exit", "/q"})
 SETUP: Final = "/setup"
 DEMO: Final = "A tiny demo model answers: real, and poor, without tools. /setup chooses a better one."
+WHILE_BUSY: Final = {
+    BusyMode.QUEUE: "sends after it; /steer sends into it, Ctrl-C stops it",
+    BusyMode.STEER: "sends into it, after the running tool; /queue sends after it, Ctrl-C stops it",
+    BusyMode.INTERRUPT: "stops it and sends; /queue sends after it, /steer into it",
+}
 _SETTLED: Final = {
     Consent.ONCE: "Allowed once.",
     Consent.SESSION: "Allowed in this session from now on.",
@@ -355,7 +361,8 @@ class ChatLoop:
                 await self._run_command(line, entered=line)
                 self._screen.reply("\n".join(f"{u:32} {s}" for u, s in LOCAL_COMMANDS.values()))
                 self._screen.reply("!command                         run it in your shell, beside the chat\n"
-                                   "@path in a message               attach a file or an image")  # fmt: skip
+                                   "@path in a message               attach a file or an image\n"
+                                   f"Enter while a turn runs          {WHILE_BUSY[self.talk.busy]}")  # fmt: skip
             case _:
                 await self._run_command(line, entered=line)
 

@@ -248,6 +248,7 @@ class ChatView:
             activity=loop.activity,
             seconds=seconds,
             waiting=loop.turns.waiting_shown,
+            enter=f"{loop.talk.busy}s" if loop.turns.is_busy else "",
             question=question,
             editing=self._editing(),
             hint=self.hint,
