@@ -314,3 +314,53 @@ async def test_switched_off_nothing_is_summarised_unasked() -> None:
     for n in range(30):
         assert (await exchange(talk, f"{n} {TOLD}")).status == TurnStatus.DONE
     assert requests(here, summaries=True) == []
+
+
+@on_a_loop
+async def test_undo_redo_retry_branch_and_restart_around_a_summary() -> None:
+    """Each request is what the rules say: summary, what stands, in order; a fork's summary is its own."""
+    here = world(answering(), window=32_000)
+    talk = here.talk()
+    for n in range(20):
+        await exchange(talk, f"{n} {TOLD}")
+    await command(talk, "/compress")
+    assert talk.session is not None
+    (summary,) = await here.ledger.summaries(LOCAL, talk.session)
+    stands = [f"{n} word" for n in range(20) if 2 * n + 1 > summary.upto.seq]
+    assert 0 < len(stands) < 20
+
+    async def last_request(of: World = here) -> list[str]:
+        """Which of the numbered messages it shows, after the summary."""
+        sent = requests(of)[-1]
+        return [f"{n} word" for n in range(20) if f'"{n} word' in sent and "The notes." in sent]
+
+    await exchange(talk, "next")
+    assert await last_request() == stands
+    await command(talk, "/undo 2")
+    await exchange(talk, "instead")
+    assert await last_request() == stands[:-1]
+    await command(talk, "/retry")
+    assert await last_request() == stands[:-1]
+    await command(talk, "/undo")
+    parent = talk.session
+    await command(talk, "/branch")
+    assert talk.session != parent
+    await exchange(talk, f"only here {TOLD * 3}")
+    assert await last_request() == stands[:-1]
+    await command(talk, "/compress")
+    assert len(await here.ledger.summaries(LOCAL, parent)) == 1
+    profile = ModelProfile(name="scripted-model", provider="scripted", context_window=32_000)
+    restarted = World(here.ledger, answering(), profile=profile, owner="later")
+    await exchange(restarted.talk(parent), "after the restart")
+    assert await last_request(restarted) == stands[:-1]
+    assert "only here" not in requests(restarted)[-1]
+    back = restarted.talk(parent)
+    await command(back, f"/undo {len(stands) + 1}")
+    await exchange(back, "before the summary")
+    whole = requests(restarted)[-1]
+    assert "The notes." not in whole
+    assert '"0 word' in whole
+    assert await command(back, "/undo")
+    assert await command(back, "/redo")
+    await check(here.ledger, LOCAL, parent)
+    assert (await here.ledger.search(LOCAL, "word", session=parent)).hits
