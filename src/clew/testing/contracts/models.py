@@ -69,7 +69,8 @@ REQUEST: Final = ModelRequest(
     ),
 )
 BLOBS: Final = {PIXEL_SHA256: PIXEL}
-FAILURES: Final = tuple(kind for kind in FailureKind if kind is not FailureKind.NETWORK)
+NOT_A_PROVIDERS: Final = frozenset({FailureKind.NETWORK, FailureKind.CAP, FailureKind.UNPRICED})
+FAILURES: Final = tuple(kind for kind in FailureKind if kind not in NOT_A_PROVIDERS)
 
 
 class Subject(NamedTuple):
