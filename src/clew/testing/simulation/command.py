@@ -39,6 +39,7 @@ def _chunks(first: int, count: int) -> Iterator[range]:
 
 
 def main() -> int:
+    """Exit code 1 when something did not hold, or was never met."""
     parser = argparse.ArgumentParser(description="Random conversations under the fault model.")
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)
@@ -63,7 +64,3 @@ def main() -> int:
         f"{arguments.seeds / took:.1f} seeds/s\n"
     )
     return 1 if failures or short else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
