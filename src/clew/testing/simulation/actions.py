@@ -108,7 +108,8 @@ class Act:
             )
         )
         self._record.hit("update: " + ("a repetition" if received.duplicate else "stored"))
-        self._accepted(words)
+        row = self.process.shared.disk.state.inbox[received.id]
+        self._record.accepted(words, row.session)
 
     async def _turn(self, opening: Opening, words: str | bytes | None = None) -> None:
         watch = self.process.watcher(self.session)
@@ -159,6 +160,9 @@ class Act:
     async def expand(self) -> None:
         await self._command("/expand")
 
+    async def mode(self) -> None:
+        await self._command(f"/mode {self._chance.choice(['ask', 'all'])}")
+
     async def title(self) -> None:
         await self._command(f"/title title {self._chance.getrandbits(30)}")
 
@@ -203,10 +207,8 @@ class Act:
 
     async def stop_here(self) -> None:
         """The person stops the turn that runs in this very process."""
-        if self._talk.running is None or self._talk.running.has_ended:
+        if not self.process.stop_turns():
             self.outcome = "nothing runs here"
-        else:
-            self._talk.running.stop("stopped")
 
     async def change_instructions(self) -> None:
         """The project's instructions are another text: the prompt is frozen anew by the next turn."""
@@ -219,28 +221,29 @@ class Act:
         await notify("process", "it ended")
 
 
-ACTIONS: Final[Mapping[str, tuple[int, Callable[[Act], Awaitable[None]]]]] = {
-    "say": (24, Act.say),
-    "queue": (5, Act.queue),
-    "take": (6, Act.take),
-    "deliver": (6, Act.deliver),
-    "undo": (4, Act.undo),
-    "undo several": (2, Act.undo_more),
-    "redo": (4, Act.redo),
-    "retry": (4, Act.retry),
-    "stop": (3, Act.stop),
-    "stop here": (3, Act.stop_here),
-    "branch": (2, Act.branch),
-    "new": (2, Act.new),
-    "compress": (2, Act.compress),
-    "expand": (1, Act.expand),
-    "title": (1, Act.title),
-    "resume": (2, Act.resume),
-    "delete": (1, Act.delete),
-    "approve": (5, Act.approve),
-    "deny": (3, Act.deny),
-    "recover": (8, Act.look_after),
-    "change instructions": (2, Act.change_instructions),
-    "happen": (2, Act.happen),
+ACTIONS: Final[Mapping[str, Callable[[Act], Awaitable[None]]]] = {
+    "say": Act.say,
+    "queue": Act.queue,
+    "take": Act.take,
+    "deliver": Act.deliver,
+    "undo": Act.undo,
+    "undo several": Act.undo_more,
+    "redo": Act.redo,
+    "retry": Act.retry,
+    "stop": Act.stop,
+    "stop here": Act.stop_here,
+    "branch": Act.branch,
+    "new": Act.new,
+    "compress": Act.compress,
+    "expand": Act.expand,
+    "title": Act.title,
+    "mode": Act.mode,
+    "resume": Act.resume,
+    "delete": Act.delete,
+    "approve": Act.approve,
+    "deny": Act.deny,
+    "recover": Act.look_after,
+    "change instructions": Act.change_instructions,
+    "happen": Act.happen,
 }
-"""Each with how often it is done, against the others."""
+"""By name; how often each is done is the theme's to say."""

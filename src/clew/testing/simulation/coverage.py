@@ -41,6 +41,8 @@ _FAULTS: Final = (
     "a death that nothing proves",
     "a holder is paused past its lease",
     "a request of a process that was cut off",
+    "a stop in the last instant",
+    "somebody else comes in between",
     "what waits for a turn is cancelled",
     "the wall clock jumps by +3600 s",
     "the wall clock jumps by -3600 s",

@@ -16,7 +16,23 @@ from clew.testing.simulation.witness import Witness
 SMALL_WRITES: Final = ("open", "receive", "decide", "settle_reply", "point", "beat", "forget")
 WRITES: Final = (*(name for name, _ in SHAPES), *SMALL_WRITES)
 ODDS: Final = 0.004
-PLANNED: Final = 10
+KILLS: Final = (Fault.KILLED_BEFORE, Fault.KILLED_AFTER)
+COMMON: Final = (
+    "opening",
+    "answer",
+    "receive",
+    "take",
+    "refreeze",
+    "point",
+    "beat",
+    "open",
+    "start",
+    "plan",
+    "result",
+)
+RARE: Final = tuple(name for name in WRITES if name not in COMMON)
+PLANNED: Final = 16
+PLANNED_COMMON: Final = 2
 MEETS: Final = 0.5
 """How likely a planned fault is to strike where it fits, so that not always the first one of a run is struck."""
 
@@ -27,11 +43,21 @@ class FaultPlan:
     def __init__(self, chance: random.Random) -> None:
         self.odds = ODDS
         self._chance = chance
-        self._planned = [(chance.choice(list(Fault)), chance.choice(WRITES)) for _ in range(PLANNED)]
+        self._soon: dict[str, Fault] = {}
+        self._planned = [(chance.choice(KILLS), name) for name in chance.sample(RARE, PLANNED)]
+        self._planned += [(chance.choice(KILLS), chance.choice(COMMON)) for _ in range(PLANNED_COMMON)]
+
+    def soon(self, shape: str, fault: Fault) -> None:
+        """The next write of this shape meets this fault."""
+        self._soon[shape] = fault
 
     def fault(self, shape: str) -> Fault | None:
+        if not self.odds:
+            return None
+        if shape in self._soon:
+            return self._soon.pop(shape)
         for planned in self._planned:
-            if planned[1] == shape and self.odds and self._chance.random() < MEETS:
+            if planned[1] == shape and self._chance.random() < MEETS:
                 self._planned.remove(planned)
                 return planned[0]
         return self._chance.choice(list(Fault)) if self._chance.random() < self.odds else None
@@ -59,6 +85,7 @@ class ProcessWriting:
     def wrote(self, shape: str, work: Commit | None, before: State, after: State) -> None:
         self._life.record.hit(f"write: {shape}")
         self._witness.wrote(self._life.name, work, before, after)
+        self._life.meddle(shape)
 
     def refused(self, shape: str, error: LedgerError) -> None:
         self._life.record.hit(f"write: {type(error).__name__}")

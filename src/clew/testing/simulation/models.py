@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 
 from clew.domain.conversation.ids import SessionId
 from clew.domain.models.answer import (
@@ -21,19 +21,20 @@ from clew.domain.models.request import ModelProfile, ModelRequest
 from clew.runtime.ports.models import ModelChoice
 from clew.testing.simulation.process_life import Life
 from clew.testing.simulation.requests import Requests
+from clew.testing.simulation.themes import Theme
 
 USED = Usage(input=1, output=1)
 
 
 class ErraticModel:
-    """One process's. `tools` names what it may ask for; a calm one answers at once."""
+    """One process's. A calm one answers at once."""
 
-    def __init__(self, chance: random.Random, life: Life, requests: Requests, tools: Sequence[str]) -> None:
+    def __init__(self, chance: random.Random, life: Life, requests: Requests, theme: Theme) -> None:
         self.is_calm = False
         self._chance = chance
         self._life = life
         self._requests = requests
-        self._tools = tools
+        self._theme = theme
 
     async def stream(
         self, request: ModelRequest, *, blobs: Mapping[str, bytes], key: str
@@ -52,6 +53,8 @@ class ErraticModel:
         if self._chance.random() < 0.02:
             self._life.end("killed while the model streams")
         async for event in self._outcome():
+            if not isinstance(event, TextDelta):
+                self._life.meddle("the model ends")
             yield event
 
     async def _wait(self) -> None:
@@ -74,7 +77,7 @@ class ErraticModel:
             yield Retrying(attempt=2, after_seconds=1, reason="busy")
             yield TextDelta("other ")
             yield Answer(text="other words", usage=USED)
-        elif roll < 0.6:
+        elif roll < self._theme.calls:
             yield Answer(text="some ", calls=self._calls(), usage=USED)
         else:
             yield TextDelta("words")
@@ -84,7 +87,7 @@ class ErraticModel:
         return tuple(self._call(n) for n in range(self._chance.choice([1, 1, 2, 3])))
 
     def _call(self, n: int) -> AskedCall:
-        name = self._chance.choice(self._tools)
+        name = self._chance.choice(self._theme.tools)
         arguments = f'{{"n": {n}}}'
         if self._chance.random() < 0.04:
             self._hit("the model asks for a tool that is not there")

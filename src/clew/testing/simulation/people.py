@@ -71,6 +71,7 @@ class Person:
             mood = "nobody"
         self._life.record.fault(f"a question is answered {mood}", self._life.name)
         if mood == "nobody":
+            self._life.meddle("nobody answers")
             return None
         if mood == "never":
             await asyncio.Event().wait()

@@ -24,7 +24,8 @@ from clew.testing.simulation.people import Person, Told, Watcher
 from clew.testing.simulation.process_life import JumpingClock, Life, OwnersByLock
 from clew.testing.simulation.record import Record
 from clew.testing.simulation.requests import Requests
-from clew.testing.simulation.tools import ASKED_FOR, Effects, all_tools
+from clew.testing.simulation.themes import Theme
+from clew.testing.simulation.tools import Effects, all_tools
 from clew.testing.simulation.witness import Witness
 from clew.testing.virtual_time import Program
 from clew.testing.world import GivenTools, SeededChance
@@ -53,6 +54,7 @@ class Shared(msgspec.Struct, frozen=True):
     effects: Effects
     told: Told
     plan: FaultPlan
+    theme: Theme
     dead: set[str]
     ledger: LedgerMaker
 
@@ -70,10 +72,10 @@ class Process:
         self.instructions: list[Instructions] = []
         writing = ProcessWriting(self.life, shared.plan, shared.witness)
         self.ledger = shared.ledger(shared.disk, self.life.program, writing)
-        self.model = ErraticModel(chance, self.life, shared.requests, ASKED_FOR)
+        self.model = ErraticModel(chance, self.life, shared.requests, shared.theme)
         self._talks: list[Talk] = []
         tokens = SeededChance(chance.getrandbits(64))
-        mode = ApprovalMode.ASK if chance.random() < 0.4 else ApprovalMode.ALL
+        mode = ApprovalMode.ASK if chance.random() < shared.theme.asks else ApprovalMode.ALL
         owners, models = OwnersByLock(self.name, shared.dead), OneErraticModel(self.model)
         self.services = Services(
             ledger=self.ledger,
@@ -108,6 +110,13 @@ class Process:
 
     def watcher(self, session: SessionId) -> Watcher:
         return Watcher(self.life, self.shared.witness, self.shared.told, session)
+
+    def stop_turns(self) -> bool:
+        """As if somebody had pressed the key; False when no turn runs here."""
+        running = [talk.running for talk in self._talks if talk.running and not talk.running.has_ended]
+        for turn in running:
+            turn.stop("stopped")
+        return bool(running)
 
     def calm(self) -> None:
         """Nothing befalls it any more: what is left on the disk is all there is to cope with."""

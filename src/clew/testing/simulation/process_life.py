@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from clew.domain.conversation.ids import OwnerId
@@ -22,6 +23,8 @@ class Life:
         self.record = record
         self.program = Program()
         self.is_spared = False
+        self.meddle: Callable[[str], None] = lambda _: None
+        """Told of each moment in which it matters what else happens just then."""
         self._dead = dead
         self._leaves_proof = leaves_proof
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -15,7 +16,7 @@ from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.ledger.errors import Busy, LedgerError
 from clew.domain.ledger.rows import SessionRow
 from clew.runtime.turns import TurnStatus
-from clew.testing.faulty_ledger import FaultyLedger, ProcessDied
+from clew.testing.faulty_ledger import Fault, FaultyLedger, ProcessDied
 from clew.testing.invariants import check
 from clew.testing.simulation.actions import ACTIONS, Act
 from clew.testing.simulation.faults import FaultPlan
@@ -24,13 +25,21 @@ from clew.testing.simulation.people import Told
 from clew.testing.simulation.process import SETTINGS, LedgerMaker, Process, Shared
 from clew.testing.simulation.record import Record
 from clew.testing.simulation.requests import Requests
+from clew.testing.simulation.themes import THEMES
 from clew.testing.simulation.tools import Effects
 from clew.testing.simulation.witness import Witness
 from clew.testing.virtual_time import simulate
 
-STEPS: Final = 40
+STEPS: Final = 60
 PROCESSES: Final = 3
-LATELY: Final = 4
+STOPS: Final = MappingProxyType(
+    {"park": 0.3, "decide": 0.25, "nobody answers": 0.15, "close": 0.15, "start": 0.06}
+)
+STOPS_ODDS: Final = 0.02
+"""How likely the person presses stop at just this moment."""
+RIVALS: Final = ("stop", "stop", "say", "undo", "new", "delete")
+RIVALS_ODDS: Final = 0.01
+LATELY: Final = 3
 """Sessions that something is done to: the newest ones, so that much happens to each."""
 PATIENCE_SECONDS: Final = 600.0
 TRACE_SHOWN: Final = 40
@@ -72,7 +81,7 @@ class Simulation:
         disk, chance, record, dead = Disk(), random.Random(seed), Record(), set[str]()
         witness = Witness(disk, record)
         self.shared = Shared(
-            disk, chance, record, witness, Requests(witness), Effects(witness), Told(witness), FaultPlan(chance), dead, ledger
+            disk, chance, record, witness, Requests(witness), Effects(witness), Told(witness), FaultPlan(chance), chance.choice(THEMES), dead, ledger
         )  # fmt: skip
         self.trace: tuple[str, ...] = ()
         self.hits: Counter[str] = Counter()
@@ -99,7 +108,9 @@ class Simulation:
 
     def _start(self) -> Process:
         self._started += 1
-        return Process(self._started, self.shared)
+        process = Process(self._started, self.shared)
+        process.life.meddle = lambda moment: self._meddle(process, moment)
+        return process
 
     async def _begin(self) -> None:
         """Somebody has a session before anything goes wrong."""
@@ -109,24 +120,22 @@ class Simulation:
 
     # -- steps ---------------------------------------------------------------------------------------------------
     def _step(self) -> None:
-        chance = self.shared.chance
+        shared, chance = self.shared, self.shared.chance
         self._replace_the_dead()
         process, other = chance.sample(self._processes, 2)
         roll = chance.random()
-        if roll < 0.04:
+        if roll < shared.theme.kills:
             process.life.die("killed at a random instant")
-        elif roll < 0.08:
+        elif roll < 0.12:
             self._pause(process, chance.choice([1.0, 45.0, 100.0, 400.0]))
-        elif roll < 0.11:
+        elif roll < 0.14:
             seconds = chance.choice([3600.0, -3600.0])
             self.shared.record.fault(f"the wall clock jumps by {seconds:+.0f} s", process.name)
             process.clock.jump(seconds)
-        elif roll < 0.12:
+        elif roll < 0.15:
             self._cancel(process)
         else:
-            names = list(ACTIONS)
-            (name,) = chance.choices(names, [ACTIONS[each][0] for each in names])
-            self._act(name, process, other)
+            self._act(shared.theme.action(chance), process, other)
 
     def _replace_the_dead(self) -> None:
         for index, process in enumerate(self._processes):
@@ -151,7 +160,7 @@ class Simulation:
                 outcome = "ok"
             else:
                 act = Act(process, other, session)
-                await ACTIONS[name][1](act)
+                await ACTIONS[name](act)
                 outcome = act.outcome
         except LedgerError as error:
             outcome = type(error).__name__
@@ -183,6 +192,24 @@ class Simulation:
                 self.shared.record.fault("what waits for a turn is cancelled", process.name)
                 task.cancel()
                 return
+
+    def _meddle(self, process: Process, moment: str) -> None:
+        """Something else happens at this very moment."""
+        shared, chance = self.shared, self.shared.chance
+        if process.life.is_spared or not shared.plan.odds:
+            return
+        if chance.random() < STOPS.get(moment, STOPS_ODDS):
+            shared.record.fault("a stop in the last instant", process.name)
+            if process.stop_turns() and chance.random() < 0.3:
+                process.stop_turns()
+                shared.plan.soon(
+                    chance.choice(["result", "close"]), chance.choice([Fault.BUSY, Fault.DISK_FULL])
+                )
+        elif chance.random() < RIVALS_ODDS:
+            others = [other for other in self._processes if other is not process and other.life.program.runs]
+            if others:
+                shared.record.fault("somebody else comes in between", process.name)
+                self._act(chance.choice(RIVALS), others[0], process)
 
     def _living(self) -> list[SessionId]:
         state = self.shared.disk.state

@@ -65,6 +65,7 @@ class _Counted:
         result = await self._work(context)
         if self._chance.random() < 0.02:
             self._life.end("killed after a tool took effect")
+        self._life.meddle("a tool ends")
         self._life.record.hit(f"tool: {'safe' if self.safe_to_repeat else 'not safe'} to repeat, ran")
         return result
 
@@ -90,8 +91,17 @@ class Look(_Counted):
 
 
 class Put(_Counted):
+    """Takes a while to stop."""
+
     name = "put"
     safe_to_repeat = True
+
+    async def _work(self, context: ToolContext) -> ToolResult:
+        try:
+            return await super()._work(context)
+        except asyncio.CancelledError:
+            await asyncio.sleep(self._chance.choice([0, 2, 4]))
+            raise
 
 
 class Raising(_Counted):
@@ -132,8 +142,6 @@ class DeadlyAgain(Deadly):
 
 
 KINDS = (Mark, Look, Put, Raising, Unsure, Deadly, DeadlyAgain)
-WEIGHTS = {"mark": 6, "look": 6, "put": 4, "raising": 2, "unsure": 3, "deadly": 1, "deadly-again": 2}
-ASKED_FOR = tuple(name for name, weight in WEIGHTS.items() for _ in range(weight))
 
 
 def all_tools(effects: Effects, life: Life, chance: random.Random) -> tuple[Tool, ...]:

@@ -1,0 +1,73 @@
+"""What a run is mostly about: how often each thing is done in it. Rare things come together only where they are not rare."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+_USUAL: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "say": 24, "queue": 5, "take": 6, "deliver": 6, "undo": 4, "undo several": 2, "redo": 4, "retry": 4, "stop": 2,
+        "stop here": 4, "branch": 1, "new": 1, "title": 1, "mode": 1, "compress": 2, "expand": 2, "resume": 2,
+        "approve": 3, "deny": 2, "recover": 8, "change instructions": 2, "happen": 2, "delete": 1,
+    }
+)  # fmt: skip
+_TOOLS: Final[Mapping[str, int]] = MappingProxyType(
+    {"mark": 6, "look": 6, "put": 4, "raising": 2, "unsure": 3, "deadly": 1, "deadly-again": 1}
+)
+
+
+class Theme(msgspec.Struct, frozen=True, kw_only=True):
+    """`actions` and `tools` are weights; `asks` is how many processes ask before a tool runs, `calls` how far a roll of the
+    dice may go for the model to ask for tools, `kills` how often a process ends for no reason."""
+
+    name: str
+    actions: Mapping[str, int] = _USUAL
+    tools_weights: Mapping[str, int] = _TOOLS
+    asks: float = 0.3
+    calls: float = 0.5
+    kills: float = 0.03
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        return tuple(name for name, weight in self.tools_weights.items() for _ in range(weight))
+
+    def action(self, chance: random.Random) -> str:
+        (name,) = chance.choices(list(self.actions), list(self.actions.values()))
+        return name
+
+
+THEMES: Final = (
+    Theme(name="everything"),
+    Theme(
+        name="history",
+        actions={**_USUAL, "undo": 20, "undo several": 6, "redo": 24, "retry": 10, "resume": 10, "compress": 14, "expand": 14},
+        calls=0.3,
+        kills=0.01,
+    ),
+    Theme(
+        name="approvals",
+        actions={**_USUAL, "say": 14, "approve": 30, "deny": 12, "queue": 1, "deliver": 1, "undo": 1, "take": 4},
+        asks=0.95,
+        calls=0.85,
+        kills=0.01,
+        tools_weights={"mark": 6, "put": 4, "unsure": 2},
+    ),
+    Theme(
+        name="crashes",
+        actions={**_USUAL, "recover": 30, "say": 16, "new": 0, "branch": 0, "resume": 0},
+        calls=0.8,
+        kills=0.08,
+        tools_weights={**_TOOLS, "deadly-again": 4},
+    ),
+    Theme(
+        name="at once",
+        actions={**_USUAL, "say": 40, "stop": 5, "stop here": 10, "delete": 2},
+        calls=0.8,
+        kills=0.01,
+    ),
+)  # fmt: skip
