@@ -45,6 +45,8 @@ class Writing(Protocol):
 
     def fault(self, shape: str) -> Fault | None: ...
 
+    def read_fails(self) -> bool: ...
+
     def wrote(self, shape: str, work: Commit | None, before: State, after: State) -> None: ...
 
     def refused(self, shape: str, error: LedgerError) -> None: ...
@@ -72,6 +74,8 @@ class FaultyLedger(MemoryLedger):
         self.require_life()
         state = await super()._now()
         self.require_life()
+        if self._writing.read_fails():
+            raise StoreUnusable("The ledger cannot be read just now.")
         return state
 
     async def _write(self, work: Callable[[State], T]) -> T:

@@ -92,7 +92,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.random = random.Random(seed)
         self._now = 0.0
         self._made = 0
-        self._held: list[asyncio.Handle] = []
+        self._held: dict[Program | None, list[asyncio.Handle]] = {}
         self._lets_all_run = False
         self.set_task_factory(self._numbered)
 
@@ -121,10 +121,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._shuffle_steps()
         for _ in range(len(self._ready)):
             handle = self._ready.popleft()
-            if not handle.cancelled() and self._may_run(handle):
+            if handle.cancelled():
+                continue
+            program = _program_of(handle)
+            if self._may_run(program):
                 handle._run()
-            elif not handle.cancelled():
-                self._held.append(handle)  # stopped in this very round
+            else:
+                self._held.setdefault(program, []).append(handle)  # stopped in this very round
 
     def _move_on(self) -> None:
         """To the next timer, and every one that is due by then."""
@@ -136,19 +139,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         while self._scheduled and self._scheduled[0].when() <= self._now:
             self._ready.append(heapq.heappop(self._scheduled))
 
-    def _may_run(self, handle: asyncio.Handle) -> bool:
-        program = handle._context.get(_PROGRAM)  # type: ignore[attr-defined]
+    def _may_run(self, program: Program | None) -> bool:
         return program is None or program.runs or self._lets_all_run
 
     def _hold_back(self) -> None:
         for _ in range(len(self._ready)):
             handle = self._ready.popleft()
-            (self._ready if self._may_run(handle) else self._held).append(handle)
+            program = _program_of(handle)
+            if self._may_run(program):
+                self._ready.append(handle)
+            else:
+                self._held.setdefault(program, []).append(handle)
 
     def _let_go(self) -> None:
-        if self._held:
-            self._ready.extend(handle for handle in self._held if self._may_run(handle))
-            self._held = [handle for handle in self._held if not self._may_run(handle)]
+        for program in [program for program in self._held if self._may_run(program)]:
+            self._ready.extend(self._held.pop(program))
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Cancelled timers are left out when their time comes."""
@@ -164,6 +169,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.random.shuffle(places_by_age)
         for place, other in zip(places, places_by_age, strict=True):
             self._ready[place] = ready[other]
+
+
+def _program_of(handle: asyncio.Handle) -> Program | None:
+    context: contextvars.Context = handle._context  # type: ignore[attr-defined]
+    return context.get(_PROGRAM)
 
 
 def _task_of(handle: asyncio.Handle) -> asyncio.Task[Any] | None:

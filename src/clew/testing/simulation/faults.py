@@ -31,9 +31,12 @@ COMMON: Final = (
     "result",
 )
 RARE: Final = tuple(name for name in WRITES if name not in COMMON)
-PLANNED: Final = 16
+REFUSALS: Final = (Fault.BUSY, Fault.DISK_FULL)
+PLANNED: Final = 20
 PLANNED_COMMON: Final = 2
-MEETS: Final = 0.5
+PLANNED_REFUSED: Final = 5
+READ_ODDS: Final = 0.0003
+MEETS: Final = 0.6
 """How likely a planned fault is to strike where it fits, so that not always the first one of a run is struck."""
 
 
@@ -43,9 +46,19 @@ class FaultPlan:
     def __init__(self, chance: random.Random) -> None:
         self.odds = ODDS
         self._chance = chance
+        self._reads_left = 0
         self._soon: dict[str, Fault] = {}
         self._planned = [(chance.choice(KILLS), name) for name in chance.sample(RARE, PLANNED)]
         self._planned += [(chance.choice(KILLS), chance.choice(COMMON)) for _ in range(PLANNED_COMMON)]
+        self._planned += [(chance.choice(REFUSALS), chance.choice(WRITES)) for _ in range(PLANNED_REFUSED)]
+
+    def read_soon(self, reads: int) -> None:
+        """The read after so many fails."""
+        self._reads_left = reads
+
+    def read_fails(self) -> bool:
+        self._reads_left -= 1
+        return bool(self.odds) and (self._reads_left == 0 or self._chance.random() < READ_ODDS)
 
     def soon(self, shape: str, fault: Fault) -> None:
         """The next write of this shape meets this fault."""
@@ -81,6 +94,12 @@ class ProcessWriting:
             self._life.record.fault(f"{fault}: {shape}", self._life.name)
             self._life.record.hit(f"fault: {fault}")
         return fault
+
+    def read_fails(self) -> bool:
+        fails = self._plan.read_fails()
+        if fails:
+            self._life.record.fault("a read fails", self._life.name)
+        return fails
 
     def wrote(self, shape: str, work: Commit | None, before: State, after: State) -> None:
         self._life.record.hit(f"write: {shape}")

@@ -18,12 +18,14 @@ from clew.domain.models.answer import (
     Usage,
 )
 from clew.domain.models.request import ModelProfile, ModelRequest
-from clew.runtime.ports.models import ModelChoice
+from clew.runtime.ports.models import Cost, ModelChoice
 from clew.testing.simulation.process_life import Life
 from clew.testing.simulation.requests import Requests
 from clew.testing.simulation.themes import Theme
 
 USED = Usage(input=1, output=1)
+WINDOW = 3_000
+"""Tokens: small, so that sessions come to need summaries."""
 
 
 class ErraticModel:
@@ -53,8 +55,8 @@ class ErraticModel:
         if self._chance.random() < 0.02:
             self._life.end("killed while the model streams")
         async for event in self._outcome():
-            if not isinstance(event, TextDelta):
-                self._life.meddle("the model ends")
+            if isinstance(event, Answer | Failure):
+                self._life.meddle(f"the model ends, {type(event).__name__}")
             yield event
 
     async def _wait(self) -> None:
@@ -104,7 +106,7 @@ class ErraticModel:
         self._life.record.fault(fault, self._life.name)
 
     async def profile(self, model: str) -> ModelProfile:
-        return ModelProfile(name=model, provider="scripted")
+        return ModelProfile(name=model, provider="scripted", context_window=WINDOW)
 
     async def models(self) -> tuple[str, ...]:
         return ("erratic",)
@@ -120,4 +122,8 @@ class OneErraticModel:
         self._model = model
 
     async def choose(self, name: str | None) -> ModelChoice:
-        return ModelChoice(self._model, await self._model.profile(name or "erratic"))
+        return ModelChoice(self._model, await self._model.profile(name or "erratic"), _price)
+
+
+def _price(usage: Usage) -> Cost:
+    return Cost((usage.input + usage.output) * 1e-6, "the simulation")

@@ -7,11 +7,22 @@ import random
 from typing import Final
 
 from clew.domain.conversation.ids import SessionId
-from clew.runtime.ports.people import Consent, Noticed, Question, TurnNews
+from clew.runtime.ports.people import (
+    AttemptVoid,
+    CallOutput,
+    Consent,
+    Noticed,
+    Question,
+    TextShown,
+    ThinkingShown,
+    TurnNews,
+)
 from clew.runtime.turns.runner import RunningTurn
 from clew.testing.simulation.process_life import Life
 from clew.testing.simulation.witness import Witness
 
+_UNCOMMITTED: Final = (TextShown, ThinkingShown, AttemptVoid, CallOutput)
+"""What is shown before it is on disk. The rest tells of a commit, and is true whoever owns the session by now."""
 _TOLD: Final = ("Clew stopped in the middle", "Turn ")
 
 
@@ -50,7 +61,7 @@ class Watcher:
         record.require(not self._life.is_over, f"{self._life.name} shows something after its death")
         if isinstance(news, Noticed):
             self._told.noticed(self._session, news.text)
-        elif self.turn is not None:
+        elif self.turn is not None and isinstance(news, _UNCOMMITTED):
             evicted = self._witness.was_evicted(self._life.name, self.turn.session, self.turn.epoch)
             record.require(
                 not evicted, f"{self._life.name} shows {type(news).__name__} of a turn that was taken over"
@@ -66,7 +77,7 @@ class Person:
         self._chance = chance
 
     async def ask(self, question: Question) -> Consent | None:
-        mood = self._chance.choice(["at once", "at once", "late", "never", "nobody", "nobody", "nobody"])
+        mood = self._chance.choice(["at once"] * 3 + ["late"] * 2 + ["never"] + ["nobody"] * 6)
         if not self.is_here:
             mood = "nobody"
         self._life.record.fault(f"a question is answered {mood}", self._life.name)
@@ -77,4 +88,4 @@ class Person:
             await asyncio.Event().wait()
         if mood == "late":
             await asyncio.sleep(self._chance.choice([30, 200, 2000]))
-        return self._chance.choice([Consent.ONCE, Consent.ONCE, Consent.SESSION, Consent.NO])
+        return self._chance.choice([Consent.ONCE, Consent.ONCE, Consent.SESSION, Consent.NO, Consent.NO])

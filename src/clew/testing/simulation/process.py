@@ -10,6 +10,7 @@ import msgspec
 
 from clew.adapters.stores.memory.state import Disk
 from clew.domain.conversation.ids import LOCAL, SessionId
+from clew.domain.ledger.commits import Caps
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.compaction import Compactor
@@ -33,8 +34,9 @@ from clew.testing.world import GivenTools, SeededChance
 LedgerMaker = Callable[[Disk, Program, ProcessWriting], FaultyLedger]
 CWD = Path("/work")
 SETTINGS = TurnSettings(
-    max_steps=5,
-    max_seconds=300,
+    max_steps=4,
+    max_repeats=4,
+    max_seconds=100,
     lease_seconds=30,
     approval_mode=ApprovalMode.ALL,
     approval_expires_seconds=1800,
@@ -62,7 +64,7 @@ class Shared(msgspec.Struct, frozen=True):
 class Process:
     """One program on the shared disk."""
 
-    def __init__(self, number: int, shared: Shared) -> None:
+    def __init__(self, number: int, shared: Shared, caps: Caps | None = None) -> None:
         chance = shared.chance
         self.shared = shared
         self.life = Life(f"p{number}", shared.record, shared.dead, leaves_proof=chance.random() < 0.8)
@@ -86,7 +88,9 @@ class Process:
                 compactor=Compactor(ledger=self.ledger, owners=owners, models=models, clock=self.clock),
                 clock=self.clock,
                 chance=tokens,
-                settings=msgspec.structs.replace(SETTINGS, approval_mode=mode),
+                settings=msgspec.structs.replace(
+                    SETTINGS, approval_mode=mode, caps=caps or shared.theme.caps
+                ),
             ),
             models=models,
             clock=self.clock,
@@ -101,10 +105,7 @@ class Process:
         return self.life.name
 
     def talk(self, session: SessionId | None) -> Talk:
-        """The conversation that stands in this session; opened if there is none."""
-        for talk in self._talks:
-            if session is not None and talk.session == session:
-                return talk
+        """A conversation that stands in this session: each has one turn under way, and several stand here at once."""
         self._talks.append(Talk(self.services, LOCAL, self.place, CWD, session))
         return self._talks[-1]
 

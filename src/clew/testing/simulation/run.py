@@ -13,13 +13,14 @@ import msgspec
 from clew.adapters.stores.memory import MemoryLedger
 from clew.adapters.stores.memory.state import Disk
 from clew.domain.conversation.ids import LOCAL, SessionId
+from clew.domain.ledger.commits import Caps
 from clew.domain.ledger.errors import Busy, LedgerError
 from clew.domain.ledger.rows import SessionRow
 from clew.runtime.turns import TurnStatus
-from clew.testing.faulty_ledger import Fault, FaultyLedger, ProcessDied
+from clew.testing.faulty_ledger import FaultyLedger, ProcessDied
 from clew.testing.invariants import check
 from clew.testing.simulation.actions import ACTIONS, Act
-from clew.testing.simulation.faults import FaultPlan
+from clew.testing.simulation.faults import REFUSALS, FaultPlan
 from clew.testing.simulation.machines import observed_machines
 from clew.testing.simulation.people import Told
 from clew.testing.simulation.process import SETTINGS, LedgerMaker, Process, Shared
@@ -30,13 +31,22 @@ from clew.testing.simulation.tools import Effects
 from clew.testing.simulation.witness import Witness
 from clew.testing.virtual_time import simulate
 
-STEPS: Final = 60
+STEPS: Final = 80
 PROCESSES: Final = 3
 STOPS: Final = MappingProxyType(
-    {"park": 0.3, "decide": 0.25, "nobody answers": 0.15, "close": 0.15, "start": 0.06}
+    {
+        "park": 0.5,
+        "decide": 0.4,
+        "nobody answers": 0.15,
+        "close": 0.15,
+        "start": 0.06,
+        "a tool ends": 0.08,
+        "the model ends, Failure": 0.3,
+    }
 )
 STOPS_ODDS: Final = 0.02
 """How likely the person presses stop at just this moment."""
+PAUSES_ODDS: Final = 0.01
 RIVALS: Final = ("stop", "stop", "say", "undo", "new", "delete")
 RIVALS_ODDS: Final = 0.01
 LATELY: Final = 3
@@ -106,9 +116,9 @@ class Simulation:
             await self._check()
         await self._settle()
 
-    def _start(self) -> Process:
+    def _start(self, caps: Caps | None = None) -> Process:
         self._started += 1
-        process = Process(self._started, self.shared)
+        process = Process(self._started, self.shared, caps)
         process.life.meddle = lambda moment: self._meddle(process, moment)
         return process
 
@@ -198,18 +208,24 @@ class Simulation:
         shared, chance = self.shared, self.shared.chance
         if process.life.is_spared or not shared.plan.odds:
             return
-        if chance.random() < STOPS.get(moment, STOPS_ODDS):
+        others = [other for other in self._processes if other is not process and other.life.program.runs]
+        if moment in ("claim", "go on") and chance.random() < 0.3:
+            if chance.random() < 0.5:
+                shared.plan.read_soon(chance.randint(1, 10))
+            elif others:
+                self._act("delete", others[0], process)
+        elif chance.random() < STOPS.get(moment, STOPS_ODDS):
             shared.record.fault("a stop in the last instant", process.name)
-            if process.stop_turns() and chance.random() < 0.3:
+            if process.stop_turns() and chance.random() < 0.5:
                 process.stop_turns()
-                shared.plan.soon(
-                    chance.choice(["result", "close"]), chance.choice([Fault.BUSY, Fault.DISK_FULL])
-                )
-        elif chance.random() < RIVALS_ODDS:
-            others = [other for other in self._processes if other is not process and other.life.program.runs]
-            if others:
-                shared.record.fault("somebody else comes in between", process.name)
-                self._act(chance.choice(RIVALS), others[0], process)
+                shared.plan.soon(chance.choice(["result", "result", "close"]), chance.choice(REFUSALS))
+            elif others:
+                self._act("stop", others[0], process)
+        elif chance.random() < PAUSES_ODDS:
+            self._pause(process, chance.choice([45.0, 100.0, 400.0]))
+        elif others and chance.random() < RIVALS_ODDS:
+            shared.record.fault("somebody else comes in between", process.name)
+            self._act(chance.choice(RIVALS), others[0], process)
 
     def _living(self) -> list[SessionId]:
         state = self.shared.disk.state
@@ -253,7 +269,7 @@ class Simulation:
         for process in self._processes:
             process.life.program.resume()
             process.life.die("ended")
-        last = self._start()
+        last = self._start(Caps())
         last.calm()
         for session in self._living():
             await self._use(last, session)

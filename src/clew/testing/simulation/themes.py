@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from clew.domain.ledger.commits import Caps
+
 _USUAL: Final[Mapping[str, int]] = MappingProxyType(
     {
         "say": 24, "queue": 5, "take": 6, "deliver": 6, "undo": 4, "undo several": 2, "redo": 4, "retry": 4, "stop": 2,
@@ -31,6 +33,7 @@ class Theme(msgspec.Struct, frozen=True, kw_only=True):
     asks: float = 0.3
     calls: float = 0.5
     kills: float = 0.03
+    caps: Caps = Caps()
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -51,7 +54,7 @@ THEMES: Final = (
     ),
     Theme(
         name="approvals",
-        actions={**_USUAL, "say": 14, "approve": 30, "deny": 12, "queue": 1, "deliver": 1, "undo": 1, "take": 4},
+        actions={**_USUAL, "say": 9, "approve": 36, "deny": 16, "queue": 1, "deliver": 1, "undo": 1, "take": 4},
         asks=0.95,
         calls=0.85,
         kills=0.01,
@@ -69,5 +72,6 @@ THEMES: Final = (
         actions={**_USUAL, "say": 40, "stop": 5, "stop here": 10, "delete": 2},
         calls=0.8,
         kills=0.01,
+        caps=Caps(usd_per_session=0.02, usd_per_day=0.1),
     ),
 )  # fmt: skip

@@ -60,10 +60,10 @@ class _Counted:
 
     async def run(self, arguments: JsonObject, context: ToolContext) -> ToolResult:
         self._effects.happened(self._life, context, is_safe=self.safe_to_repeat)
-        if self._chance.random() < 0.02:
+        if self._chance.random() < 0.04:
             self._life.end("killed while a tool runs")
         result = await self._work(context)
-        if self._chance.random() < 0.02:
+        if self._chance.random() < 0.04:
             self._life.end("killed after a tool took effect")
         self._life.meddle("a tool ends")
         self._life.record.hit(f"tool: {'safe' if self.safe_to_repeat else 'not safe'} to repeat, ran")

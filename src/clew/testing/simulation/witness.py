@@ -80,7 +80,7 @@ class Witness:
                 self.record.hit("turn: running → running, after a crash")
             if turn.state in OPEN:
                 self._check_alone(after, turn.session)
-            if turn.end_reason in ("stale", "set_aside", "step_limit", "time_limit"):
+            if turn.end_reason in ("stale", "set_aside", "step_limit", "time_limit", "repeat_limit"):
                 self.record.hit(f"turn: ended, {turn.end_reason}")
         for _, message in _changed(before.messages, after.messages):
             self._check_message(message, before)
