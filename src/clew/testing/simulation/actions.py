@@ -19,6 +19,16 @@ from clew.testing.simulation.process import CWD, Process
 from clew.testing.simulation.witness import OPEN
 
 
+MODES: Final = (
+    BusyMode.QUEUE,
+    BusyMode.QUEUE,
+    BusyMode.QUEUE,
+    BusyMode.STEER,
+    BusyMode.STEER,
+    BusyMode.INTERRUPT,
+)
+
+
 class Act:
     """One action on its way. `outcome` is what came of it, unless an error says it."""
 
@@ -35,7 +45,7 @@ class Act:
     async def say(self) -> None:
         """By whatever mode: it begins a turn, waits, joins the running turn or cuts it."""
         words = self._record.new_words(self._chance.randrange(8))
-        mode = self._chance.choice(list(BusyMode))
+        mode = self._chance.choice(MODES)
         sent = await self._talk.send(words, mode=mode)
         if sent.opening is None:
             self.outcome = f"kept, to {mode}"
@@ -57,7 +67,7 @@ class Act:
 
     async def queue(self) -> None:
         words = self._record.new_words(self._chance.randrange(8))
-        await self._talk.queue(words, mode=self._chance.choice(list(BusyMode)))
+        await self._talk.queue(words, mode=self._chance.choice(MODES))
         self._accepted(words)
 
     async def take(self) -> None:
@@ -121,6 +131,8 @@ class Act:
             turn.stop("stopped")
         outcome = await turn.finish()
         self._record.hit(f"turn came out: {outcome.status}")
+        if self._chance.random() < 0.8 and (waits := await self._talk.next_queued()) is not None:
+            await self._turn(waits)
 
     # -- commands ----------------------------------------------------------------------------------------------
     async def _command(self, line: str) -> None:

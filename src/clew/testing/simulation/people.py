@@ -77,6 +77,7 @@ class Person:
         self._chance = chance
 
     async def ask(self, question: Question) -> Consent | None:
+        self._life.meddle("a question is asked")
         mood = self._chance.choice(["at once"] * 3 + ["late"] * 2 + ["never"] + ["nobody"] * 6)
         if not self.is_here:
             mood = "nobody"

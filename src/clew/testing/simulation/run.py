@@ -214,6 +214,8 @@ class Simulation:
                 shared.plan.read_soon(chance.randint(1, 10))
             elif others:
                 self._act("delete", others[0], process)
+        elif others and moment in ("a question is asked", "park") and chance.random() < 0.4:
+            self._act(chance.choice(["approve", "approve", "deny"]), others[0], process)
         elif chance.random() < STOPS.get(moment, STOPS_ODDS):
             shared.record.fault("a stop in the last instant", process.name)
             if process.stop_turns() and chance.random() < 0.5:

@@ -32,7 +32,7 @@ class Theme(msgspec.Struct, frozen=True, kw_only=True):
     tools_weights: Mapping[str, int] = _TOOLS
     asks: float = 0.3
     calls: float = 0.5
-    kills: float = 0.03
+    kills: float = 0.02
     caps: Caps = Caps()
 
     @property
@@ -48,13 +48,13 @@ THEMES: Final = (
     Theme(name="everything"),
     Theme(
         name="history",
-        actions={**_USUAL, "undo": 20, "undo several": 6, "redo": 24, "retry": 10, "resume": 10, "compress": 14, "expand": 14},
+        actions={**_USUAL, "undo": 20, "undo several": 6, "redo": 24, "retry": 10, "resume": 10, "compress": 8, "expand": 8},
         calls=0.3,
         kills=0.01,
     ),
     Theme(
         name="approvals",
-        actions={**_USUAL, "say": 9, "approve": 36, "deny": 16, "queue": 1, "deliver": 1, "undo": 1, "take": 4},
+        actions={**_USUAL, "say": 24, "approve": 12, "deny": 8, "queue": 1, "deliver": 1, "undo": 1, "take": 4},
         asks=0.95,
         calls=0.85,
         kills=0.01,
@@ -64,7 +64,7 @@ THEMES: Final = (
         name="crashes",
         actions={**_USUAL, "recover": 30, "say": 16, "new": 0, "branch": 0, "resume": 0},
         calls=0.8,
-        kills=0.08,
+        kills=0.05,
         tools_weights={**_TOOLS, "deadly-again": 4},
     ),
     Theme(
