@@ -58,6 +58,8 @@ class Act:
             if self._talk.kept is None:
                 await self._talk.queue(words)
             self._accepted(words)
+            return
+        await self._drain()
 
     def _accepted(self, words: str | bytes) -> None:
         """The program took the words: wherever they are, they must be somewhere from now on."""
@@ -76,6 +78,12 @@ class Act:
         if waits is None:
             self.outcome = "nothing waits"
         else:
+            await self._turn(waits)
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """As surfaces do: what waits comes next."""
+        while self._chance.random() < 0.8 and (waits := await self._talk.next_queued()) is not None:
             await self._turn(waits)
 
     async def deliver(self) -> None:
@@ -131,8 +139,6 @@ class Act:
             turn.stop("stopped")
         outcome = await turn.finish()
         self._record.hit(f"turn came out: {outcome.status}")
-        if self._chance.random() < 0.8 and (waits := await self._talk.next_queued()) is not None:
-            await self._turn(waits)
 
     # -- commands ----------------------------------------------------------------------------------------------
     async def _command(self, line: str) -> None:
