@@ -14,7 +14,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from clew.domain.conversation.ids import ConversationId
-from clew.domain.ledger.errors import NotFound
+from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import Undelivered
 from clew.domain.routing.routes import Route, parse
 from clew.runtime.ports.ledger import Ledger
@@ -207,7 +207,7 @@ class Delivery:
     async def _settle(
         self, row: Undelivered, state: str, shown: str | None = None, next_at: int | None = None
     ) -> None:
-        with suppress(NotFound):  # its session was deleted meanwhile
+        with suppress(NotFound, Refused):  # its session was deleted meanwhile, or somebody else has told it
             await self._ledger.settle_reply(row.id, state, shown, next_at=next_at)
 
 

@@ -203,16 +203,18 @@ class Talk:
         return self.kept
 
     async def _tell(self, watch: Watch, otherwise: str) -> None:
-        """Says the notices that wait for this session, or `otherwise`. One that is on its way to be said is not said twice."""
+        """Says the notices that wait for this session, and `otherwise` if it is none of them. Of several processes, one does."""
         if self.place.holds is not None:
             return  # a gateway delivers them
-        ledger, told = self.services.ledger, False
-        for reply in await ledger.replies(self.principal, await self.ensure_session()):
-            if reply.kind == NOTICE and reply.state == "pending" and reply.body is not None:
-                await ledger.settle_reply(reply.id, "sent", None)
-                watch(Noticed(reply.body))
-                told = True
-        if otherwise and not told:
+        ledger = self.services.ledger
+        replies = await ledger.replies(self.principal, await self.ensure_session())
+        notices = [reply for reply in replies if reply.kind == NOTICE and reply.body is not None]
+        for notice in notices:
+            if notice.state == "pending":
+                with suppress(Refused):  # somebody else was quicker to say it
+                    await ledger.settle_reply(notice.id, "sent", None)
+                    watch(Noticed(notice.body or ""))
+        if otherwise and all(notice.body != otherwise for notice in notices):
             watch(Noticed(otherwise))
 
     async def _begin(self, opening: Opening, watch: Watch, approver: Approver) -> RunningTurn:

@@ -105,7 +105,10 @@ class Ledger(Protocol):
     async def settle_reply(
         self, reply: OutboxId, state: str, platform_id: str | None, *, next_at: int | None = None
     ) -> None:
-        """Records what became of a reply: sent, unknown or failed; or pending, when it certainly did not go out."""
+        """Records what became of a reply: sent, unknown or failed; or pending, when it certainly did not go out.
+
+        Raises NotFound; Refused for a notice that was told already, so that of two who are about to tell it, one does.
+        """
         ...
 
     async def take_reply(self, row: Undelivered, owner: OwnerId) -> bool:

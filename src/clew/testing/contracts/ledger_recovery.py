@@ -122,6 +122,8 @@ class RecoveryContract(LedgerCase):
         assert (row.kind, row.body, row.state, row.key) == ("notice", "We are back.", "pending", "n1")
         await ledger.settle_reply(row.id, "sent", None)
         assert [row.state for row in await ledger.replies(ANN, handle.session)] == ["sent"]
+        with pytest.raises(Refused):  # somebody else was about to tell it
+            await ledger.settle_reply(row.id, "sent", None)
 
     async def test_a_key_is_known_in_its_session(self, ledger: Ledger) -> None:
         """And nowhere else."""

@@ -18,7 +18,6 @@ from clew.runtime.turns.waiting import MESSAGE, BusyMode, pack_message, unpack, 
 from clew.testing.simulation.process import CWD, Process
 from clew.testing.simulation.witness import OPEN
 
-
 MODES: Final = (
     BusyMode.QUEUE,
     BusyMode.QUEUE,

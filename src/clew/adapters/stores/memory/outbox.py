@@ -87,7 +87,10 @@ def settle_reply(
     reply = state.outbox.get(ident)
     if reply is None:
         raise NotFound(f"There is no reply {ident}.")
-    if to not in _OUTCOMES or (reply.state == "sent" and to != "sent" and reply.row.kind != "preview"):
+    stays = reply.state == "sent" and (
+        reply.row.kind == "notice" or (to != "sent" and reply.row.kind != "preview")
+    )
+    if to not in _OUTCOMES or stays:
         raise Refused(f"A reply that is {reply.state} cannot become {to}.")
     state.outbox[ident] = replace(
         reply,

@@ -10,7 +10,7 @@ from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.open_session import refuse_absent
 from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import AddReply
-from clew.domain.ledger.errors import NotFound
+from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import Undelivered, Waiting
 
 _UNDELIVERED: Final = """
@@ -65,11 +65,14 @@ def settle_reply(
 ) -> None:
     db.execute(
         "UPDATE outbox SET state = ?1, platform_id = coalesce(?2, platform_id), next_at = coalesce(?3, next_at),"
-        " attempts = max(attempts - (?1 = 'pending'), 0) WHERE id = ?4",
+        " attempts = max(attempts - (?1 = 'pending'), 0) WHERE id = ?4 AND NOT (state = 'sent' AND kind = 'notice')",
         (state, platform_id, next_at, reply),
     )
-    if db.changes() != 1:
-        raise NotFound(f"There is no reply {reply}.")
+    if db.changes() == 1:
+        return
+    if fetch(db, "SELECT 1 FROM outbox WHERE id = ?", (reply,)):
+        raise Refused(f"Reply {reply} was told already.")
+    raise NotFound(f"There is no reply {reply}.")
 
 
 def add_reply(db: apsw.Connection, session: SessionId, reply: AddReply, at: int) -> OutboxId:
