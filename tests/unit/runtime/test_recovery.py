@@ -15,12 +15,21 @@ from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.conversation.messages import Role, Status
 from clew.domain.ledger.errors import Busy
 from clew.domain.ledger.rows import CallState, InboxState, OpKind, TurnState
+from clew.domain.models.answer import AskedCall
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult
-from clew.runtime.ports.people import Consent, NobodyToAsk, Noticed, TextShown, TurnNews, nobody_watches
+from clew.runtime.ports.people import (
+    CallOutput,
+    Consent,
+    NobodyToAsk,
+    Noticed,
+    TextShown,
+    TurnNews,
+    nobody_watches,
+)
 from clew.runtime.ports.tools import ToolContext
 from clew.runtime.turns import TurnOutcome, TurnSettings, TurnStatus
-from clew.testing.scripted_model import Hold, Script, ask, say
+from clew.testing.scripted_model import Hold, Script, Step, ask, say
 from clew.testing.virtual_time import Program, simulate
 from clew.testing.world import Answers, HandClock, RecordingTool, World, exchange
 
@@ -337,3 +346,39 @@ async def _silent_owner() -> None:
     assert lost.error[0] == "fenced"
     assert talk.session is not None
     assert [m.text for m in await other.path(LOCAL, talk.session)] == ["do it", "whole"]
+
+
+def test_tools_of_a_silent_owner_say_and_do_nothing_more() -> None:
+    """One that runs when the session is taken over is not heard any more; one that waits behind it is not begun."""
+    simulate(1, _silent_tools())
+
+
+async def _silent_tools() -> None:
+    disk, hold, process = Disk(), Hold(), Program()
+
+    async def talk_on(arguments: JsonObject, context: ToolContext) -> ToolResult:
+        context.progress("before")
+        await hold.stand()
+        context.progress("after")
+        return ToolResult(text="done")
+
+    mark = RecordingTool("mark", effect=Effect.EXECUTE, answer=talk_on)
+    settings = TurnSettings(approval_mode=ApprovalMode.ALL)
+    calls = tuple(AskedCall(provider_id=n, name="mark", arguments="{}") for n in "ab")
+    first = World(MemoryLedger(disk), [Step(calls=calls)], tools=[mark], owner="one", settings=settings)
+    talk, news = first.talk(), list[TurnNews]()
+    turn = await process.start(talk.say("do it", news.append, NobodyToAsk()))
+    running = process.start(turn.finish())
+    await hold.reached()
+    process.pause()
+    second = World(MemoryLedger(disk), [say("whole")], tools=[mark], owner="two", seed=1, settings=settings)
+    second.owners.dead.add("one")
+    await second.talk(talk.session).recover(nobody_watches, NobodyToAsk())
+    await asyncio.sleep(settings.lease_seconds + 1)
+    hold.release()
+    process.resume()
+    lost = await running
+    assert [each.text for each in news if isinstance(each, CallOutput)] == ["before"]
+    assert len(mark.ran) == 1
+    assert lost.error is not None
+    assert lost.error[0] == "fenced"

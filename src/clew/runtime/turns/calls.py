@@ -49,6 +49,7 @@ class CallDesk:
         mode: ApprovalMode,
         allowed: frozenset[str],
         watch: Watch,
+        still_ours: Callable[[], Awaitable[None]],
         notify: Callable[[str, str], Awaitable[None]],
         output_bytes: int,
     ) -> None:
@@ -60,6 +61,7 @@ class CallDesk:
         self._mode = mode
         self._allowed = set(allowed)
         self._watch = watch
+        self._still_ours = still_ours
         self._notify = notify
         self._one_change_at_a_time = asyncio.Lock()
 
@@ -88,7 +90,7 @@ class CallDesk:
         self._allowed.add(name)
 
     async def run(self, call: ToolCall) -> ToolResult:
-        """Runs it. Calls that only read run side by side; those that change something run one after the other."""
+        """Runs it; raises Fenced instead when the session is somebody else's. Calls that only read run side by side; those that change something run one after the other."""
         tool, arguments = self._tools.get(call.name), arguments_of(call)
         if tool is None:
             known = ", ".join(sorted(self._tools)) or "none"
@@ -105,6 +107,7 @@ class CallDesk:
             return await self._run(tool, arguments, call.id)
 
     async def _run(self, tool: Tool, arguments: JsonObject, call: CallId) -> ToolResult:
+        await self._still_ours()  # after a pause, or behind other calls, the session may be somebody else's
         try:
             result = await tool.run(arguments, self._context(call))
         except Exception as error:  # noqa: BLE001 - the supervisor of foreign code: it becomes the result

@@ -9,6 +9,7 @@ turn as failed, on disk if the disk still takes it; if it does not, the ledger h
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -63,6 +64,7 @@ from clew.runtime.ports.people import (
     CallRunning,
     Noticed,
     StepRecorded,
+    TurnNews,
     Watch,
 )
 from clew.runtime.spending import PaidCalls
@@ -145,9 +147,14 @@ class RunningTurn:
         self._fitting = Fitting(
             means, job, opened.turn, self._context, self._model, self._recorder, self._watch
         )
-        self._desk = _call_desk(means, job, opened, self._watch)
+        self._desk = _call_desk(means, job, opened, self._show_output, self._lease.confirm)
         self._limit = TimeLimit(means.settings.max_seconds, self._out_of_time)
         self._asking = Asking(means, job, self._desk, self._recorder, approver, self._limit)
+
+    def _show_output(self, output: TurnNews) -> None:
+        """What a tool says on the way is not on disk: it is shown only of a session that is certainly ours."""
+        if self._lease.is_certain:
+            self._watch(output)
 
     @property
     def turn(self) -> int:
@@ -427,7 +434,9 @@ def _in_words(error: Exception) -> tuple[str, str]:
     return "internal", f"An error inside Clew ended the turn: {error!r}."
 
 
-def _call_desk(means: Means, job: TurnJob, opened: OpenedTurn, watch: Watch) -> CallDesk:
+def _call_desk(
+    means: Means, job: TurnJob, opened: OpenedTurn, watch: Watch, still_ours: Callable[[], Awaitable[None]]
+) -> CallDesk:
     own = read_settings(opened.row.settings)
     return CallDesk(
         job.tools,
@@ -437,6 +446,7 @@ def _call_desk(means: Means, job: TurnJob, opened: OpenedTurn, watch: Watch) -> 
         mode=own.approval or job.approval_mode or means.settings.approval_mode,
         allowed=frozenset(own.allow),
         watch=watch,
+        still_ours=still_ours,
         notify=job.notify,
         output_bytes=means.settings.tool_output_bytes,
     )
