@@ -87,6 +87,8 @@ class Witness:
         for was_row, row in _changed(before.inbox, after.inbox):
             if was_row is None and row.kind == MESSAGE and unpack(row.body).not_before > 0:
                 self._check_again(unpack(row.body).text, before)
+        for session in after.purged.keys() - before.purged.keys():
+            self._holder.pop(session, None)
         for session, now in after.sessions.items():
             then = before.sessions.get(session)
             moved_back = then is not None and then.handle.epoch > now.handle.epoch
