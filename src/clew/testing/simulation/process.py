@@ -13,7 +13,7 @@ from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.ledger.commits import Caps
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
-from clew.runtime.compaction import Compactor
+from clew.runtime.compaction import CompactionSettings, Compactor
 from clew.runtime.recovery import Recovery
 from clew.runtime.sessions import Place, SessionDesk
 from clew.runtime.talk import Services, Talk
@@ -43,6 +43,7 @@ SETTINGS = TurnSettings(
     recovery_freshness_seconds=3600,
     recovery_max_crashes=3,
 )
+COMPACTION = CompactionSettings(lease_seconds=20, call_seconds=60)
 
 
 class Shared(msgspec.Struct, frozen=True):
@@ -85,7 +86,9 @@ class Process:
             runner=TurnRunner(
                 ledger=self.ledger,
                 owners=owners,
-                compactor=Compactor(ledger=self.ledger, owners=owners, models=models, clock=self.clock),
+                compactor=Compactor(
+                    ledger=self.ledger, owners=owners, models=models, clock=self.clock, settings=COMPACTION
+                ),
                 clock=self.clock,
                 chance=tokens,
                 settings=msgspec.structs.replace(
