@@ -172,7 +172,8 @@ class TorturedHome:
         (word,) = self._words[process]
         self._usable.add(process.json.get("session", ""))
         wrong = []
-        if process.status != 0 or process.json.get("text") != f"done {word}":
+        joined = [said for one in process.told if one.what == "steer" for said in one.said]
+        if process.status != 0 or process.json.get("text") != f"done {[word, *joined][-1]}":
             wrong.append(f"{process.what} ended with {process.status}: {process.printed.strip()[-500:]}")
         took = process.ready_seconds or END_SECONDS_MAX
         if took > READY_SECONDS_MAX and took > FLOORS_MAX * (floor := _floor_seconds()):
