@@ -173,7 +173,8 @@ class TorturedHome:
         self._usable.add(process.json.get("session", ""))
         wrong = []
         joined = [said for one in process.told if one.what == "steer" for said in one.said]
-        if process.status != 0 or process.json.get("text") != f"done {[word, *joined][-1]}":
+        answers = [f"done {one}" for one in (word, *joined)]  # to what joined its turn, if something did
+        if process.status != 0 or process.json.get("text") not in answers:
             wrong.append(f"{process.what} ended with {process.status}: {process.printed.strip()[-500:]}")
         took = process.ready_seconds or END_SECONDS_MAX
         if took > READY_SECONDS_MAX and took > FLOORS_MAX * (floor := _floor_seconds()):
