@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -111,3 +112,32 @@ def test_a_second_terminal_steers_and_stops(chat: Chat, scripted: Server) -> Non
         person.types("/history", Key.ENTER)
         person.sees("assistant (interrupted): as you like")
     assert [(m["text"], m["turn"]) for m in stored(chat, scripted)] == [("the first", 1), ("to the left", 1)]
+
+
+def test_background_work_survives_kill_nine(chat: Chat, scripted: Server) -> None:
+    """The next chat that opens the conversation finishes it; the result arrives once, and the model is told."""
+    scripted.answers(Served(text="hello"), Served(deltas=("half of it",), stalls=True))
+    with chat.opened(scripted) as person:
+        person.sees(READY)
+        person.types("hi", Key.ENTER)
+        person.sees("hello", READY)
+        person.types("/background look it up", Key.ENTER)
+        person.sees("Begun beside this session")
+        person.wait_until(lambda: len(scripted.said) == 2, "the work asks the model")
+        person.kills()
+        assert person.waits_for_end() == -signal.SIGKILL
+    scripted.answers(Served(text="found it"), Served(text="I see"))
+    with chat.opened(scripted, "-c", columns=140) as person:
+        person.sees("has ended: done. found it", READY)
+        person.types("and?", Key.ENTER)
+        person.sees("I see", READY)
+    with chat.opened(scripted, "-c", columns=140) as person:
+        person.sees(READY)
+        person.types("/ps", Key.ENTER)
+        person.sees("Nothing is running in the background.")
+        assert person.transcript.count("has ended") == 1  # in what was said, and not as news
+    assert scripted.said[0] == ["hi", "look it up"]
+    hi, event, asked = scripted.said[1]
+    assert (hi, asked) == ("hi", "and?")
+    assert "found it" in event
+    assert "not written by the user" in event

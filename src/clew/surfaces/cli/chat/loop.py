@@ -225,7 +225,7 @@ class ChatLoop:
         self.beside(partial(recovery.run, lambda: self.talk.session))
 
     def _background_told(self, side: SessionId, sentence: str) -> None:
-        self._screen.notice(f"{sentence} /resume {side} shows all of it.")
+        self._screen.notice(f"{sentence}\n/resume {side} shows all of it.")
         self._screen.gap()
         self._changed()
 
