@@ -11,6 +11,8 @@ import pytest
 from clew.adapters.stores.memory import MemoryLedger
 from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.conversation.messages import Role
+from clew.domain.ledger.commits import Commit, Committed
+from clew.domain.ledger.errors import StoreUnusable
 from clew.domain.ledger.rows import InboxState, Origin
 from clew.domain.tools.spec import Effect, ToolResult
 from clew.runtime.background import AT_ONCE_MAX, SURFACE, Background
@@ -209,3 +211,38 @@ async def test_a_call_that_needs_a_yes_waits_and_is_said() -> None:
         await told.anything()
     assert "has ended: done. changed" in told.sentences[0]
     assert len(await events(talk)) == 2
+
+
+async def test_a_crash_between_the_result_and_the_end_delivers_nothing_twice() -> None:
+    """The result was received, and that it was is not on the side session yet."""
+
+    ended = asyncio.Event()
+
+    class Breaks(MemoryLedger):
+        broke = False
+
+        async def commit(self, work: Commit) -> Committed:
+            ends = work.patch is not None and bool(work.patch.ended_at)
+            if ends and not self.broke:
+                self.broke = True
+                raise StoreUnusable("The disk is full.")
+            committed = await super().commit(work)
+            if ends:
+                ended.set()
+            return committed
+
+    world = World(Breaks(), [say("hello"), say("the answer")])
+    talk = world.talk()
+    await exchange(talk, "hi")
+    async with beside(talk) as told:
+        await command(talk, "/background look it up")
+        await told.anything()
+    assert "The disk is full" in told.sentences[0]
+    (side,) = await world.ledger.children(LOCAL, of(talk))
+    assert side.ended_at is None
+    async with beside(talk) as told:
+        await catch_up(talk)
+        async with asyncio.timeout(10):
+            await ended.wait()
+    assert told.sentences == []
+    assert await events(talk) == [InboxState.QUEUED]
