@@ -28,7 +28,7 @@ export PROMPT
 .PHONY: help
 help: ## List the targets
 	@echo 'usage: make TARGET'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make run PROMPT='What is a clew?'            one question, one answer"
 	@echo "  echo 'What is a clew?' | make run            the same, from standard input"
@@ -95,11 +95,15 @@ torture: $(DEV_READY) ## Kill real processes at every crash point; ROUNDS=1000
 docs: $(DEV_READY) ## Write docs/settings.md from the code
 	@$(BIN)/python -m clew.config.documentation > docs/settings.md
 
+.PHONY: acp-types
+acp-types: $(DEV_READY) ## Write the types of the Agent Client Protocol from its schema; needs npm
+	@$(BIN)/python scripts/acp_types.py
+
 .PHONY: lint
 lint: $(DEV_READY) ## Check style, types and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy src tests $(wildcard benchmarks)
+	@$(BIN)/mypy src tests $(wildcard benchmarks scripts)
 	@$(BIN)/lint-imports
 
 .PHONY: check

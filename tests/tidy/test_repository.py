@@ -191,11 +191,12 @@ def test_agents_md_is_short() -> None:
 
 
 def test_no_file_is_long() -> None:
-    """A file can be read in a sitting."""
+    """A file can be read in a sitting; one that a program has written is not for reading."""
     long = [
-        f"{path.relative_to(ROOT)}: {lines}"
+        f"{path.relative_to(ROOT)}: {len(lines)}"
         for path in python_files("src")
-        if (lines := len(path.read_text("utf-8").splitlines())) > FILE_LINES_MAX
+        if len(lines := path.read_text("utf-8").splitlines()) > FILE_LINES_MAX
+        and "not edited by hand" not in lines[0]
     ]
     assert long == []
 
