@@ -90,9 +90,17 @@ def generated(work: Path) -> str:
         "--collapse-root-models", "--enum-field-as-literal", "all", "--disable-timestamp", "--keyword-only",
         "--class-name", "Unused",
     ]  # fmt: skip
-    command = [python, "-m", "datamodel_code_generator", "--input", "prepared.json", "--output", "types.py"]
+    command = [
+        python,
+        "-m",
+        "datamodel_code_generator",
+        "--input",
+        "prepared.json",
+        "--output",
+        "generated.py",
+    ]
     subprocess.run([*command, *options], cwd=work, check=True, stderr=subprocess.DEVNULL)
-    return plainer((work / "types.py").read_text())
+    return plainer((work / "generated.py").read_text())
 
 
 def plainer(text: str) -> str:
@@ -115,7 +123,8 @@ def prepared(schema: Schema) -> Schema:
     for found in defs.values():
         if "properties" in found:
             found["properties"] = {n: p for n, p in found["properties"].items() if n not in LEFT_OUT}
-    defs["SessionConfigSelectOptions"] = {"type": "array", "items": merged(defs, EITHER_CHOICE, ())}
+    defs["SessionConfigChoice"] = merged(defs, EITHER_CHOICE, ())
+    defs["SessionConfigSelectOptions"] = {"type": "array", "items": {"$ref": "#/$defs/SessionConfigChoice"}}
     for name, tags in MERGED.items():
         defs[name] = merged(defs, defs[name], tags)
     for name, suffix in SUFFIXES.items():

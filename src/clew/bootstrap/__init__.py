@@ -58,6 +58,11 @@ class Program:
 
         await import_own_modules()
 
+    async def serve_editor(self) -> Outdated | None:
+        from clew.surfaces.acp.serving import serve  # noqa: PLC0415  the protocol's types
+
+        return await serve(self)
+
     def keeper(self) -> Keeper:
         from clew.bootstrap.keeping import LedgerKeeper  # noqa: PLC0415  SQLite
 

@@ -19,7 +19,7 @@ from clew.config.settings import Settings
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.runtime.commands.values import BackgroundProcess
 from clew.runtime.ports.ledger import Ledger
-from clew.runtime.ports.tools import Tool
+from clew.runtime.ports.tools import Surroundings, Tool
 from clew.runtime.talk import Notify
 
 
@@ -68,19 +68,26 @@ class OpenedTools:
 class SettingsToolmaker:
     """`Toolmaker` for the configuration: every session gets its own processes and servers."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         settings: Settings,
         environ: Mapping[str, str],
         home: Home,
         ledger: Ledger,
         groups: StartedGroups,
+        surroundings: Surroundings = Surroundings(),  # noqa: B008 - frozen
     ) -> None:
         self._settings = settings
+        self._surroundings = surroundings
         self._environ = environ
         self._home = home
         self._ledger = ledger
         self._groups = groups
+
+    def within(self, surroundings: Surroundings) -> SettingsToolmaker:
+        return SettingsToolmaker(
+            self._settings, self._environ, self._home, self._ledger, self._groups, surroundings
+        )
 
     async def open(
         self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify
@@ -91,15 +98,20 @@ class SettingsToolmaker:
             allow_private_addresses=self._settings.tools.allow_private_addresses,
             web_search=self._web_search(),
             ledger=self._ledger,
+            files=self._surroundings.files,
             hidden_variables=self._hidden(),
         )
         return OpenedTools(LocalToolbox(options, self._groups), await self._servers())
 
     async def _servers(self) -> McpServers | None:
-        """The session's own MCP servers, connected; those that do not start are said and left out."""
-        if not self._settings.mcp:
+        """The session's own MCP servers, connected; those that do not start are said and left out. An editor's come
+        first: where a tool of theirs has the name of one of the settings', theirs is the one that is offered."""
+        if not self._settings.mcp and not self._surroundings.servers:
             return None
         servers = [
+            McpServer(name=s.name, command=s.command, args=s.args, env=s.env, url=s.url, headers=s.headers)
+            for s in self._surroundings.servers
+        ] + [
             McpServer(name=name, command=s.command, args=s.args, env=s.env, url=s.url, headers=s.headers)
             for name, s in self._settings.mcp.items()
         ]

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.conversation.ids import InboxId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Attachment, Message, UserBody
 from clew.domain.ledger.commits import Receive, Received
 from clew.domain.ledger.errors import Refused
@@ -48,6 +48,8 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     mode: BusyMode
     opening: Say | None = None
     """Nothing is under way: begin a turn with this, the message itself or one that waited longer."""
+    received: InboxId | None = None
+    """The row of the inbox that it was put into; None: it is nowhere but in `opening`."""
 
 
 class Sender:
@@ -81,14 +83,13 @@ class Sender:
         running = await self._runner.under_way(self._who, session)
         if running is None and not occupied and not await self._waiting(session):
             return Sent(mode=chosen, opening=said)
-        await self.keep(session, said, chosen)
+        received = await self.keep(session, said, chosen)
         if chosen == BusyMode.INTERRUPT and running is not None:
             await self.cut(session, running)
         if occupied or await self.is_busy(session):
-            return Sent(mode=chosen)
-        return Sent(
-            mode=chosen, opening=await self.next(session)
-        )  # it ended just now, and may have looked before
+            return Sent(mode=chosen, received=received.id)
+        opening = await self.next(session)  # it ended just now, and may have looked before
+        return Sent(mode=chosen, opening=opening, received=received.id)
 
     async def is_busy(self, session: SessionId) -> bool:
         """Whether a turn is under way, in whatever living process."""

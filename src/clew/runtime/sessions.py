@@ -101,9 +101,11 @@ class SessionDesk:
         title: str | None = None,
         cwd: str | None = None,
         model: str | None = None,
+        session: SessionId | None = None,
         notice: str | None = None,
     ) -> LeftBehind:
-        """A new session for a place. The one left behind is cut off: a running turn of it ends with this commit.
+        """A new session for a place, under a new id or the one given. The one left behind is cut off: a running turn of it
+        ends with this commit.
 
         `notice` is told to the place, by the same commit.
         """
@@ -111,7 +113,7 @@ class SessionDesk:
 
         async def decide() -> LeftBehind:
             new = NewSession(
-                id=self.new_id(),
+                id=session or self.new_id(),
                 owner=principal,
                 surface=place.surface,
                 origin=Origin.NEW if leaving is None else Origin.RESET,
@@ -278,15 +280,23 @@ class SessionDesk:
         return await self._decided(decide)
 
     async def branch(
-        self, principal: PrincipalId, session: SessionId, place: Place, *, title: str | None = None
+        self,
+        principal: PrincipalId,
+        session: SessionId,
+        place: Place,
+        *,
+        title: str | None = None,
+        into: SessionId | None = None,
     ) -> SessionRow:
-        """A new session that starts where the last closed turn ended. Copies nothing; the old one goes on as it was."""
+        """A new session (under a new id, or `into`) that starts where the last closed turn ended. Copies nothing; the old
+        one goes on as it was."""
         clean_title = await self._free_title(principal, title) if title else None
 
         async def decide() -> SessionRow:
             row = await self.ledger.session(principal, session)
             title = clean_title or (f"{row.title} (branch)" if row.title else None)
             new = await self._forked(principal, row, Origin.FORK, place.surface, title)
+            new = msgspec.structs.replace(new, id=into or new.id)
             point = await self._pointing(place, new.id)
             await self.ledger.open(new, actor=principal, at=self._clock.now_ms(), conversation=point)
             return await self.ledger.session(principal, new.id)
@@ -328,6 +338,20 @@ class SessionDesk:
             summary=row.handle.summary,
             prefix=await self.ledger.prefix(principal, row.id),
         )
+
+    async def withdraw(
+        self, principal: PrincipalId, session: SessionId, waiting: Sequence[InboxId], reason: str
+    ) -> None:
+        """Takes back messages that wait; those that were taken meanwhile stay where they are."""
+
+        async def decide() -> None:
+            row = await self.ledger.session(principal, session)
+            known = {message.id for message in await self._messages_waiting(row, principal)}
+            if cancel := tuple(number for number in waiting if number in known):
+                work = self._work(row, principal, cut_reason=reason)
+                await self.ledger.commit(msgspec.structs.replace(work, cancel=cancel))
+
+        await self._decided(decide)
 
     # -- settings that leave the head alone ----------------------------------------------------------------------
     async def title(self, principal: PrincipalId, session: SessionId, title: str) -> SessionRow:

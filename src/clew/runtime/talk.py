@@ -32,7 +32,7 @@ from clew.runtime.commands.values import BackgroundWork, Processes
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelSource
 from clew.runtime.ports.people import Approver, Noticed, Watch
-from clew.runtime.ports.tools import Tool
+from clew.runtime.ports.tools import Surroundings, Tool
 from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.sending import Sender, Sent
 from clew.runtime.sessions import Place, SessionDesk
@@ -77,6 +77,10 @@ class Toolmaker(Protocol):
     async def open(
         self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify
     ) -> SessionTools: ...
+
+    def within(self, surroundings: Surroundings) -> Toolmaker:
+        """The same for sessions of an editor."""
+        ...
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):

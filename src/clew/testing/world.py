@@ -20,7 +20,7 @@ from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import Cost, ModelChoice, no_price
 from clew.runtime.ports.owners import Burial, OwnerLives
 from clew.runtime.ports.people import Approver, Consent, NobodyToAsk, Question, TurnNews, nobody_watches
-from clew.runtime.ports.tools import Tool, ToolContext
+from clew.runtime.ports.tools import Surroundings, Tool, ToolContext
 from clew.runtime.sessions import Place, SessionDesk
 from clew.runtime.talk import Notify, Services, Talk
 from clew.runtime.turns import NewFile, TurnOutcome, TurnRunner, TurnSettings
@@ -127,6 +127,9 @@ class GivenTools:
         self._tools = tools
 
     async def open(self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify) -> GivenTools:
+        return self
+
+    def within(self, surroundings: Surroundings) -> GivenTools:
         return self
 
     def tools(self) -> Sequence[Tool]:

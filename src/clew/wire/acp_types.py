@@ -451,14 +451,6 @@ class SessionConfigSelectOption(Struct, frozen=True, kw_only=True, omit_defaults
     description: str | None = None
 
 
-class SessionConfigSelectOption1(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    name: str
-    value: str | None = None
-    description: str | None = None
-    group: str | None = None
-    options: list[SessionConfigSelectOption] | None = None
-
-
 class SessionMode(Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str
     name: str
@@ -529,17 +521,12 @@ class PromptRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt: list[TextBlock | ImageBlock | AudioBlock | ResourceLinkBlock | ResourceBlock]
 
 
-class SelectOption(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="select"):
-    current_value: str = field(name="currentValue")
-    options: list[SessionConfigSelectOption1]
-    id: str
+class SessionConfigChoice(Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
+    value: str | None = None
     description: str | None = None
-    category: str | None = None
-
-
-class SetSessionConfigOptionResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    config_options: list[SelectOption | BooleanOption] = field(name="configOptions")
+    group: str | None = None
+    options: list[SessionConfigSelectOption] | None = None
 
 
 class ToolCallSent(
@@ -676,6 +663,25 @@ class CompactionUpdateSent(
     error: str | None = None
 
 
+class RequestPermissionRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    session_id: str = field(name="sessionId")
+    tool_call: ToolCallUpdate = field(name="toolCall")
+    options: list[PermissionOption]
+
+
+class SelectOption(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="select"):
+    current_value: str = field(name="currentValue")
+    options: list[SessionConfigChoice]
+    id: str
+    name: str
+    description: str | None = None
+    category: str | None = None
+
+
+class SetSessionConfigOptionResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    config_options: list[SelectOption | BooleanOption] = field(name="configOptions")
+
+
 class ConfigOptionUpdateSent(
     Struct,
     frozen=True,
@@ -696,12 +702,6 @@ class NewSessionResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     session_id: str = field(name="sessionId")
     modes: SessionModeState | None = None
     config_options: list[SelectOption | BooleanOption] | None = field(name="configOptions", default=None)
-
-
-class RequestPermissionRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    session_id: str = field(name="sessionId")
-    tool_call: ToolCallUpdate = field(name="toolCall")
-    options: list[PermissionOption]
 
 
 class ResumeSessionResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -19,7 +19,7 @@ from clew.adapters.tools.uninterrupted import in_thread
 from clew.adapters.tools.writing import TEXT_BYTES_MAX, TextFile, write_whole
 from clew.domain.conversation.text import clean
 from clew.domain.tools.spec import Effect, ToolResult
-from clew.runtime.ports.tools import ToolContext
+from clew.runtime.ports.tools import TextFiles, ToolContext
 
 _PATH: Final = Meta(min_length=1, description="The file; relative to the session's directory.")
 
@@ -38,12 +38,17 @@ class EditArguments(Arguments, frozen=True, kw_only=True):
     replace_all: Annotated[bool, Meta(description="Replace every occurrence, not just the only one.")] = False
 
 
-def write_tool(base: Path, writing: asyncio.Lock) -> DeclaredTool[WriteArguments]:
-    """`writing` is held during a change, so that two calls of one step cannot lose each other's."""
+def write_tool(
+    base: Path, writing: asyncio.Lock, files: TextFiles | None = None
+) -> DeclaredTool[WriteArguments]:
+    """`writing` is held during a change, so that two calls of one step cannot lose each other's. With `files`, text is
+    written there, and not on the disk."""
 
     async def perform(arguments: WriteArguments, context: ToolContext) -> ToolResult:
         path = absolute(context.cwd, arguments.path)
         async with writing:
+            if files is not None:
+                return await _write_in(files, path, arguments.text)
             return await in_thread(lambda: _write(path, arguments.text))
 
     return DeclaredTool(
@@ -64,6 +69,19 @@ def _write(named: Path, wanted: str) -> ToolResult:
     text = clean(wanted).text
     before = _text_before(path)
     write_whole(path, text.encode("utf-8"))
+    return _wrote(path, text, before)
+
+
+async def _write_in(files: TextFiles, path: Path, wanted: str) -> ToolResult:
+    text = clean(wanted).text
+    before = await asyncio.to_thread(_text_before, path)
+    if before is not None and before is not _NO_TEXT:
+        before = await files.read(path)
+    await files.write(path, text)
+    return _wrote(path, text, before)
+
+
+def _wrote(path: Path, text: str, before: str | None) -> ToolResult:
     if before == text:
         return ToolResult(text=f"{path} already had this content.")
     diff = "" if before is _NO_TEXT else unified_diff(before, text, path)
@@ -91,12 +109,16 @@ def _written(path: Path, text: str, before: str | None) -> str:
     return f"{verb} {path} ({size_of(len(text.encode('utf-8')))}, {len(text.splitlines())} lines)"
 
 
-def edit_tool(base: Path, writing: asyncio.Lock) -> DeclaredTool[EditArguments]:
-    """`writing` as for `write_tool`."""
+def edit_tool(
+    base: Path, writing: asyncio.Lock, files: TextFiles | None = None
+) -> DeclaredTool[EditArguments]:
+    """`writing` and `files` as for `write_tool`."""
 
     async def perform(arguments: EditArguments, context: ToolContext) -> ToolResult:
         path = absolute(context.cwd, arguments.path)
         async with writing:
+            if files is not None:
+                return await _edit_in(files, path, arguments)
             return await in_thread(lambda: _edit(path, arguments))
 
     return DeclaredTool(
@@ -119,14 +141,29 @@ def edit_tool(base: Path, writing: asyncio.Lock) -> DeclaredTool[EditArguments]:
 def _edit(named: Path, arguments: EditArguments) -> ToolResult:
     path = Path(os.path.realpath(named))
     file = TextFile.read(path)
-    after = replaced(
-        file.text,
+    after = _changed(file.text, arguments)
+    file.replace(after)
+    return _edited(path, file.text, after)
+
+
+async def _edit_in(files: TextFiles, path: Path, arguments: EditArguments) -> ToolResult:
+    before = await files.read(path)
+    after = _changed(before, arguments)
+    await files.write(path, after)
+    return _edited(path, before, after)
+
+
+def _changed(text: str, arguments: EditArguments) -> str:
+    return replaced(
+        text,
         clean(arguments.old_text).text,
         clean(arguments.new_text).text,
         everywhere=arguments.replace_all,
     )
-    file.replace(after)
-    diff = unified_diff(file.text, after, path)
+
+
+def _edited(path: Path, before: str, after: str) -> ToolResult:
+    diff = unified_diff(before, after, path)
     added, removed = count_changes(diff)
     return ToolResult(text=f"Edited {path}: {added} lines added, {removed} removed.", diff=diff)
 

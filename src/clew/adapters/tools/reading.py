@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from clew.adapters.tools.declared import DeclaredTool, ToolFailed
 from clew.adapters.tools.kinds import SAMPLE_BYTES, binary_kind, image_type, is_binary, size_of
 from clew.adapters.tools.paths import absolute
 from clew.domain.tools.spec import Effect, ToolFile, ToolResult
-from clew.runtime.ports.tools import ToolContext
+from clew.runtime.ports.tools import TextFiles, ToolContext
 
 LINES_MAX: Final = 2000
 LINE_BYTES_MAX: Final = 2000
@@ -36,11 +37,15 @@ class ReadArguments(Arguments, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=LINES_MAX, description="How many lines to show.")] = LINES_MAX
 
 
-def read_tool(base: Path, output_bytes: int) -> DeclaredTool[ReadArguments]:
-    """`base` is the session's directory, for describing; `output_bytes` bounds the text of a result."""
+def read_tool(base: Path, output_bytes: int, files: TextFiles | None = None) -> DeclaredTool[ReadArguments]:
+    """`base` is the session's directory, for describing; `output_bytes` bounds the text of a result. Text comes from
+    `files`, if there are any; what is no text is looked at on the disk."""
 
     async def perform(arguments: ReadArguments, context: ToolContext) -> ToolResult:
         path = absolute(context.cwd, arguments.path)
+        if files is not None and not await asyncio.to_thread(_is_for_the_disk, path):
+            content = io.BytesIO((await files.read(path)).encode("utf-8", errors="replace"))
+            return ToolResult(text=_numbered(content, arguments, output_bytes))
         return await asyncio.to_thread(_read, path, arguments, output_bytes)
 
     return DeclaredTool(
@@ -71,6 +76,14 @@ def _read(path: Path, arguments: ReadArguments, output_bytes: int) -> ToolResult
             raise ToolFailed(f"{path} is not text: {binary_kind(sample)}, {size_of(path.stat().st_size)}.")
         file.seek(0)
         return ToolResult(text=_numbered(file, arguments, output_bytes))
+
+
+def _is_for_the_disk(path: Path) -> bool:
+    """Whether this is no text: what no editor would show as lines."""
+    if not path.is_file():
+        return path.exists()
+    with path.open("rb") as file:
+        return is_binary(file.read(SAMPLE_BYTES))
 
 
 def _listing(path: Path) -> str:

@@ -24,7 +24,7 @@ from clew.adapters.tools.uninterrupted import to_the_end
 from clew.adapters.tools.web import WebReader, web_fetch_tool
 from clew.adapters.tools.web_search import WebSearch, web_search_tool
 from clew.runtime.ports.ledger import Ledger
-from clew.runtime.ports.tools import Tool
+from clew.runtime.ports.tools import TextFiles, Tool
 
 OUR_KEYS: Final = frozenset({"CLEW_API_KEY", "CLEW_DATABASE_URL"})
 
@@ -39,6 +39,8 @@ class ToolboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     allow_private_addresses: bool = False
     web_search: WebSearch | None = None
     ledger: Ledger | None = None
+    files: TextFiles | None = None
+    """Where text files are read and written, if not on the disk: in an editor."""
     hidden_variables: frozenset[str] = OUR_KEYS
     """Variables of our environment that hold keys, which commands do not get to see."""
 
@@ -58,9 +60,9 @@ class LocalToolbox:
         base, size, writing = options.cwd, options.tool_output_bytes, asyncio.Lock()
         shell = Shell(state=self._state, processes=self.processes, origin=self._origin, output_bytes=size)
         tools: list[DeclaredTool[Any]] = [
-            read_tool(base, size),
-            write_tool(base, writing),
-            edit_tool(base, writing),
+            read_tool(base, size, options.files),
+            write_tool(base, writing, options.files),
+            edit_tool(base, writing, options.files),
             glob_tool(base, size, options.limits.search_seconds),
             grep_tool(base, size, options.limits.search_seconds),
             shell_tool(base, shell),

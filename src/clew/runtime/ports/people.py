@@ -42,6 +42,8 @@ class CallAnnounced(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     line: str
     """One line for people: what the call would do."""
+    arguments: str = ""
+    """The model's own JSON text, valid or not."""
 
 
 class CallRunning(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +37,32 @@ class Tool(Protocol):
     def describe(self, arguments: JsonObject) -> str:
         """One short line for people: what this call would do."""
         ...
+
+
+class ToolServer(msgspec.Struct, frozen=True, kw_only=True):
+    """An MCP server that belongs to one session: a command to start, or an address to talk to over HTTP."""
+
+    name: str
+    command: str = ""
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = {}
+    url: str = ""
+    headers: Mapping[str, str] = {}
+
+
+class TextFiles(Protocol):
+    """Text files as an editor has them: what somebody typed and did not save is in them. Both raise OSError."""
+
+    async def read(self, path: Path) -> str: ...
+
+    async def write(self, path: Path, text: str) -> None: ...
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an editor adds to the tools of one session."""
+
+    servers: tuple[ToolServer, ...] = ()
+    files: TextFiles | None = None
 
 
 class Toolbox(Protocol):

@@ -363,7 +363,11 @@ class RunningTurn:
         self._watch(StepRecorded(text=answer.text, usage=answer.usage))
         for call in calls:
             self._tally.note(call, CallState.PLANNED)
-            self._watch(CallAnnounced(call=call.id, name=call.name, line=self._desk.line(call)))
+            self._watch(
+                CallAnnounced(
+                    call=call.id, name=call.name, line=self._desk.line(call), arguments=call.arguments
+                )
+            )
         self._post(AnswerRecorded(calls))
 
     async def _start_call(self, start: StartCall) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from clew.config.home import Home
 from clew.config.settings import ModelSettings, Settings
 from clew.domain.conversation.ids import SessionId
+from clew.domain.ledger.errors import Outdated
 from clew.runtime.model_choice import DetectedModels
 from clew.runtime.talk import Services
 
@@ -112,6 +113,10 @@ class Host(Protocol):
 
     async def import_own_modules(self) -> None:
         """For what runs long: from then on no update of the package mixes two versions in this process."""
+        ...
+
+    async def serve_editor(self) -> Outdated | None:
+        """Speaks to an editor on standard input and output until it is gone; returns why to start anew, if one must."""
         ...
 
     def keeper(self) -> Keeper: ...

@@ -15,6 +15,7 @@ from clew.surfaces.cli.codes import Exit, code_of, sentence_of
 from clew.surfaces.cli.host import Host
 
 _COMMANDS: Final = {
+    "acp": ("clew.surfaces.cli.acp", "acp"),
     "run": ("clew.surfaces.cli.run", "run"),
     "serve": ("clew.surfaces.cli.serve", "serve"),
     "pair": ("clew.surfaces.cli.pair", "pair"),

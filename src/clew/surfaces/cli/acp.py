@@ -1,0 +1,28 @@
+"""`clew acp`: an agent for editors, over standard input and output."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import click
+
+from clew.surfaces.cli.codes import Exit, UsageError
+from clew.surfaces.cli.host import Host
+from clew.surfaces.cli.setup import run_setup
+
+
+@click.command()
+@click.option("--setup", is_flag=True, help="Choose a model in this terminal instead; editors offer this.")
+@click.pass_obj
+def acp(host: Host, setup: bool) -> int:
+    """Speak the Agent Client Protocol on standard input and output. Editors start this; see docs/editors.md."""
+    if setup:
+        return Exit.DONE if run_setup(host) else Exit.INTERRUPTED
+    if sys.stdin.isatty():
+        raise UsageError("`clew acp` is started by an editor, which speaks to it; docs/editors.md says how.")
+    outdated = asyncio.run(host.serve_editor())
+    if outdated is None:
+        return Exit.DONE
+    click.echo(f"clew: {outdated}", err=True)
+    return Exit.RESTART
