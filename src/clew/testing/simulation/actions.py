@@ -46,15 +46,17 @@ class Act:
         words = self._record.new_words(self._chance.randrange(8))
         mode = self._chance.choice(MODES)
         sent = await self._talk.send(words, mode=mode)
-        if sent.opening is None:
+        waits = sent.opening is None or bool(sent.opening.inbox)
+        if waits:
             self.outcome = f"kept, to {mode}"
             self._accepted(words)
+        if sent.opening is None:
             return
         try:
-            await self._turn(sent.opening, words)
+            await self._turn(sent.opening, None if waits else words)
         except Busy:
             self.outcome = "busy, so kept"
-            if self._talk.kept is None:
+            if not waits and self._talk.kept is None:
                 await self._talk.queue(words)
             self._accepted(words)
             return
