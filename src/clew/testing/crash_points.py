@@ -165,6 +165,12 @@ _SMALL_WRITES: Final = {
 }
 
 
+SERVING: Final = tuple(
+    f"{when} {write}" for write in ("take_reply", "add_reply") for when in ("before", "after")
+)
+"""Writes that only the gateway makes: a message that arrived, a reply on its way, what became of it."""
+
+
 def shape_of(work: Callable[..., object]) -> str:
     """The name of a write, as the ledger hands it to its writer."""
     if isinstance(work, partial):

@@ -19,7 +19,7 @@ from email.parser import BytesParser
 from email.policy import HTTP
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -226,7 +226,7 @@ class BotApi:
         where = Person(id=chat, name="", chat=chat, chat_type="private" if chat > 0 else "supergroup",
                        thread=int(asked["message_thread_id"]) if "message_thread_id" in asked else None)  # fmt: skip
         more = {"reply_markup": asked["reply_markup"]} if "reply_markup" in asked else {}
-        sent = self._message(where, self.me, asked["text"], more)
+        sent = self._message(where, self.me, asked["text"].strip(), more)
         if "entities" in asked:
             sent["entities"] = asked["entities"]
         return sent
@@ -234,10 +234,11 @@ class BotApi:
     def _edit(self, asked: Json) -> Json:
         message = self._found(asked)
         _check_text(asked)
-        if message["text"] == asked["text"]:
+        text = asked["text"].strip()
+        if message["text"] == text:
             raise Refusal(400, "Bad Request: message is not modified: specified new message content and reply markup "
                                "are exactly the same as a current content and reply markup of the message")  # fmt: skip
-        message |= {"text": asked["text"], "edit_date": DATE + self._next_update}
+        message |= {"text": text, "edit_date": DATE + self._next_update}
         message["entities"] = asked.get("entities", [])
         return message
 
@@ -271,7 +272,7 @@ class BotApi:
             writer.close()
 
     async def _answer(self, head: str, body: bytes) -> tuple[int, str, bytes] | None:
-        path = head.split(" ", 2)[1].partition("?")[0]
+        path = unquote(head.split(" ", 2)[1].partition("?")[0])
         if path.startswith(f"/file/bot{self.TOKEN}/"):
             content = self._files.get(path.rpartition("/")[2])
             return (404, "text/plain", b"") if content is None else (200, "application/octet-stream", content)

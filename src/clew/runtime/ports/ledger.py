@@ -307,6 +307,10 @@ class Ledger(Protocol):
         """Whether a message is in the inbox, or was."""
         ...
 
+    async def last_received_at(self, conversation: ConversationId) -> int | None:
+        """When somebody last said something in a place, whatever became of it; None when nobody did."""
+        ...
+
     async def identified(self, platform: str, external_id: str) -> PrincipalId | None:
         """Whom an account on a platform belongs to, if it was paired."""
         ...

@@ -175,9 +175,11 @@ class Reception:
                 row = await services.ledger.session(who, known.session)
             except NotFound:
                 row = None  # it was deleted, or belonged to whoever this person was before
-        if row is None:
+        if row is None or known is None:
             return (await services.desk.open(who, place, cwd=cwd)).row.id
-        reason = await self._reset(incoming, row, who)
+        # A session that was resumed is as fresh as the place: what was said last counts, not where.
+        last = max(row.last_active_at, await services.ledger.last_received_at(known.id) or 0)
+        reason = await self._reset(incoming, row, who, last)
         if reason is None:
             return row.id
         notice = f"A new session began: {reason}. /resume {row.id} goes on with the one before."
@@ -185,12 +187,12 @@ class Reception:
         self._channel.delivery.wake()
         return left.row.id
 
-    async def _reset(self, incoming: Incoming, row: SessionRow, who: PrincipalId) -> str | None:
+    async def _reset(self, incoming: Incoming, row: SessionRow, who: PrincipalId, last: int) -> str | None:
         """Why a new session begins, in words. Never while a turn is under way, or something waits."""
         services, settings = self._channel.services, self._channel.settings.reset
         policy = reset_policy(settings, self._channel.platform.name, incoming.kind)
         now = services.clock.now_ms()
-        reason = reset_due(policy, last_active_ms=row.last_active_at, now_ms=now)
+        reason = reset_due(policy, last_active_ms=last, now_ms=now)
         if reason is None or row.handle.head.seq == 0:
             return None
         if await services.runner.under_way(who, row.id) is not None or await services.ledger.queued(

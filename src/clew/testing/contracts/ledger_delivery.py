@@ -152,6 +152,16 @@ class DeliveryContract(LedgerCase):
         await do(ledger, handle, take=(received.id,))
         assert await ledger.waiting("telegram") == ()
 
+    async def test_a_place_knows_when_it_was_last_used(self, ledger: Ledger) -> None:
+        """By what people said there, in whatever session; not by events."""
+        handle = await begin(ledger)
+        chat = await place(ledger, handle)
+        assert await ledger.last_received_at(chat) is None
+        await receive(ledger, handle, chat, "a", at=START_MS + 5)
+        await receive(ledger, await begin(ledger, 2), chat, "b", at=START_MS + 7)
+        await receive(ledger, handle, chat, "c", at=START_MS + 9, kind="event")
+        assert await ledger.last_received_at(chat) == START_MS + 7
+
     async def test_a_message_is_known_for_ever(self, ledger: Ledger) -> None:
         """Whether it waits, was taken, or its session is gone."""
         handle = await begin(ledger)

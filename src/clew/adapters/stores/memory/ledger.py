@@ -276,6 +276,9 @@ class MemoryLedger(Ledger):
     async def is_received(self, account: str, external_key: str) -> bool:
         return outbox.is_received(await self._now(), account, external_key)
 
+    async def last_received_at(self, conversation: ConversationId) -> int | None:
+        return outbox.last_received_at(await self._now(), conversation)
+
     async def identified(self, platform: str, external_id: str) -> PrincipalId | None:
         return (await self._now()).identities.get((platform, external_id))
 

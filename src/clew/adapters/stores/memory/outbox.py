@@ -129,6 +129,11 @@ def is_received(state: State, account: str, external_key: str) -> bool:
     return any((row.account, row.external_key) == (account, external_key) for row in state.inbox.values())
 
 
+def last_received_at(state: State, conversation: ConversationId) -> int | None:
+    rows = [row for row in state.inbox.values() if row.conversation == conversation and row.kind != "event"]
+    return max(rows, key=lambda row: row.n).at if rows else None
+
+
 def offer_pairing(state: State, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:
     state.pairings[code_sha256] = (principal, expires_at)
 

@@ -300,6 +300,9 @@ class SqliteLedger:
     async def is_received(self, account: str, external_key: str) -> bool:
         return await self._readers.glance(lambda db: outbox.is_received(db, account, external_key))
 
+    async def last_received_at(self, conversation: ConversationId) -> int | None:
+        return await self._readers.glance(lambda db: outbox.last_received_at(db, conversation))
+
     async def identified(self, platform: str, external_id: str) -> PrincipalId | None:
         return await self._readers.glance(lambda db: outbox.identified(db, platform, external_id))
 

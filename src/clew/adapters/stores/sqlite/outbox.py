@@ -104,6 +104,12 @@ def is_received(db: apsw.Connection, account: str, external_key: str) -> bool:
     return bool(found)
 
 
+def last_received_at(db: apsw.Connection, conversation: ConversationId) -> int | None:
+    query = "SELECT at FROM inbox WHERE conversation = ? AND kind <> 'event' ORDER BY n DESC LIMIT 1"
+    rows = fetch(db, query, (conversation,))
+    return int(rows[0][0]) if rows else None
+
+
 def identified(db: apsw.Connection, platform: str, external_id: str) -> PrincipalId | None:
     query = "SELECT principal FROM identity WHERE platform = ? AND account = '' AND external_id = ?"
     rows = fetch(db, query, (platform, external_id))

@@ -7,6 +7,7 @@ message by chat and message id (update ids start anew after a week); a change of
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -50,6 +51,9 @@ from clew.runtime.ports.platforms import (
     Traits,
 )
 
+os.environ.setdefault(
+    "PTB_TIMEDELTA", "true"
+)  # else each RetryAfter warns that it will be a timedelta one day
 T = TypeVar("T")
 NAME: Final = "telegram"
 PUBLIC: Final = "https://api.telegram.org"
@@ -144,6 +148,8 @@ class Telegram:
             return bytes(await _called(found.download_as_bytearray()))
         except MaybeSent as error:
             raise NotSent(str(error)) from error
+        except PlatformRefused as error:
+            raise NeverSent("Telegram has no such file.") from error  # a 404 looks like a wrong token
 
     async def send(self, to: Route, text: str, *, buttons: Sequence[Button] = (), key: str = "") -> str:
         markup = None

@@ -1,0 +1,160 @@
+"""A chat platform in memory: people type, the bot's messages can be looked at, and calls fail as asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from clew.domain.routing.routes import ChatKind, Route
+from clew.domain.routing.splitting import TextLimit
+from clew.runtime.ports.platforms import (
+    Attached,
+    Button,
+    Incoming,
+    MaybeSent,
+    NeverSent,
+    PlatformError,
+    PlatformRefused,
+    Take,
+    Traits,
+)
+
+
+class FakeChats:
+    """The platform's side; it outlives the processes that connect to it. `failing` are met by the next calls, one each."""
+
+    def __init__(self) -> None:
+        self.account = "bot"
+        self.refuses = ""
+        self.failing: list[PlatformError] = []
+        self.answer_lost = False
+        """The next message is sent, and nobody is told."""
+        self.messages: dict[str, dict[str, tuple[str, tuple[Button, ...]]]] = {}
+        self.files: dict[str, bytes] = {}
+        self._unconfirmed: list[Incoming] = []
+        self._number = 0
+        self._changed = asyncio.Condition()
+
+    async def say(
+        self,
+        sender: str,
+        text: str,
+        *,
+        chat: str = "",
+        kind: ChatKind = ChatKind.DM,
+        thread: str | None = None,
+        files: tuple[Attached, ...] = (),
+        addressed: bool = False,
+        times: int = 1,
+    ) -> None:
+        """In the person's own chat, or a group's."""
+        self._number += 1
+        where = Route(platform="fake", account=self.account, chat=chat or sender, thread=thread)
+        incoming = Incoming(
+            key=f"m{self._number}",
+            chat=where,
+            kind=kind,
+            sender=sender,
+            sender_name=sender.title(),
+            text=text,
+            files=files,
+            addressed=addressed,
+        )
+        async with self._changed:
+            self._unconfirmed += [incoming] * times
+            self._changed.notify_all()
+
+    async def press(self, sender: str, label: str) -> None:
+        """The newest button with this label in the person's chat."""
+        buttons = [
+            button for _, row in self.messages[sender].values() for button in row if button.label == label
+        ]
+        await self.say(sender, buttons[-1].command)
+
+    def shown(self, chat: str) -> list[str]:
+        """What the bot's messages in a chat say now, oldest first."""
+        return [text for text, _ in self.messages.get(chat, {}).values()]
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Returns when it holds; looked at whenever something changes."""
+        async with self._changed:
+            await self._changed.wait_for(holds)
+
+    @property
+    def unconfirmed(self) -> int:
+        return len(self._unconfirmed)
+
+    async def next(self) -> Incoming:
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._unconfirmed))
+            return self._unconfirmed[0]
+
+    async def confirm(self) -> None:
+        async with self._changed:
+            del self._unconfirmed[0]
+            self._changed.notify_all()
+
+    async def put(self, chat: str, ident: str, text: str, buttons: tuple[Button, ...]) -> None:
+        """A message as it is from now on. A fault that was asked for is met here."""
+        if self.failing:
+            raise self.failing.pop(0)
+        async with self._changed:
+            self.messages.setdefault(chat, {})[ident] = (text, buttons)
+            self._changed.notify_all()
+        if self.answer_lost:
+            self.answer_lost = False
+            raise MaybeSent("The connection ended.")
+
+
+class FakePlatform:
+    """`Platform` over `FakeChats`: one process's connection."""
+
+    name = "fake"
+
+    def __init__(self, chats: FakeChats, *, most: int = 200, edits: bool = True) -> None:
+        self.traits = Traits(holds=TextLimit(most=most), edits=edits, edit_seconds=0.0)
+        self.account = ""
+        self._chats = chats
+
+    async def open(self) -> None:
+        if self._chats.refuses:
+            raise PlatformRefused(self._chats.refuses)
+        self.account = self._chats.account
+
+    async def receive(self, take: Take) -> None:
+        while True:
+            incoming = await self._chats.next()
+            if self._chats.refuses:
+                raise PlatformRefused(self._chats.refuses)
+            await take(incoming)
+            await self._chats.confirm()
+
+    async def fetch(self, file: Attached) -> bytes:
+        if file.reference not in self._chats.files:
+            raise NeverSent("There is no such file.")
+        return self._chats.files[file.reference]
+
+    async def send(self, to: Route, text: str, *, buttons: Sequence[Button] = (), key: str = "") -> str:
+        self._check(text)
+        ident = str(sum(map(len, self._chats.messages.values())) + 1)
+        await self._chats.put(to.chat, ident, text, tuple(buttons))
+        return ident
+
+    async def edit(self, to: Route, message: str, text: str) -> None:
+        self._check(text)
+        if message not in self._chats.messages.get(to.chat, {}):
+            raise NeverSent("There is no such message.")
+        await self._chats.put(to.chat, message, text, ())
+
+    async def typing(self, to: Route) -> None:
+        """Nobody looks."""
+
+    async def close(self) -> None:
+        """Holds nothing."""
+
+    def _check(self, text: str) -> None:
+        room = msgspec.structs.replace(self.traits.holds, most=self.traits.holds.most + 40)
+        if not text.strip() or not room.fits(text):
+            raise NeverSent("The text is empty or too long.")

@@ -1,0 +1,106 @@
+"""Every platform passes the one suite of its port; Telegram's through the unmodified python-telegram-bot, over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from clew.domain.routing.routes import ChatKind
+from clew.runtime.ports.platforms import Attached, NotSent, Platform
+from clew.surfaces.gateway.platforms.telegram import Telegram
+from clew.testing.contracts.platforms import Bench, PlatformContract
+from clew.testing.fake_platform import FakeChats, FakePlatform
+from clew.testing.telegram import BotApi, Fault, Person
+
+
+class FakeBench:
+    def __init__(self) -> None:
+        self._chats = FakeChats()
+
+    def connect(self) -> Platform:
+        return FakePlatform(self._chats)
+
+    async def say(
+        self, sender: str, text: str, *, group: str = "", topic: str = "", named: bool = False
+    ) -> None:
+        kind = ChatKind.THREAD if topic else ChatKind.GROUP if group else ChatKind.DM
+        await self._chats.say(sender, text, chat=group, kind=kind, thread=topic or None, addressed=named)
+
+    async def send_file(self, sender: str, content: bytes, name: str) -> None:
+        self._chats.files[name] = content
+        file = Attached(reference=name, media_type="application/octet-stream", name=name)
+        await self._chats.say(sender, "", files=(file,))
+
+    async def press(self, sender: str, label: str) -> None:
+        await self._chats.press(sender, label)
+
+    def shown(self, chat: str) -> list[str]:
+        return self._chats.shown(chat)
+
+    def slow_down(self, seconds: int) -> None:
+        self._chats.failing.append(NotSent("Too soon.", seconds))
+
+    def lose_answer(self) -> None:
+        self._chats.answer_lost = True
+
+    def revoke(self) -> None:
+        self._chats.refuses = "No such account."
+
+
+class TestFakePlatform(PlatformContract):
+    """The one in memory."""
+
+    @pytest.fixture
+    async def bench(self) -> Bench:
+        return FakeBench()
+
+
+class TelegramBench:
+    def __init__(self, api: BotApi) -> None:
+        self._api = api
+        self.connected: list[Platform] = []
+
+    def connect(self) -> Platform:
+        self.connected.append(Telegram(BotApi.TOKEN, base_url=self._api.base_url))
+        return self.connected[-1]
+
+    async def say(
+        self, sender: str, text: str, *, group: str = "", topic: str = "", named: bool = False
+    ) -> None:
+        self._api.say(self._person(sender, group, topic), f"@clew_bot {text}" if named else text)
+
+    async def send_file(self, sender: str, content: bytes, name: str) -> None:
+        file = self._api.give(content, name, "application/octet-stream")
+        self._api.say(self._person(sender), document=file)
+
+    async def press(self, sender: str, label: str) -> None:
+        self._api.press(self._person(sender), label)
+
+    def shown(self, chat: str) -> list[str]:
+        return self._api.shown(int(chat))
+
+    def slow_down(self, seconds: int) -> None:
+        self._api.fail("sendMessage", Fault(retry_after=seconds))
+
+    def lose_answer(self) -> None:
+        self._api.fail("sendMessage", Fault(loses_answer=True))
+
+    def revoke(self) -> None:
+        self._api.revoked = True
+
+    def _person(self, sender: str, group: str = "", topic: str = "") -> Person:
+        person = self._api.person(int(sender), "Ann")
+        return person.at(int(group), thread=int(topic) if topic else None) if group else person
+
+
+class TestTelegram(PlatformContract):
+    """The Bot API emulated over HTTP."""
+
+    @pytest.fixture
+    async def bench(self) -> AsyncIterator[Bench]:
+        async with BotApi() as api:
+            bench = TelegramBench(api)
+            yield bench
+            for platform in bench.connected:
+                await platform.close()
