@@ -142,3 +142,61 @@ async def test_the_check_says_what_is_wrong(tmp_path: Path) -> None:
         none = await served.clew.run("serve", "--check", environ={"TELEGRAM_BOT_TOKEN": ""})
         assert none.code == 2
         assert "no chat platform is set up" in none.err
+
+
+async def test_changing_the_last_message_answers_anew(tmp_path: Path) -> None:
+    """The answer is taken back and the changed message answered, once; changing an older one changes nothing, and is said."""
+    async with gateway(tmp_path / "home", ModelServer(echo)) as served:
+        ann = served.api.person(42, "Ann")
+        await served.start()
+        first = served.api.say(ann, "one")
+        await served.shows(42, "echo: one")
+        last = served.api.say(ann, "tow")
+        await served.until(lambda: served.api.shown(42)[-1] == "echo: tow")
+        served.api.change(last, "two")
+        await served.until(lambda: served.api.shown(42)[-1] == "echo: two")
+        assert served.asked()[-1] == ["one", "echo: one", "two"]
+        served.api.change(first, "on")
+        await served.until(lambda: "changing it changes nothing" in served.api.shown(42)[-1])
+        assert len(served.asked()) == 3
+
+
+async def test_a_shared_group_is_one_talk(tmp_path: Path) -> None:
+    """In a shared group all are in one session, only what is meant for it is answered, and only the asker may approve."""
+    settings = {"CLEW__GATEWAY__GROUP_SESSIONS_PER_USER": "false"}
+    effect = tmp_path / "effect"
+    async with gateway(tmp_path / "home", ModelServer(echo), **settings) as served:
+        ann, ben = (served.api.person(n, name).at(-1001) for n, name in ((42, "Ann"), (43, "Ben")))
+        await served.start()
+        served.api.say(ann, "just us")
+        served.api.say(ann, "@clew_bot one")
+        await served.shows(-1001, "echo: @clew_bot one")
+        served.api.say(ben, "@clew_bot two")
+        await served.until(lambda: len(served.api.shown(-1001)) == 2)
+        assert served.asked()[-1] == ["@clew_bot one", "echo: @clew_bot one", "@clew_bot two"]
+        served.api.say(ann, f'@clew_bot\nCALL_TOOL shell {{"command": "echo once >> {effect}"}}')
+        await served.until(lambda: "May I?" in served.api.shown(-1001)[-1])
+        served.api.press(ben, "Allow once")
+        await served.until(lambda: "whoever asked" in served.api.shown(-1001)[-1])
+        assert not effect.exists()
+        served.api.say(ann, "/approve@clew_bot")
+        await served.until(lambda: "the tool said" in served.api.shown(-1001)[-1])
+        assert effect.read_text() == "once\n"
+
+
+async def test_each_person_of_a_group_has_a_talk_of_their_own(tmp_path: Path) -> None:
+    """By default no request of one holds a word of another, though both talk in one chat; a topic is one talk for all."""
+    async with gateway(tmp_path / "home", ModelServer(echo)) as served:
+        ann, ben = (served.api.person(n, name).at(-1001) for n, name in ((42, "Ann"), (43, "Ben")))
+        await served.start()
+        for number in range(2):
+            served.api.say(ann, f"@clew_bot apple {number}")
+            served.api.say(ben, f"@clew_bot banana {number}")
+        await served.until(lambda: len(served.api.shown(-1001)) == 4)
+        assert not any("apple" in " ".join(asked) and "banana" in " ".join(asked) for asked in served.asked())
+        topic = [person.at(-1001, thread=4242) for person in (ann, ben)]
+        served.api.say(topic[0], "@clew_bot cherry")
+        await served.until(lambda: served.api.shown(-1001)[-1] == "echo: @clew_bot cherry")
+        served.api.say(topic[1], "@clew_bot and you?")
+        await served.until(lambda: served.api.shown(-1001)[-1] == "echo: @clew_bot and you?")
+        assert served.asked()[-1] == ["@clew_bot cherry", "echo: @clew_bot cherry", "@clew_bot and you?"]

@@ -152,6 +152,15 @@ class SessionDesk:
 
         await self._decided(decide)
 
+    async def cancel(self, principal: PrincipalId, session: SessionId, received: InboxId) -> None:
+        """What was received is taken back. Raises Refused when it no longer waits, NotFound without the session."""
+
+        async def decide() -> None:
+            row = await self.ledger.session(principal, session)
+            await self.ledger.commit(msgspec.structs.replace(self._work(row, principal), cancel=(received,)))
+
+        await self._decided(decide)
+
     async def point(self, place: Place, session: SessionId) -> ConversationId:
         """The place's current session becomes this one."""
 

@@ -87,7 +87,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[Attached, ...] = ()
     addressed: bool = False
     """It names us, answers us, or is a command for us."""
-    is_edit: bool = False
+    edits: str = ""
+    """The key of the message that this is a change of."""
     unsupported: str = ""
     """What it is, if it is nothing that can be answered: a sticker, a location."""
 

@@ -51,6 +51,8 @@ class QueuedMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     mode: BusyMode = BusyMode.QUEUE
     not_before: int = 0
     """The first step of a turn that a steering message may join: where it stood in a turn that is tried again."""
+    sender: str = ""
+    """The person who sent it, where a group owns the session."""
 
     @property
     def said(self) -> str | bytes:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from clew.domain.conversation.ids import InboxId, PrincipalId, SessionId
 from clew.domain.ledger.errors import LedgerError, NotFound, Refused
 from clew.domain.ledger.rows import SessionRow
@@ -25,11 +27,14 @@ from clew.runtime.turns import NewFile
 from clew.runtime.turns.waiting import MESSAGE, BusyMode, pack_message, unpack
 from clew.surfaces.gateway.access import Access
 from clew.surfaces.gateway.channel import LOG, Channel
+from clew.surfaces.gateway.edits import make_way
 from clew.surfaces.gateway.line import Line
 from clew.surfaces.gateway.resets import reset_policy
 
 COMMAND: Final = "command"
 INTERRUPTED_COMMAND: Final = "Clew stopped while it did “{}”, and does not do it again by itself. /history and /status show where things are."
+OF_THE_ASKER: Final = frozenset({"/approve", "/deny", "/retry"})
+NOT_YOURS: Final = "That is for whoever asked to decide."
 GREETING: Final = "Hello. Say something, or /help for what else I understand."
 FindLine = Callable[[Place, Route, PrincipalId, SessionId], Coroutine[Any, Any, Line]]
 
@@ -96,17 +101,12 @@ class Reception:
         if incoming.unsupported:
             await self._say(incoming, f"I can read text, photos and files, not a {incoming.unsupported}.")
             return
-        if incoming.is_edit:
-            await self._say(
-                incoming, "I do not see changes of messages: send it anew, or /undo the old one first."
-            )
-            return
         if incoming.text.split(maxsplit=1)[:1] == ["/start"]:
             await self._say(incoming, GREETING)
             return
         shared = self._sharing.is_shared(incoming.kind)
         who = await self._access.group(route.key) if shared else person
-        await self._receive(incoming, route, who, durable)
+        await self._receive(incoming, route, who, person, durable)
 
     async def _say(self, incoming: Incoming, text: str | None) -> None:
         """To somebody who has no place in the ledger (yet): nothing is kept, and it is not tried again."""
@@ -119,20 +119,36 @@ class Reception:
 
     # -- known people --------------------------------------------------------------------------------------------
     async def _receive(
-        self, incoming: Incoming, route: Route, who: PrincipalId, durable: asyncio.Future[None]
+        self,
+        incoming: Incoming,
+        route: Route,
+        who: PrincipalId,
+        person: PrincipalId,
+        durable: asyncio.Future[None],
     ) -> None:
+        """`who` owns the session: the person, or the group."""
         services, place = self._channel.services, self.place(route)
         key = f"{self._channel.platform.account}/{incoming.key}"
         if await services.ledger.is_received(place.surface, key):
             return
+        if incoming.edits and self._channel.settings.gateway.edits == "ignore":
+            return
         files, problems = await self._fetched(incoming.files)
         session = await self._session(incoming, place, who)
         line = await self._line(place, route, who, session)
+        if incoming.edits:
+            original = f"{self._channel.platform.account}/{incoming.edits}"
+            stays = await make_way(services, who, session, original)
+            if stays is not None:
+                await line.tell(stays.why, f"edit:{key}")
+                return
         runner = services.runner
         sender = Sender(services.desk, runner, services.clock, services.chance, who, place)
-        is_a_command = not files and is_command(incoming.text)
+        is_a_command = not files and not incoming.edits and is_command(incoming.text)
         busy = BusyMode.QUEUE if is_a_command else runner.settings.busy
-        body = pack_message(incoming.text, str(self._channel.cwd), files, busy)
+        body = msgspec.structs.replace(
+            pack_message(incoming.text, str(self._channel.cwd), files, busy), sender=person
+        )
         received = await sender.receive(session, COMMAND if is_a_command else MESSAGE, body, key)
         durable.set_result(None)
         if received.duplicate:
@@ -140,7 +156,11 @@ class Reception:
         for problem in problems:
             await line.tell(problem, f"file:{received.id}")
         if is_a_command:
-            await self._command(line, place, incoming.text, received.id)
+            if who != person and not await self._may(person, line, incoming.text):
+                await line.tell(NOT_YOURS, f"command:{received.id}")
+                await self._consume(who, session, received.id)
+            else:
+                await self._command(line, place, incoming.text, received.id)
             return
         running = await runner.under_way(who, session) if busy == BusyMode.INTERRUPT else None
         line.wake()
@@ -200,6 +220,16 @@ class Reception:
         ):
             return None
         return in_words(reason, policy.zone)
+
+    async def _may(self, person: PrincipalId, line: Line, text: str) -> bool:
+        """In a shared place, decisions about a turn and its repetition are for whoever began it."""
+        if text.split(maxsplit=1)[0] not in OF_THE_ASKER:
+            return True
+        ledger, who = self._channel.services.ledger, line.talk.principal
+        turn = await ledger.turn(who, line.session)
+        rows = await ledger.received(who, line.session, 100)
+        senders = {unpack(r.body).sender for r in rows if turn is not None and r.turn == turn.turn and r.body}
+        return not senders or person in senders
 
     # -- commands ------------------------------------------------------------------------------------------------
     async def _command(self, line: Line, place: Place, text: str, received: InboxId) -> None:

@@ -203,9 +203,10 @@ class Telegram:
             if not unsupported:
                 return None  # somebody joined, a title changed: nothing was said
         own, text = self._without_name(text)
-        edited = "" if message.edit_date is None else f":{int(message.edit_date.timestamp())}"
+        key = f"{message.chat.id}:{message.message_id}"
+        changed = update.edited_message is not None and message.edit_date is not None
         return Incoming(
-            key=f"{message.chat.id}:{message.message_id}{edited}",
+            key=f"{key}:{int(message.edit_date.timestamp())}" if changed and message.edit_date else key,
             chat=self._route(message),
             kind=_kind(message),
             sender=str(message.from_user.id),
@@ -213,7 +214,7 @@ class Telegram:
             text=text,
             files=files,
             addressed=own and (text.startswith("/") or self._is_addressed(message)),
-            is_edit=update.edited_message is not None,
+            edits=key if changed else "",
             unsupported=unsupported.replace("_", " "),
         )
 
