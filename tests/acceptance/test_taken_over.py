@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,22 @@ def said(home: Path) -> list[tuple[str, str, str]]:
         return list(db.execute("SELECT role, status, text FROM message ORDER BY id"))
 
 
+def end(process: asyncio.subprocess.Process) -> None:
+    """A stopped process would outlive a test that failed."""
+    if process.returncode is None:
+        process.kill()
+
+
+@pytest.fixture
+def ended() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
 @pytest.mark.parametrize("jump_ms", [0, HOUR_MS, -HOUR_MS])
-async def test_who_was_stopped_past_its_lease_publishes_nothing_more(tmp_path: Path, jump_ms: int) -> None:
+async def test_who_was_stopped_past_its_lease_publishes_nothing_more(
+    tmp_path: Path, ended: ExitStack, jump_ms: int
+) -> None:
     """Another process finishes the turn; the first says why it does not, whatever the wall clocks did meanwhile."""
     clock = tmp_path / "clock"
     clock.write_text("0")
@@ -46,6 +62,7 @@ async def test_who_was_stopped_past_its_lease_publishes_nothing_more(tmp_path: P
         clew = CommandLine(tmp_path / "home", server.base_url, module="clew.testing.crashing")
         clew.environ |= LEASE | {CLOCK: str(clock)}
         first = await clew.start("run", "--stream-json", "hi")
+        ended.callback(end, first)
         assert first.stdout is not None
         shown = msgspec.json.decode(await first.stdout.readline())
         assert (shown["event"], shown["text"]) == ("text", "first words")
@@ -85,7 +102,8 @@ async def test_a_command_that_kills_clew_is_not_run_again_and_its_turn_is_set_as
     async with ModelServer(answer) as server:
         clew = CommandLine(tmp_path / "home", server.base_url)
         clew.environ |= {"CLEW__APPROVAL__MODE": "all"}
-        codes = [(await clew.run("run", "a deadly request")).code]
+        ran = await clew.run("run", "a deadly request")
+        codes = [ran.code]
         while codes[-1] == -signal.SIGKILL:
             ran = await clew.run("run", "--continue", f"next {len(codes)}")
             codes.append(ran.code)
