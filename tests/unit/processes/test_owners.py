@@ -21,7 +21,7 @@ from clew.adapters.processes.tree import started, started_by_ps
 from clew.adapters.tools.commands import Command, Origin
 from clew.domain.conversation.ids import OwnerId
 from clew.runtime.ports.owners import Burial, OwnerLives, Owners
-from clew.testing.simulation import SharedOwners
+from clew.testing.simulation.process_life import OwnersByLock
 from clew.testing.world import NamedOwners
 from tests.unit.tools.bench import lives
 
@@ -403,7 +403,7 @@ async def test_every_kind_of_owners_keeps_the_ports_promise(tmp_path: Path, kind
     named.dead.add("dead")
     locks = OwnerLocks(tmp_path, "me")
     living = OwnerLocks(tmp_path, "living")
-    kinds: dict[str, Owners] = {"locks": locks, "named": named, "shared": SharedOwners("me", {"dead"})}
+    kinds: dict[str, Owners] = {"locks": locks, "named": named, "shared": OwnersByLock("me", {"dead"})}
     some = kinds[kind]
     for owner in (some.me, living.me):
         assert not some.is_dead(owner)
