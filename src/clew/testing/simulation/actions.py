@@ -140,6 +140,9 @@ class Act:
             turn.stop("stopped")
         outcome = await turn.finish()
         self._record.hit(f"turn came out: {outcome.status}")
+        if outcome.waiting_for and self._chance.random() < 0.7:
+            await asyncio.sleep(self._chance.choice([0, 5, 50]))
+            await self._decide(self._chance.choice(["approve", "approve", "deny"]))
 
     # -- commands ----------------------------------------------------------------------------------------------
     async def _command(self, line: str) -> None:
@@ -175,6 +178,8 @@ class Act:
 
     async def compress(self) -> None:
         await self._command("/compress")
+        if self.outcome == "ok" and self._chance.random() < 0.7:
+            await self._command("/expand")
 
     async def expand(self) -> None:
         await self._command("/expand")
@@ -193,8 +198,7 @@ class Act:
             tip = self._chance.choice(tips)
             await self._command(f"/resume {self.session}@{tip.id}.{tip.tip}")
         else:
-            living = [session for session in state.sessions if session not in state.purged]
-            await self._command(f"/resume {self._chance.choice(living)}")
+            await self._command(f"/resume {self._chance.choice(list(state.sessions))}")
 
     async def delete(self) -> None:
         state = self.process.shared.disk.state
@@ -209,16 +213,17 @@ class Act:
         await self._decide("deny")
 
     async def _decide(self, word: str) -> None:
-        """Whichever process it was asked in."""
+        """Whichever process it was asked in; mostly all that its session waits for."""
         state = self.process.shared.disk.state
-        waiting = [row for row in state.approvals.values() if row.state == ApprovalState.PENDING]
-        if not waiting:
+        pending = [row for row in state.approvals.values() if row.state == ApprovalState.PENDING]
+        if not pending:
             self.outcome = "nothing to decide"
             return
-        asked = self._chance.choice(waiting)
-        self.session = state.calls[asked.call].session
+        self.session = state.calls[self._chance.choice(pending).call].session
         self._talk = self.process.talk(self.session)
-        await self._command(f"/{word} {asked.id}")
+        asked = [row.id for row in pending if state.calls[row.call].session == self.session]
+        for approval in asked if self._chance.random() < 0.8 else asked[:1]:
+            await self._command(f"/{word} {approval}")
 
     async def look_after(self) -> None:
         """What every process does at times: go on with the turns that others left."""

@@ -30,13 +30,14 @@ COMMON: Final = (
     "plan",
     "result",
 )
-RARE: Final = tuple(name for name in WRITES if name not in COMMON)
+RAREST: Final = ("acknowledge", "go on", "compact", "expand", "event", "park")
+RARE: Final = (*(name for name in WRITES if name not in COMMON), *RAREST)
 REFUSALS: Final = (Fault.BUSY, Fault.DISK_FULL)
-PLANNED: Final = 20
-PLANNED_COMMON: Final = 2
+PLANNED: Final = 24
+PLANNED_COMMON: Final = 5
 PLANNED_REFUSED: Final = 5
 READ_ODDS: Final = 0.0003
-MEETS: Final = 0.6
+MEETS: Final = 0.8
 """How likely a planned fault is to strike where it fits, so that not always the first one of a run is struck."""
 
 

@@ -24,7 +24,7 @@ from clew.testing.simulation.requests import Requests
 from clew.testing.simulation.themes import Theme
 
 USED = Usage(input=1, output=1)
-WINDOW = 1_800
+WINDOW = 1_500
 """Tokens: small, so that sessions come to need summaries."""
 
 

@@ -92,7 +92,11 @@ class Process:
                 clock=self.clock,
                 chance=tokens,
                 settings=msgspec.structs.replace(
-                    SETTINGS, approval_mode=mode, caps=caps or shared.theme.caps
+                    SETTINGS,
+                    max_steps=chance.choice([2, 5]),
+                    max_repeats=chance.choice([2, 8]),
+                    approval_mode=mode,
+                    caps=caps or shared.theme.caps,
                 ),
             ),
             models=models,

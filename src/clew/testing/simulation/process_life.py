@@ -75,7 +75,7 @@ class JumpingClock:
         self._jumped_ms = 0
 
     def now_ms(self) -> int:
-        return BEGAN_MS + int(self.monotonic() * 1000) + self._jumped_ms
+        return BEGAN_MS + int(asyncio.get_running_loop().time() * 1000) + self._jumped_ms
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time() + self._booted

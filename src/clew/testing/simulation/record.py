@@ -46,6 +46,7 @@ class Record:
             plain,
             f"{plain} “é” 漢字 🧵\n\n  it's <b>50%</b> of C:\\x\t",
             f"{plain} \0 and \ud800 alone",
+            f"{plain} {'and so on ' * 40}",
             plain.encode() + b" \xff\xfe bytes",
         )
         words = forms[form % len(forms)]

@@ -40,16 +40,18 @@ STOPS: Final = MappingProxyType(
         "nobody answers": 0.15,
         "close": 0.15,
         "start": 0.06,
-        "a tool ends": 0.08,
+        "a tool ends": 0.15,
         "the model ends, Failure": 0.3,
     }
 )
+DECISIONS: Final = MappingProxyType({"a question is asked": 0.3, "park": 0.6})
+"""How likely somebody decides what was asked, in another process."""
 STOPS_ODDS: Final = 0.02
 """How likely the person presses stop at just this moment."""
 PAUSES_ODDS: Final = 0.01
 RIVALS: Final = ("stop", "stop", "say", "undo", "new", "delete")
 RIVALS_ODDS: Final = 0.01
-LATELY: Final = 3
+LATELY: Final = 2
 """Sessions that something is done to: the newest ones, so that much happens to each."""
 PATIENCE_SECONDS: Final = 600.0
 TRACE_SHOWN: Final = 40
@@ -214,11 +216,11 @@ class Simulation:
                 shared.plan.read_soon(chance.randint(1, 10))
             elif others:
                 self._act("delete", others[0], process)
-        elif others and moment in ("a question is asked", "park") and chance.random() < 0.4:
+        elif others and chance.random() < DECISIONS.get(moment, 0.0):
             self._act(chance.choice(["approve", "approve", "deny"]), others[0], process)
         elif chance.random() < STOPS.get(moment, STOPS_ODDS):
             shared.record.fault("a stop in the last instant", process.name)
-            if process.stop_turns() and chance.random() < 0.5:
+            if process.stop_turns() and chance.random() < 0.7:
                 process.stop_turns()
                 shared.plan.soon(chance.choice(["result", "result", "close"]), chance.choice(REFUSALS))
             elif others:

@@ -48,7 +48,7 @@ THEMES: Final = (
     Theme(name="everything"),
     Theme(
         name="history",
-        actions={**_USUAL, "undo": 20, "undo several": 6, "redo": 24, "retry": 10, "resume": 10, "compress": 8, "expand": 8},
+        actions={**_USUAL, "say": 40, "new": 0, "branch": 0, "delete": 0, "undo": 14, "undo several": 4, "redo": 24, "retry": 10, "resume": 10, "compress": 8, "expand": 8},
         calls=0.3,
         kills=0.01,
     ),

@@ -63,7 +63,7 @@ class _Counted:
         if self._chance.random() < 0.04:
             self._life.end("killed while a tool runs")
         result = await self._work(context)
-        if self._chance.random() < 0.04:
+        if self._chance.random() < 0.08:
             self._life.end("killed after a tool took effect")
         self._life.meddle("a tool ends")
         self._life.record.hit(f"tool: {'safe' if self.safe_to_repeat else 'not safe'} to repeat, ran")
