@@ -11,7 +11,7 @@ import pytest
 
 from clew.adapters.stores.memory import Disk, MemoryLedger
 from clew.adapters.stores.sqlite import SqliteLedger, open_ledger
-from clew.domain.conversation.ids import LOCAL, SessionId
+from clew.domain.conversation.ids import LOCAL, OwnerId, SessionId
 from clew.domain.conversation.messages import Role, Status
 from clew.domain.ledger.errors import Busy
 from clew.domain.ledger.rows import CallState, InboxState, OpKind, TurnState
@@ -29,9 +29,10 @@ from clew.runtime.ports.people import (
 )
 from clew.runtime.ports.tools import ToolContext
 from clew.runtime.turns import TurnOutcome, TurnSettings, TurnStatus
+from clew.runtime.turns.leases import Holder, LeaseWatch
 from clew.testing.scripted_model import Hold, Script, Step, ask, say
 from clew.testing.virtual_time import Program, simulate
-from clew.testing.world import Answers, HandClock, RecordingTool, World, exchange
+from clew.testing.world import Answers, HandClock, NamedOwners, RecordingTool, World, exchange
 
 
 @pytest.fixture
@@ -310,6 +311,18 @@ async def test_a_message_that_finds_a_turn_left_open_is_on_disk_first(ledger: Sq
         assert said == ["do it", "and this"]
         (row,) = await ledger.received(LOCAL, session)
         assert (row.state, row.turn) == (InboxState.CONSUMED, 2)
+
+
+def test_a_beat_of_another_turn_proves_nothing() -> None:
+    """Each claim counts its beats from zero: the same owner with the same beat may have begun just now."""
+    owners, clock = NamedOwners(), HandClock()
+    watch = LeaseWatch(owners, clock, 30)
+    session, other = SessionId("s"), OwnerId("other")
+    assert watch.look(session, other, 1, 0) == Holder.LIVING
+    clock.advance(31)
+    assert watch.look(session, other, 2, 0) == Holder.LIVING
+    clock.advance(31)
+    assert watch.look(session, other, 2, 0) == Holder.SILENT
 
 
 def test_a_silent_owner_loses_its_turn_and_publishes_nothing_more() -> None:

@@ -33,8 +33,11 @@ class Lease:
 
     async def confirm(self) -> None:
         """Returns at once when it is certain; else asks the ledger. Raises Fenced when the session is somebody else's."""
-        if not self.is_certain and not await self._beat():
-            raise Fenced("This process was silent for longer than its lease, and the session was taken over.")
+        while not self.is_certain:  # again after the beat: the pause may have come while it was on its way
+            if not await self._beat():
+                raise Fenced(
+                    "This process was silent for longer than its lease, and the session was taken over."
+                )
 
     def look(self) -> None:
         """Somebody may have ended the turn: beat now instead of later."""

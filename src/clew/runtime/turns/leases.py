@@ -23,6 +23,7 @@ class Holder(Enum):
 
 class _Seen(msgspec.Struct, frozen=True):
     owner: OwnerId
+    epoch: int
     beat: int
     since: float
 
@@ -36,13 +37,16 @@ class LeaseWatch:
         self._lease_seconds = lease_seconds
         self._seen: dict[SessionId, _Seen] = {}
 
-    def look(self, session: SessionId, owner: OwnerId | None, beat: int) -> Holder:
-        """A living owner is silent once the same beat was seen for a lease; so nobody is at the first look."""
+    def look(self, session: SessionId, owner: OwnerId | None, epoch: int, beat: int) -> Holder:
+        """A living owner is silent once the same beat was seen for a lease; so nobody is at the first look.
+
+        Beats are counted anew by each claim, which the epoch tells apart.
+        """
         if owner is None or owner == self._owners.me or self._owners.is_dead(owner):
             self._seen.pop(session, None)
             return Holder.NOBODY if owner is None else Holder.ME if owner == self._owners.me else Holder.DEAD
         now, seen = self._clock.monotonic(), self._seen.get(session)
-        if seen is None or (seen.owner, seen.beat) != (owner, beat):
-            self._seen[session] = _Seen(owner, beat, now)
+        if seen is None or (seen.owner, seen.epoch, seen.beat) != (owner, epoch, beat):
+            self._seen[session] = _Seen(owner, epoch, beat, now)
             return Holder.LIVING
         return Holder.SILENT if now - seen.since >= self._lease_seconds else Holder.LIVING

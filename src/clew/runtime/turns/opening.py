@@ -85,7 +85,7 @@ async def claimed(means: Means, job: TurnJob, row: SessionRow) -> Commit:
 
     What the tools of a dead one left running is ended first: nobody works beside the dead.
     """
-    holder = means.leases.look(row.id, row.lease_owner, row.lease_beat)
+    holder = means.leases.look(row.id, row.lease_owner, row.handle.epoch, row.lease_beat)
     if holder == Holder.LIVING:
         sentence = f"Another process is in the middle of a turn of session {row.id}."
         raise Busy(sentence, str(row.lease_owner))

@@ -90,7 +90,7 @@ class TurnRunner:
         if turn is None or turn.state != TurnState.RUNNING:
             return None
         row = await self._means.ledger.session(principal, session)
-        holder = self._means.leases.look(session, row.lease_owner, row.lease_beat)
+        holder = self._means.leases.look(session, row.lease_owner, row.handle.epoch, row.lease_beat)
         if holder == Holder.ME:
             running = self._running.get(session)
             return turn.turn if running is not None and not running.has_ended else None
