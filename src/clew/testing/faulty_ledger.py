@@ -49,7 +49,7 @@ class Writing(Protocol):
 
     def wrote(self, shape: str, work: Commit | None, before: State, after: State) -> None: ...
 
-    def refused(self, shape: str, error: LedgerError) -> None: ...
+    def refused(self, shape: str, error: LedgerError, fault: Fault | None) -> None: ...
 
     def killed(self, fault: Fault, shape: str) -> None: ...
 
@@ -95,7 +95,7 @@ class FaultyLedger(MemoryLedger):
             try:
                 result = work(draft)
             except LedgerError as error:
-                self._writing.refused(shape, error)
+                self._writing.refused(shape, error, fault)
                 raise
             self._writing.wrote(shape, said, before, draft)
             return result

@@ -76,6 +76,10 @@ class FaultPlan:
                 return planned[0]
         return self._chance.choice(list(Fault)) if self._chance.random() < self.odds else None
 
+    def give_back(self, shape: str, fault: Fault) -> None:
+        """The ledger itself refused the write: the next of this shape meets the fault."""
+        self._planned.append((fault, shape))
+
     def calm(self) -> None:
         """From now on every write succeeds."""
         self.odds = 0.0
@@ -107,7 +111,9 @@ class ProcessWriting:
         self._witness.wrote(self._life.name, work, before, after)
         self._life.meddle(shape)
 
-    def refused(self, shape: str, error: LedgerError) -> None:
+    def refused(self, shape: str, error: LedgerError, fault: Fault | None) -> None:
+        if fault is not None:
+            self._plan.give_back(shape, fault)
         self._life.record.hit(f"write: {type(error).__name__}")
 
     def killed(self, fault: Fault, shape: str) -> None:

@@ -24,7 +24,7 @@ from clew.testing.simulation.requests import Requests
 from clew.testing.simulation.themes import Theme
 
 USED = Usage(input=1, output=1)
-WINDOW = 1_500
+WINDOW = 2_200
 """Tokens: small, so that sessions come to need summaries."""
 
 
@@ -44,6 +44,9 @@ class ErraticModel:
         session, _, purpose = key.partition("-")
         if purpose.startswith("summary-"):
             self._requests.summarising(SessionId(session), request)
+            if self._chance.random() < 0.7:
+                yield Answer(text=f"summary {self._chance.getrandbits(30)}", usage=USED)
+                return
         else:
             self._requests.sent(self._life.name, SessionId(session), request)
         if self.is_calm:

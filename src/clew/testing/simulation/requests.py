@@ -30,6 +30,7 @@ class _Asked(msgspec.Struct, frozen=True):
 
     stays: bytes
     version: int
+    summary: str | None
 
 
 class Requests:
@@ -52,7 +53,7 @@ class Requests:
             witness.record.require(set(said) <= known, f"a request of {session} holds foreign words: {said}")
             return
         spoken = [m.text for m in path if m.role == Role.USER]
-        if state.sessions[session].handle.summary is not None:
+        if _summary_of(request) is not None:
             spoken = spoken[len(spoken) - len(said) :]
         witness.record.require(said == spoken, f"a request of {session} holds {said}, its path {spoken}")
         self._check_prefix(session, request, state)
@@ -78,6 +79,10 @@ class Requests:
         now = canonical(_without_hint(request.messages))
         if before is not None:
             between = {state.ops[session, v].kind for v in range(before.version + 1, version + 1)}
+            if before.summary != _summary_of(
+                request
+            ):  # a turn goes by the summary that it found or made itself
+                between |= {op.kind for op in state.ops.values() if op.session == session}
             goes_on = now.startswith(before.stays)
             self._witness.record.require(
                 goes_on or bool(between & BREAKS),
@@ -85,7 +90,7 @@ class Requests:
             )
             self._witness.record.hit("request: " + ("goes on" if goes_on else "begins anew"))
         stays = _stays(request.messages) if _has_hint(request) else request.messages
-        self._asked[session] = _Asked(canonical(stays)[:-1], version)
+        self._asked[session] = _Asked(canonical(stays)[:-1], version, _summary_of(request))
 
 
 def _stays(messages: Sequence[RequestMessage]) -> list[RequestMessage]:
@@ -126,6 +131,13 @@ def _spoken(message: RequestMessage) -> str | None:
         return None
     text = message.parts[0].text
     return None if text.startswith((EVENT, SUMMARY)) else text
+
+
+def _summary_of(request: ModelRequest) -> str | None:
+    first = request.messages[0] if request.messages else None
+    if not isinstance(first, UserTurn) or not isinstance(first.parts[0], TextPart):
+        return None
+    return first.parts[0].text if first.parts[0].text.startswith(SUMMARY) else None
 
 
 def _tree_words(state: State, session: SessionId) -> set[str]:

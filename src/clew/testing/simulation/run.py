@@ -31,7 +31,7 @@ from clew.testing.simulation.tools import Effects
 from clew.testing.simulation.witness import Witness
 from clew.testing.virtual_time import simulate
 
-STEPS: Final = 80
+STEPS: Final = 120
 PROCESSES: Final = 3
 STOPS: Final = MappingProxyType(
     {
@@ -216,8 +216,6 @@ class Simulation:
                 shared.plan.read_soon(chance.randint(1, 10))
             elif others:
                 self._act("delete", others[0], process)
-        elif others and chance.random() < DECISIONS.get(moment, 0.0):
-            self._act(chance.choice(["approve", "approve", "deny"]), others[0], process)
         elif chance.random() < STOPS.get(moment, STOPS_ODDS):
             shared.record.fault("a stop in the last instant", process.name)
             if process.stop_turns() and chance.random() < 0.7:
@@ -225,6 +223,8 @@ class Simulation:
                 shared.plan.soon(chance.choice(["result", "result", "close"]), chance.choice(REFUSALS))
             elif others:
                 self._act("stop", others[0], process)
+        elif others and chance.random() < DECISIONS.get(moment, 0.0):
+            self._act(chance.choice(["approve", "approve", "deny"]), others[0], process)
         elif chance.random() < PAUSES_ODDS:
             self._pause(process, chance.choice([45.0, 100.0, 400.0]))
         elif others and chance.random() < RIVALS_ODDS:

@@ -68,6 +68,20 @@ THEMES: Final = (
         tools_weights={**_TOOLS, "deadly-again": 4},
     ),
     Theme(
+        name="summaries",
+        actions={"say": 30, "take": 4, "compress": 16, "expand": 10, "undo": 4, "redo": 10, "retry": 2, "recover": 6},
+        calls=0.2,
+        kills=0.01,
+        tools_weights={"look": 1},
+    ),
+    Theme(
+        name="loops",
+        actions={"say": 30, "take": 4, "recover": 8, "stop": 1, "undo": 4, "redo": 6, "retry": 2, "queue": 4, "happen": 4},
+        calls=0.95,
+        kills=0.01,
+        tools_weights={"look": 6, "put": 1},
+    ),
+    Theme(
         name="at once",
         actions={**_USUAL, "say": 40, "stop": 5, "stop here": 10, "delete": 2},
         calls=0.8,
