@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import signal
 import stat
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from clew.testing.command_line import CommandLine
 from clew.testing.model_server import Served, ServedCall
 from clew.testing.terminal import Key
-from tests.acceptance.chatting import KEY, LINE, READY, Chat, Server, served
+from tests.acceptance.chatting import CLEW, KEY, LINE, READY, Chat, Server, served
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +270,31 @@ def test_kill_nine_loses_nothing(chat: Chat, scripted: Server) -> None:
             f"{LINE} precious", "answer to the first", f"{LINE} second", "answer to the second", READY
         )
     assert scripted.said[-1] == ["precious", "second"]
+
+
+def test_what_waited_in_a_killed_chat_is_answered_by_a_run_first(chat: Chat, scripted: Server) -> None:
+    """In the order it was sent, before what the run was given; only that answer is printed."""
+    scripted.answers(
+        Served(deltas=("never ended",), stalls=True),
+        Served(text="one"),
+        Served(text="two"),
+        Served(text="three"),
+    )
+    with chat.opened(scripted) as person:
+        person.sees(READY)
+        person.types("first", Key.ENTER)
+        person.sees("never ended")
+        person.types("second", Key.ENTER)
+        person.sees("↳ then: second")
+        person.kills()
+        person.waits_for_end()
+    environ = CommandLine(chat.home, scripted.base_url, key=KEY).environ
+    run = subprocess.run(
+        [*CLEW, "run", "-c", "third"], check=False, capture_output=True, text=True, env=environ, timeout=60
+    )
+    assert run.stdout.strip() == "three"
+    assert "second" in run.stderr
+    assert scripted.said[-1] == ["first", "second", "third"]
 
 
 def test_a_long_answer_appears_once(chat: Chat, scripted: Server) -> None:

@@ -119,3 +119,5 @@ def _failing(kind: FailureKind, words: tuple[str, ...]) -> Served:
             return Served(deltas=words, garbage=True)
         case FailureKind.CUT | FailureKind.NETWORK:
             return Served(deltas=words, breaks=True)
+        case FailureKind.CAP | FailureKind.UNPRICED:
+            raise AssertionError("no server says that: it is ours, before one is asked")

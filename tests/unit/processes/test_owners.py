@@ -396,6 +396,18 @@ async def test_an_owner_that_ends_with_something_running_is_left_to_be_buried(
     command.close()
 
 
+async def test_what_a_dead_owner_wrote_down_goes_with_it(tmp_path: Path) -> None:
+    """And what an owner wrote that ends in peace."""
+    one, two = OwnerLocks(tmp_path, "one"), OwnerLocks(tmp_path, "two")
+    for owner in (one, two):
+        owner.groups.notes.mkdir()
+        (owner.groups.notes / "a note").write_text("here")
+    os.close(one._file)  # what its death does to its lock
+    await two.sweep()
+    two.close()
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("kind", ["locks", "named", "shared"])
 async def test_every_kind_of_owners_keeps_the_ports_promise(tmp_path: Path, kind: str) -> None:
     """The living are not buried, oneself included; the dead may be buried twice."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -39,6 +40,8 @@ class StartedGroups:
 
     def __init__(self, run_dir: Path, owner: OwnerId) -> None:
         self._owner = owner
+        self.notes = notes_of(run_dir, owner)
+        """A directory for files that are gone with this owner; whoever needs one makes it."""
         self._directory = records_of(run_dir, owner)
         self._realm = realm()
 
@@ -70,6 +73,7 @@ class StartedGroups:
         """Forgets what has ended. Idempotent."""
         self.forget_ended()
         remove_records(self._directory, ())
+        remove_notes(self.notes)
 
 
 def birth(*, by_ps: bool) -> str:
@@ -79,6 +83,16 @@ def birth(*, by_ps: bool) -> str:
 
 def records_of(run_dir: Path, owner: OwnerId) -> Path:
     return run_dir / f"{owner}.groups"
+
+
+def notes_of(run_dir: Path, owner: OwnerId) -> Path:
+    return run_dir / f"{owner}.notes"
+
+
+def remove_notes(directory: Path) -> None:
+    """Idempotent, also beside somebody else who does the same."""
+    if directory.is_dir():
+        shutil.rmtree(directory, ignore_errors=True)  # what stays is swept by the next
 
 
 def read_records(directory: Path) -> list[Record]:

@@ -21,9 +21,11 @@ import msgspec
 from clew.adapters.processes.groups import (
     Record,
     StartedGroups,
+    notes_of,
     read_records,
     realm,
     records_of,
+    remove_notes,
     remove_records,
 )
 from clew.adapters.processes.tree import Killed, find, has_proc, kill_all, own_marks, started
@@ -86,6 +88,7 @@ class OwnerLocks:
             if graves:
                 await asyncio.sleep(_RETRY_SECONDS)
         for owner in dead:
+            remove_notes(notes_of(self._dir, owner))
             self._path(owner).unlink(missing_ok=True)
         return burial
 
@@ -107,13 +110,14 @@ class OwnerLocks:
         with os.scandir(self._dir) as entries:
             found = {entry.name.rpartition(".")[::2] for entry in islice(entries, SWEPT_MAX)}
         removed, left_something, spared = 0, list[OwnerId](), {self._me, *own_marks()}
-        for name in sorted({name for name, kind in found if kind in {"lock", "groups"}} - spared):
+        for name in sorted({name for name, kind in found if kind in {"lock", "groups", "notes"}} - spared):
             owner = OwnerId(name)
             if not self.is_dead(owner):
                 continue
             if records_of(self._dir, owner).is_dir():
                 left_something.append(owner)
             else:
+                remove_notes(notes_of(self._dir, owner))
                 self._path(owner).unlink(missing_ok=True)
                 removed += 1
         for name in [name for name, kind in found if kind == "unnamed"]:

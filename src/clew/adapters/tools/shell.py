@@ -40,7 +40,9 @@ class ShellArguments(Arguments, frozen=True, kw_only=True):
 class ShellState:
     """Where the session's shell is: `cd` holds for the next command, until the session itself moves."""
 
-    def __init__(self) -> None:
+    def __init__(self, notes: Path) -> None:
+        """`notes` is a directory that is removed with this process, even if it is killed."""
+        self._root = notes
         self._base: Path | None = None
         self._now = Path()
         self._notes: Path | None = None
@@ -56,7 +58,8 @@ class ShellState:
     def new_note(self) -> Path:
         """The name of a file of ours in which one command can say something."""
         if self._notes is None:
-            self._notes = Path(tempfile.mkdtemp(prefix="clew-shell-"))
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._notes = Path(tempfile.mkdtemp(dir=self._root))
         return self._notes / secrets.token_hex(8)
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ class LocalToolbox:
         self._origin = Origin(
             mark=secrets.token_hex(8), groups=groups, hidden_variables=options.hidden_variables
         )
-        self._state = ShellState()
+        self._state = ShellState(groups.notes)
         self.processes = BackgroundProcesses(self._origin, options.tool_output_bytes)
         self._tools = tuple(sorted(self._built(options), key=lambda tool: tool.spec.name))
 

@@ -18,10 +18,10 @@ import click
 from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.ledger.errors import Busy, NotFound, Outdated
 from clew.runtime.commands import CommandReply, is_command
-from clew.runtime.ports.people import NobodyToAsk, Noticed, TurnNews
+from clew.runtime.ports.people import NobodyToAsk, Noticed, TurnNews, Watch
 from clew.runtime.talk import Services, Talk
-from clew.runtime.turns import NewFile, TurnOutcome
-from clew.runtime.turns.openings import Opening
+from clew.runtime.turns import NewFile, TurnOutcome, TurnStatus
+from clew.runtime.turns.openings import Opening, Say
 from clew.runtime.turns.runner import RunningTurn
 from clew.surfaces.cli.codes import EXIT_OF_STATUS, Exit, UsageError, code_of, name_of, sentence_of
 from clew.surfaces.cli.host import Host
@@ -30,6 +30,7 @@ from clew.surfaces.cli.places import REFERENCE, TERMINAL
 
 STDIN_BYTES_MAX: Final = 64 * 1024 * 1024
 BUSY_POLL_SECONDS: Final = 0.2
+WAITING_CHARACTERS_SHOWN: Final = 100
 FILE_BYTES_MAX: Final = 32 * 1024 * 1024
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -179,6 +180,8 @@ async def _begun(talk: Talk, opening: Opening, printer: Printer) -> RunningTurn:
     while True:
         try:
             await _finish_interrupted(talk, printer)
+            if isinstance(opening, Say):
+                await _answer_waiting(talk, opening, printer)
             return await talk.begin(opening, printer.watch, NobodyToAsk())
         except Busy:
             opening = talk.kept or opening
@@ -190,14 +193,30 @@ async def _begun(talk: Talk, opening: Opening, printer: Printer) -> RunningTurn:
             await asyncio.sleep(BUSY_POLL_SECONDS)
 
 
-async def _finish_interrupted(talk: Talk, printer: Printer) -> None:
-    """What it says goes beside the answer that was asked for: whoever reads that asked something else."""
+def _aside(printer: Printer) -> Watch:
+    """What earlier turns say goes beside the answer that was asked for: whoever reads that asked something else."""
 
-    def aside(news: TurnNews) -> None:
+    def watch(news: TurnNews) -> None:
         if isinstance(news, Noticed):
             printer.note(news.text)
 
-    outcome = await talk.recover(aside, NobodyToAsk())
+    return watch
+
+
+async def _answer_waiting(talk: Talk, own: Say, printer: Printer) -> None:
+    """What was sent before and still waits comes first, in order: whoever was to send it has ended."""
+    if talk.session is None:
+        return
+    waiting = await talk.next_queued()
+    while waiting is not None and waiting.inbox != own.inbox:
+        outcome = await (await talk.begin(waiting, _aside(printer), NobodyToAsk())).finish()
+        said = " ".join(str(waiting.text).split())[:WAITING_CHARACTERS_SHOWN]
+        printer.note(f"A message that waited came first ({outcome.status}): {said}")
+        waiting = await talk.next_queued() if outcome.status == TurnStatus.DONE else None
+
+
+async def _finish_interrupted(talk: Talk, printer: Printer) -> None:
+    outcome = await talk.recover(_aside(printer), NobodyToAsk())
     if outcome is not None:
         printer.note(f"The turn that was interrupted before has ended ({outcome.status}): {outcome.text}")
 
