@@ -1,17 +1,18 @@
-"""Clients for detected models: one HTTP client, one embedded engine, and the key that goes to one host only."""
+"""Clients for detected models: one HTTP client, one embedded engine, and the key that goes to one host only.
+
+The HTTP client is imported and made when a server is first asked: that takes 0.1 s, and an editor's first session, or
+a list of sessions, asks none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-
-import httpx
+from typing import TYPE_CHECKING
 
 from clew.adapters.models.embedded.errors import EmbeddedModelError
 from clew.adapters.models.embedded.weights import catalogue, is_pulled, pull, weights_path
-from clew.adapters.models.http import shared_http_client
-from clew.adapters.models.openai_chat.client import OpenAIChatClient
 from clew.adapters.models.prices import ProviderPrices, no_charge, own_price
 from clew.config.home import Home
 from clew.config.secrets import Secrets, load_secrets
@@ -20,6 +21,11 @@ from clew.runtime.detection import EMBEDDED, OPENAI_WIRE, Detected
 from clew.runtime.model_choice import DetectedModels, Price
 from clew.runtime.ports.models import ModelClient, ModelUnavailable
 from clew.surfaces.cli.host import PullRefused
+
+if TYPE_CHECKING:
+    import httpx
+
+    from clew.adapters.models.openai_chat.client import OpenAIChatClient
 
 EMBEDDED_WEIGHTS = "smollm2"
 
@@ -44,13 +50,33 @@ class EmbeddedWeights:
             raise PullRefused(str(error)) from error
 
 
+class Connections:
+    """What connects to servers of the OpenAI wire, over one HTTP client for the whole process."""
+
+    def __init__(self) -> None:
+        self._http: httpx.AsyncClient | None = None
+
+    def client(self, base_url: str, api_key: str | None = None) -> OpenAIChatClient:
+        """Raises ValueError for an address that is none."""
+        from clew.adapters.models.http import shared_http_client  # noqa: PLC0415  httpx: 0.1 s
+        from clew.adapters.models.openai_chat.client import OpenAIChatClient  # noqa: PLC0415  the same
+
+        if self._http is None:
+            self._http = shared_http_client()
+        return OpenAIChatClient(self._http, base_url, api_key=api_key)
+
+    async def aclose(self) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+
+
 @asynccontextmanager
 async def opened_models(
     settings: ModelSettings, home: Home, environ: Mapping[str, str]
 ) -> AsyncIterator[DetectedModels]:
     """Models without a ledger, closed at the end."""
-    async with shared_http_client() as http:
-        models = open_models(settings, home, environ, http)
+    async with aclosing(Connections()) as connections:
+        models = open_models(settings, home, environ, connections)
         try:
             yield models
         finally:
@@ -58,14 +84,14 @@ async def opened_models(
 
 
 def open_models(
-    settings: ModelSettings, home: Home, environ: Mapping[str, str], http: httpx.AsyncClient
+    settings: ModelSettings, home: Home, environ: Mapping[str, str], connections: Connections
 ) -> DetectedModels:
     """The source of models for these settings. Raises SecretsError when the secrets may not be read."""
     secrets = load_secrets(home, environ)
 
     async def probe(base_url: str) -> tuple[str, ...] | None:
         try:
-            return await OpenAIChatClient(http, base_url).models()
+            return await connections.client(base_url).models()
         except ModelUnavailable:
             return None
 
@@ -75,7 +101,7 @@ def open_models(
         secret_names=secrets.names(),
         probe=probe,
         embedded=lambda: is_pulled(home.models, EMBEDDED_WEIGHTS),
-        connect=lambda detected: _connect(detected, secrets, home, http),
+        connect=lambda detected: _connect(detected, secrets, home, connections),
         price=lambda found, is_own: _price(settings, found, is_own),
     )
 
@@ -91,7 +117,7 @@ def _price(settings: ModelSettings, found: Detected, is_own: bool) -> Price:
     )
 
 
-def _connect(detected: Detected, secrets: Secrets, home: Home, http: httpx.AsyncClient) -> ModelClient:
+def _connect(detected: Detected, secrets: Secrets, home: Home, connections: Connections) -> ModelClient:
     if detected.provider == EMBEDDED:
         from clew.adapters.models.embedded.client import EmbeddedClient  # noqa: PLC0415  llama.cpp
         from clew.adapters.models.embedded.engine import EmbeddedEngine  # noqa: PLC0415  llama.cpp
@@ -101,7 +127,7 @@ def _connect(detected: Detected, secrets: Secrets, home: Home, http: httpx.Async
     key = secret.reveal() if secret is not None else None
     if detected.provider == OPENAI_WIRE:
         try:
-            return OpenAIChatClient(http, detected.base_url, api_key=key)
+            return connections.client(detected.base_url, key)
         except ValueError as error:
             raise ModelUnavailable(str(error)) from error
     from clew.adapters.models.pydantic_ai.client import PydanticAIClient  # noqa: PLC0415  1.2 s to import

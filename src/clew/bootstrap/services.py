@@ -9,25 +9,26 @@ from pathlib import Path
 
 import msgspec
 
-from clew.adapters.models.http import shared_http_client
+from clew.adapters.processes.groups import StartedGroups
 from clew.adapters.processes.owners import OwnerLocks
 from clew.adapters.stores.memory import MemoryLedger
 from clew.adapters.stores.sqlite import open_ledger
 from clew.adapters.system import SystemChance, SystemClock
 from clew.adapters.system.instructions import read_instructions
 from clew.bootstrap.exporting import exporter
-from clew.bootstrap.models import open_models
-from clew.bootstrap.tools import SettingsToolmaker
+from clew.bootstrap.models import Connections, open_models
 from clew.config.home import Home, ensure_home
 from clew.config.settings import Settings
 from clew.domain.compaction.policy import Shares
+from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.commits import Caps
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.compaction import CompactionSettings, Compactor
 from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.tools import Surroundings
 from clew.runtime.sessions import SessionDesk
-from clew.runtime.talk import Services
+from clew.runtime.talk import Notify, Services, SessionTools
 from clew.runtime.turns import TurnRunner, TurnSettings
 from clew.runtime.turns.waiting import BusyMode
 
@@ -47,9 +48,9 @@ async def opened_services(
         stack.push_async_callback(asyncio.gather, sweeping)
         ledger = await open_ledger(home.root, clock)
         stack.push_async_callback(ledger.close)
-        http = shared_http_client()
-        stack.push_async_callback(http.aclose)
-        models = open_models(settings.model, home, environ, http)
+        connections = Connections()
+        stack.push_async_callback(connections.aclose)
+        models = open_models(settings.model, home, environ, connections)
         stack.push_async_callback(models.close)
 
         def instructions(cwd: Path) -> Sequence[Instructions]:
@@ -78,7 +79,7 @@ async def opened_services(
                 models=models,
                 clock=clock,
                 chance=chance,
-                toolmaker=SettingsToolmaker(settings, environ, home, store, owners.groups),
+                toolmaker=_ToolsLater(settings, environ, home, store, owners.groups),
                 instructions=instructions,
                 is_replaced=is_replaced,
             )
@@ -88,6 +89,33 @@ async def opened_services(
             export=exporter(ledger),
             in_memory=lambda caps: over(MemoryLedger(), caps),
         )
+
+
+class _ToolsLater:
+    """`Toolmaker` that is imported when a session first needs tools: they take 0.1 s, an HTTP client among them."""
+
+    def __init__(  # noqa: PLR0917
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        home: Home,
+        ledger: Ledger,
+        groups: StartedGroups,
+        surroundings: Surroundings = Surroundings(),  # noqa: B008 - frozen
+    ) -> None:
+        self._made_of = (settings, environ, home, ledger, groups)
+        self._surroundings = surroundings
+
+    def within(self, surroundings: Surroundings) -> _ToolsLater:
+        return _ToolsLater(*self._made_of, surroundings)
+
+    async def open(
+        self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify
+    ) -> SessionTools:
+        from clew.bootstrap.tools import SettingsToolmaker  # noqa: PLC0415  see above
+
+        made = SettingsToolmaker(*self._made_of, self._surroundings)
+        return await made.open(session, principal, cwd, notify)
 
 
 def compaction_settings(settings: Settings, caps: Caps) -> CompactionSettings:

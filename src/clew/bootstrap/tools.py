@@ -66,7 +66,7 @@ class OpenedTools:
 
 
 class SettingsToolmaker:
-    """`Toolmaker` for the configuration: every session gets its own processes and servers."""
+    """Makes tools by the configuration: every session gets its own processes and servers."""
 
     def __init__(  # noqa: PLR0917
         self,
@@ -75,7 +75,7 @@ class SettingsToolmaker:
         home: Home,
         ledger: Ledger,
         groups: StartedGroups,
-        surroundings: Surroundings = Surroundings(),  # noqa: B008 - frozen
+        surroundings: Surroundings,
     ) -> None:
         self._settings = settings
         self._surroundings = surroundings
@@ -83,11 +83,6 @@ class SettingsToolmaker:
         self._home = home
         self._ledger = ledger
         self._groups = groups
-
-    def within(self, surroundings: Surroundings) -> SettingsToolmaker:
-        return SettingsToolmaker(
-            self._settings, self._environ, self._home, self._ledger, self._groups, surroundings
-        )
 
     async def open(
         self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -77,6 +76,8 @@ def _today() -> str:
 
 @cache
 def _list() -> str:
+    from importlib.metadata import version  # noqa: PLC0415  0.01 s that no start waits for
+
     return f"genai-prices {version('genai-prices')}"
 
 

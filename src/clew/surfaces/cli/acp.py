@@ -9,7 +9,6 @@ import click
 
 from clew.surfaces.cli.codes import Exit, UsageError
 from clew.surfaces.cli.host import Host
-from clew.surfaces.cli.setup import run_setup
 
 
 @click.command()
@@ -18,6 +17,8 @@ from clew.surfaces.cli.setup import run_setup
 def acp(host: Host, setup: bool) -> int:
     """Speak the Agent Client Protocol on standard input and output. Editors start this; see docs/editors.md."""
     if setup:
+        from clew.surfaces.cli.setup import run_setup  # noqa: PLC0415  prompt_toolkit: 0.08 s that no editor waits for
+
         return Exit.DONE if run_setup(host) else Exit.INTERRUPTED
     if sys.stdin.isatty():
         raise UsageError("`clew acp` is started by an editor, which speaks to it; docs/editors.md says how.")
