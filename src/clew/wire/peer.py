@@ -72,15 +72,19 @@ class Peer:
 
     # -- what comes in -------------------------------------------------------------------------------------------
     def receive(self, data: bytes) -> None:
-        """Takes bytes as they come. Never raises for what they hold."""
+        """Takes bytes as they come. Never raises for what they hold.
+
+        A notification is heard after the requests before it have begun, and before those behind it do.
+        """
+        soon = asyncio.get_running_loop().call_soon
         for line in self._lines.feed(data):
             match jsonrpc.read(line):
                 case Request() as request:
                     self._begin(request)
                 case Notification(method, params) if method == CANCEL:
-                    self._cancel(params)
+                    soon(self._cancel, params)
                 case Notification(method, params):
-                    self._hear(method, params)
+                    soon(self._hear, method, params)
                 case Response() as response:
                     self._settle(response)
                 case Misframed(number, error, answer) if answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -86,7 +86,7 @@ class Agent:
         services: Services,
         editor: Editor,
         *,
-        ready: Callable[[], Awaitable[None]],
+        ready: Callable[[], Coroutine[Any, Any, None]],
         outdated: Callable[[Outdated], None],
     ) -> None:
         self._services = services
@@ -276,8 +276,7 @@ class Agent:
         request = decoded(params, PromptRequest)
         session = self._session(request.session_id)
         content = said(request.prompt)
-        await self._ready()
-        return PromptResponse(stop_reason=await session.prompt(content))
+        return PromptResponse(stop_reason=await session.prompt(content, self._ready))
 
     async def _set_mode(self, params: msgspec.Raw) -> object:
         request = decoded(params, SetSessionModeRequest)

@@ -8,7 +8,7 @@ ends every prompt of the session; a turn that began keeps what it had shown.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -147,15 +147,13 @@ class EditorSession:
         return ApprovalMode(self.talk.services.runner.settings.approval_mode)
 
     # -- prompts -------------------------------------------------------------------------------------------------
-    async def prompt(self, said: Said) -> StopReason:
-        """Raises what keeps a turn from beginning, and RpcError for one that failed.
+    async def prompt(self, said: Said, ready: Callable[[], Coroutine[Any, Any, None]]) -> StopReason:
+        """`ready` comes first. Raises what keeps a turn from beginning, and RpcError for one that failed.
 
         Cancelling this cancels the prompt: then too it returns when the turn's end is on disk.
         """
-        if (outdated := self.talk.outdated) is not None:
-            raise outdated  # not taken: it would run a second time when it is sent again to our successor
         prompt = Prompt(self)
-        return await self._followed(prompt, self._said(prompt, said))
+        return await self._followed(prompt, self._said(prompt, said, ready))
 
     async def recover(self) -> None:
         """Goes on with a turn that a process left in the middle, if there is one."""
@@ -195,7 +193,12 @@ class EditorSession:
         finally:
             await self._tell_changes()
 
-    async def _said(self, prompt: Prompt, said: Said) -> StopReason:
+    async def _said(
+        self, prompt: Prompt, said: Said, ready: Callable[[], Coroutine[Any, Any, None]]
+    ) -> StopReason:
+        await prompt.leavable(ready())
+        if (outdated := self.talk.outdated) is not None:
+            raise outdated  # not taken: it would run a second time when it is sent again to our successor
         if not said.files and is_command(said.text):
             return await self._command(prompt, said.text)
         async with self._sending:

@@ -1,0 +1,429 @@
+"""Prompts of an editor: cancelled in every state, one after the other, side by side, killed, updated under way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from clew.testing.command_line import CommandLine
+from clew.testing.model_server import ModelServer, Script, Served, ServedCall, echo
+from tests.acceptance.editing import Editor, Frame, Refused, chosen
+from tests.acceptance.test_version_skew import RESTART, UPDATED, Package, migrated
+from tests.unit.tools.bench import lives
+
+pytestmark = pytest.mark.anyio
+NEXT = Served(when="next", text="as if nothing had been")
+SHELL = Served(when="go", calls=(ServedCall(name="shell", arguments={"command": "sleep 1000"}),))
+ALL_ALLOWED = {"CLEW__APPROVAL__MODE": "all"}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110 - what is waited for is in another process
+            await asyncio.sleep(0)
+
+
+async def never(method: str, params: Frame) -> Any:
+    """Answers nothing, ever."""
+    return None
+
+
+async def dismissed(method: str, params: Frame) -> Any:
+    return {"outcome": {"outcome": "cancelled"}}
+
+
+def is_running(frame: Frame) -> bool:
+    return bool(frame.get("params", {}).get("update", {}).get("status") == "in_progress")
+
+
+def asks(frame: Frame) -> bool:
+    return frame.get("method") == "session/request_permission"
+
+
+Reached = Callable[[Editor, ModelServer, str], Awaitable[object]]
+STATES: dict[str, tuple[Served, Reached, dict[str, str]]] = {
+    "before anything": (Served(when="go", text="x"), lambda e, s, i: e.until(lambda _: True), {}),
+    "before the model": (Served(when="go", silent=True), lambda e, s, i: until(lambda: bool(s.requests)), {}),
+    "in the stream": (Served(when="go", deltas=("half",), stalls=True), lambda e, s, i: e.sees(i, "half"), {}),
+    "in a tool": (SHELL, lambda e, s, i: e.until(is_running), ALL_ALLOWED),
+    "in a question": (SHELL, lambda e, s, i: e.until(asks), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("way", ["session/cancel", "twice", "$/cancel_request"])
+async def test_cancelling_ends_in_cancelled(tmp_path: Path, state: str, way: str) -> None:
+    """In every state; each announced call has an end, and the next prompt works."""
+    step, reached, environ = STATES[state]
+    async with ModelServer(Script((step, NEXT), then="last")) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew, asked=never, environ=environ) as editor:
+            session = await editor.new()
+            answer = await editor.prompting(session, "go")
+            await reached(editor, server, session)
+            if way == "$/cancel_request":
+                await editor.tell("$/cancel_request", requestId=2 + 1)
+            else:
+                await editor.tell("session/cancel", sessionId=session)
+            if way == "twice":
+                await editor.tell("session/cancel", sessionId=session)
+            assert await editor.result(answer) == {"stopReason": "cancelled"}
+            await editor.tell("session/cancel", sessionId=session)
+            assert await editor.prompt(session, "next") == "end_turn"
+            assert editor.said(session).endswith("as if nothing had been")
+            assert announced(editor, session) == ended(editor, session)
+            if state == "in a question":
+                assert any(frame.get("method") == "$/cancel_request" for frame in editor.frames)
+
+
+def announced(editor: Editor, session: str) -> set[str]:
+    return {u["toolCallId"] for u in editor.updates(session) if u["sessionUpdate"] == "tool_call"}
+
+
+def ended(editor: Editor, session: str) -> set[str]:
+    return {u["toolCallId"] for u in editor.updates(session) if u.get("status") in ("completed", "failed")}
+
+
+async def test_a_dismissed_question_ends_the_turn(tmp_path: Path) -> None:
+    """The editor says that the person closed it: the call does not run, and nothing waits."""
+    async with ModelServer(Script((SHELL, NEXT))) as server:
+        async with Editor(CommandLine(tmp_path / "home", server.base_url), asked=dismissed) as editor:
+            session = await editor.new()
+            assert await editor.prompt(session, "go") == "cancelled"
+            assert not any(map(is_running, editor.frames))
+            assert await editor.prompt(session, "next") == "end_turn"
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [("no", "refused"), ("session", "made"), ("bogus", "waits for a decision")]
+)
+async def test_what_the_person_chose_is_what_happens(tmp_path: Path, option: str, said: str) -> None:
+    """Refused is refused, once for the session is never asked again, and an answer nobody offered is none."""
+    async with ModelServer(echo) as server:
+        async with Editor(CommandLine(tmp_path / "home", server.base_url), asked=chosen(option)) as editor:
+            session = await editor.new()
+            for _ in range(2 if option == "session" else 1):
+                assert (
+                    await editor.prompt(session, 'go\nCALL_TOOL shell {"command": "echo made"}') == "end_turn"
+                )
+            assert said in editor.said(session)
+            assert sum(map(asks, editor.frames)) == 1
+
+
+async def test_prompts_have_their_turns_one_after_the_other(tmp_path: Path) -> None:
+    """Each is answered under its own request, after its own turn; what waits when it is cancelled is taken back."""
+    first = Served(when="first", deltas=("one ", "and a half"), pause_after=1)
+    async with ModelServer(Script((first,), then="last")) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew) as editor:
+            session = await editor.new()
+            answers = [await editor.prompting(session, "first")]
+            await editor.sees(session, "one ")
+            answers += [await editor.prompting(session, text) for text in ("second", "third")]
+            await editor.call("session/list")  # what came before it was taken
+            assert not any(answer.done() for answer in answers)
+            server.go_on()
+            assert [(await editor.result(a))["stopReason"] for a in answers] == ["end_turn"] * 3
+            order = [f["id"] for f in editor.frames if f.get("result", {}).get("stopReason")]
+            assert order == sorted(order)
+    said = [m["content"] for m in msgspec.json.decode(server.requests[-1])["messages"] if m["role"] == "user"]
+    assert [str(text if isinstance(text, str) else text[0]["text"]).split("\n")[0] for text in said] == [
+        "first", "second", "third",
+    ]  # fmt: skip
+
+
+async def test_cancelling_takes_back_what_waits(tmp_path: Path) -> None:
+    """All prompts are answered, and the one that waited never runs, also not after a restart."""
+    stalled = Served(when="first", deltas=("half",), stalls=True)
+    async with ModelServer(Script((stalled, NEXT), then="last")) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew) as editor:
+            session = await editor.new()
+            first = await editor.prompting(session, "first")
+            await editor.sees(session, "half")
+            second = await editor.prompting(session, "unwanted words")
+            await editor.call("session/list")
+            await editor.tell("session/cancel", sessionId=session)
+            for answer in (first, second):
+                assert await editor.result(answer) == {"stopReason": "cancelled"}
+            await editor.leave()
+        async with Editor(clew) as editor:
+            shown = [u["content"]["text"] for u in await editor.load(session)]
+            assert shown == ["first", "half"]
+            assert await editor.prompt(session, "next") == "end_turn"
+    assert b"unwanted" not in b"".join(server.requests)
+
+
+async def test_twenty_sessions_at_once_stay_apart(tmp_path: Path) -> None:
+    """Each hears its own words only."""
+    async with ModelServer(echo) as server:
+        async with Editor(CommandLine(tmp_path / "home", server.base_url)) as editor:
+            sessions = [await editor.new() for _ in range(20)]
+            answers = [await editor.prompting(session, f"marker {session}") for session in sessions]
+            for answer in answers:
+                assert await editor.result(answer) == {"stopReason": "end_turn"}
+            for session in sessions:
+                assert editor.said(session) == f"echo: marker {session}"
+
+
+async def test_commands_are_durable(tmp_path: Path) -> None:
+    """/undo, /retry and /new over the editor hold in the next process, loaded under the id that the editor knows."""
+    async with ModelServer(echo) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew) as editor:
+            session = await editor.new()
+            for text in ("keep", "regret", "/undo", "again", "/retry"):
+                assert await editor.prompt(session, text) == "end_turn"
+            await editor.prompt(session, "/title A name")
+            assert {"sessionUpdate": "session_info_update", "title": "A name"} in editor.updates(session)
+            await editor.prompt(session, "/nonsense")
+            assert "There is no command /nonsense" in editor.said(session)
+            await editor.leave()
+        async with Editor(clew) as editor:
+            shown = [u["content"]["text"] for u in await editor.load(session)]
+            assert shown == ["keep", "echo: keep", "again", "echo: again"]
+            assert await editor.prompt(session, "/new") == "end_turn"
+            assert await editor.prompt(session, "afresh") == "end_turn"
+            await editor.leave()
+        async with Editor(clew) as editor:
+            assert [u["content"]["text"] for u in await editor.load(session)] == ["afresh", "echo: afresh"]
+            [listed] = [
+                s for s in (await editor.call("session/list"))["sessions"] if s["sessionId"] == session
+            ]
+            assert listed["title"] == "afresh"
+        assert "keep" in (await clew.run("sessions", "show", session)).out
+
+
+async def test_modes_models_and_directories_are_kept(tmp_path: Path) -> None:
+    """What was set holds in the next process; a list can be asked for one directory, page by page."""
+    (tmp_path / "elsewhere").mkdir()
+    async with ModelServer(echo, models=("scripted-model", "other-model")) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew) as editor:
+            session = await editor.new()
+            await editor.call("session/set_mode", sessionId=session, modeId="accept-edits")
+            found = await editor.call(
+                "session/set_config_option", sessionId=session, configId="model", value="other-model"
+            )
+            values = {option["id"]: option["currentValue"] for option in found["configOptions"]}
+            assert values == {"mode": "accept-edits", "model": "other-model"}
+            kinds = [u["sessionUpdate"] for u in editor.updates(session)]
+            assert "current_mode_update" in kinds
+            await editor.prompt(session, "hi")
+            fork = (await editor.call("session/fork", sessionId=session, cwd=str(clew.cwd), mcpServers=[]))[
+                "sessionId"
+            ]
+            await editor.leave()
+        assert msgspec.json.decode(server.requests[-1])["model"] == "other-model"
+        async with Editor(clew) as editor:
+            await editor.hello()
+            resumed = await editor.call("session/resume", sessionId=session, cwd=str(tmp_path / "elsewhere"))
+            assert resumed["modes"]["currentModeId"] == "accept-edits"
+            assert editor.said(session) == ""
+            assert [u["content"]["text"] for u in await editor.load(fork)] == ["hi", "echo: hi"]
+            there = await editor.call("session/list", cwd=str(tmp_path / "elsewhere"))
+            assert [s["sessionId"] for s in there["sessions"]] == [session]
+            for _ in range(55):
+                await editor.new()
+            first = await editor.call("session/list")
+            second = await editor.call("session/list", cursor=first["nextCursor"])
+            ids = [s["sessionId"] for page in (first, second) for s in page["sessions"]]
+            assert len(ids) == len(set(ids)) == 57
+            with pytest.raises(Refused):
+                await editor.call("session/list", cursor="bogus")
+
+
+class Buffers:
+    """An editor's files: what is typed and not saved."""
+
+    def __init__(self, **texts: str) -> None:
+        self.texts = texts
+
+    async def __call__(self, method: str, params: Frame) -> Any:
+        name = Path(params.get("path", "")).name
+        if method == "fs/read_text_file":
+            return (
+                {"content": self.texts[name]}
+                if name in self.texts
+                else {"error": {"code": -32002, "message": "no"}}
+            )
+        if method == "fs/write_text_file":
+            self.texts[name] = params["content"]
+            return {}
+        return {"outcome": {"outcome": "selected", "optionId": "once"}}
+
+
+async def test_text_is_read_and_written_in_the_editor(tmp_path: Path) -> None:
+    """Unsaved words are seen and changed there; nothing is written to the disk behind the editor's back."""
+    (tmp_path / "note.txt").write_text("saved\n")
+    buffers = Buffers(**{"note.txt": "typed, not saved\n"})
+    async with ModelServer(echo) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        capabilities = {"fs": {"readTextFile": True, "writeTextFile": True}}
+        async with Editor(clew, asked=buffers, capabilities=capabilities) as editor:
+            session = await editor.new()
+            await editor.prompt(session, 'go\nCALL_TOOL read {"path": "note.txt"}')
+            assert "typed, not saved" in editor.said(session)
+            edit = {"path": "note.txt", "old_text": "typed", "new_text": "changed"}
+            await editor.prompt(session, f"go\nCALL_TOOL edit {json.dumps(edit)}")
+            await editor.prompt(session, 'go\nCALL_TOOL write {"path": "new.txt", "text": "made"}')
+            await editor.prompt(session, 'go\nCALL_TOOL read {"path": "absent.txt"}')
+            assert "the editor says: no" in editor.said(session)
+            diffs = [part for u in editor.updates(session) if u["sessionUpdate"] == "tool_call"
+                     for part in u.get("content", ()) if part["type"] == "diff"]  # fmt: skip
+    assert buffers.texts == {"note.txt": "changed, not saved\n", "new.txt": "made"}
+    assert (tmp_path / "note.txt").read_text() == "saved\n"
+    assert not (tmp_path / "new.txt").exists()
+    assert diffs[0] == {
+        "type": "diff",
+        "path": str(tmp_path / "note.txt"),
+        "oldText": "typed",
+        "newText": "changed",
+    }
+
+
+def servers(who: str, program: str = "") -> list[Frame]:
+    arguments = [
+        str(Path(__file__).parents[1] / "integration" / "mcp_program.py"),
+        *([program] if program else []),
+    ]
+    return [
+        {
+            "name": "probe",
+            "command": sys.executable,
+            "args": arguments,
+            "env": [{"name": "WHO", "value": who}],
+        }
+    ]
+
+
+async def test_tool_servers_belong_to_their_session(tmp_path: Path) -> None:
+    """Two of the same name are two; each ends with its session, and with the editor; one that is broken costs its tools."""
+    async with ModelServer(echo) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew, environ=ALL_ALLOWED) as editor:
+            sessions = {who: await editor.new(mcpServers=servers(who)) for who in ("anna", "bert")}
+            pids = []
+            for who, session in sessions.items():
+                await editor.prompt(session, 'go\nCALL_TOOL probe__look {"name": "WHO"}')
+                assert editor.said(session) == f"the tool said: {who}"
+                await editor.prompt(session, "go\nCALL_TOOL probe__pid {}")
+                pids.append(int(editor.said(session).rpartition(" ")[2]))
+            await editor.call("session/close", sessionId=sessions["anna"])
+            assert [lives(pid) for pid in pids] == [False, True]
+            broken = await editor.new(mcpServers=servers("carl", "broken"))
+            assert await editor.prompt(broken, "hello") == "end_turn"
+            assert "the database is missing" in editor.said(broken, "agent_thought_chunk")
+            for wrong in (
+                {"name": "x", "type": "sse", "url": "http://127.0.0.1:1", "headers": []},
+                {"name": "x"},
+            ):
+                with pytest.raises(Refused):
+                    await editor.new(mcpServers=[wrong])
+            assert await editor.leave() == 0
+        assert [lives(pid) for pid in pids] == [False, False]
+
+
+async def test_a_prompt_of_images_and_files(tmp_path: Path) -> None:
+    """A picture reaches the model, a mentioned file stands as a link, its content is attached; loading shows all of it."""
+    picture = (
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    )
+    blocks = [
+        {"type": "text", "text": "look at "},
+        {"type": "resource_link", "name": "a.py", "uri": "file:///x/a.py"},
+        {"type": "resource", "resource": {"uri": "file:///x/b.txt", "text": "inside of b"}},
+        {"type": "image", "mimeType": "image/png", "data": picture},
+    ]
+    async with ModelServer([Served(text="seen")]) as server:
+        async with Editor(CommandLine(tmp_path / "home", server.base_url)) as editor:
+            session = await editor.new()
+            await editor.call("session/prompt", sessionId=session, prompt=blocks)
+            shown = [
+                u["content"] for u in await editor.load(session) if u["sessionUpdate"] == "user_message_chunk"
+            ]
+            for wrong in ([], [{"type": "text", "text": " "}], [{"type": "audio", "mimeType": "audio/wav", "data": ""}],
+                          [{"type": "image", "mimeType": "image/png", "data": "!"}]):  # fmt: skip
+                with pytest.raises(Refused):
+                    await editor.call("session/prompt", sessionId=session, prompt=wrong)
+    request = server.requests[0]
+    assert b"look at [@a.py](file:///x/a.py)[@b.txt](file:///x/b.txt)" in request
+    assert b"inside of b" in request
+    assert picture.encode() in request
+    assert [block["type"] for block in shown] == ["text", "resource", "image"]
+    assert shown[1]["resource"] == {"uri": "file:///x/b.txt", "mimeType": "text/plain", "text": "inside of b"}
+
+
+async def test_the_editor_leaves_in_mid_turn(tmp_path: Path) -> None:
+    """What had been shown is kept, and said to be cut off; the process ends by itself."""
+    async with ModelServer([Served(deltas=("half",), stalls=True)]) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew) as editor:
+            session = await editor.new()
+            await editor.prompting(session, "go")
+            await editor.sees(session, "half")
+            assert await editor.leave() == 0
+        await server.was_abandoned()
+        async with Editor(clew) as editor:
+            assert [u["content"]["text"] for u in await editor.load(session)] == ["go", "half"]
+
+
+async def test_sigterm_ends_it_like_leaving(tmp_path: Path) -> None:
+    """The turn's end is on disk."""
+    async with ModelServer([Served(deltas=("half",), stalls=True)]) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew) as editor:
+            session = await editor.new()
+            await editor.prompting(session, "go")
+            await editor.sees(session, "half")
+            editor.process.send_signal(signal.SIGTERM)
+            await editor.process.wait()
+        assert (await clew.run("run", "-s", session, "/why")).out.count("half") <= 1
+        async with Editor(clew) as editor:
+            assert [u["content"]["text"] for u in await editor.load(session)] == ["go", "half"]
+
+
+async def test_the_package_is_replaced_while_it_runs(tmp_path: Path) -> None:
+    """The next prompt is refused with the reason and not kept, so that sending it again is not doubling it; code 75."""
+    package = Package(tmp_path)
+    async with ModelServer(echo) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew, environ=package.environ) as editor:
+            session = await editor.new()
+            assert await editor.prompt(session, "one") == "end_turn"
+            await asyncio.to_thread(package.replaced)
+            with pytest.raises(Refused, match=UPDATED):
+                await editor.prompt(session, "two")
+            assert await editor.process.wait() == RESTART
+        await asyncio.to_thread(package.put_back)
+        async with Editor(clew, environ=package.environ) as editor:
+            assert [u["content"]["text"] for u in await editor.load(session)] == ["one", "echo: one"]
+            assert await editor.prompt(session, "two") == "end_turn"
+            assert editor.said(session).count("echo: two") == 1
+
+
+async def test_the_ledger_is_migrated_in_mid_turn(tmp_path: Path) -> None:
+    """The prompt is answered with the reason, and the process ends with code 75."""
+    async with ModelServer([Served(deltas=("half",), stalls=True)]) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew, environ={"CLEW__TURN__LEASE_SECONDS": "1"}) as editor:
+            session = await editor.new()
+            answer = await editor.prompting(session, "go")
+            await editor.sees(session, "half")
+            await asyncio.to_thread(migrated, clew.home, +1)
+            with pytest.raises(Refused, match=r"newer Clew|updated"):
+                await editor.result(answer)
+            assert await editor.process.wait() == RESTART
