@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -111,50 +111,53 @@ async def assert_one_summary(ledger: Ledger, handle: Handle, said: list[str]) ->
     await check(ledger, LOCAL, session)
 
 
-async def test_eight_processes_released_together(tmp_path: Path, ledger: Ledger) -> None:
-    """Once for each pair of triggers, while somebody goes on talking; two of the clocks are an hour off."""
-    async with programs(tmp_path, *[0.0] * (AT_ONCE - 2), 3600, -3600) as children:
-        for number, pair in enumerate(combinations_with_replacement(Trigger, 2), 1):
-            handle = await full(ledger, number)
-            asked = [
-                asyncio.create_task(child.ask(handle.session, pair[n % 2]))
-                for n, child in enumerate(children)
-            ]
-            said = [m.text for m in await ledger.path(LOCAL, handle.session)]
-            while not all(task.done() for task in asked):
-                words = f"meanwhile {len(said)}"
-                talk = Append(messages=(user(words, actor=LOCAL),), turn=turn_after(handle))
-                handle = await do(ledger, handle, actor=LOCAL, fence=as_holder(handle), op=talk)
-                said.append(words)
-                await asyncio.wait(asked, timeout=0.01)
-            outcomes = [task.result() for task in asked]
-            assert outcomes.count("made") == 1, outcomes
-            assert set(outcomes) <= {"made", "adopted", "elsewhere"}, outcomes
-            await assert_one_summary(ledger, handle, said)
+Asking = Callable[[int, SessionId, Trigger], Coroutine[None, None, str]]
+"""The n-th of eight is asked to compact a session, and says what came of it."""
+PAIRS = tuple(combinations_with_replacement(Trigger, 2))
 
 
-async def test_eight_threads_released_together(tmp_path: Path, ledger: Ledger) -> None:
-    """Each with its own loop and its own connection to the file."""
-
-    def in_thread(session: SessionId, number: int) -> str:
-        async def run() -> str:
-            owners = OwnerLocks(tmp_path / "run", f"thread{number:02}")
-            own = await open_ledger(tmp_path, HandClock())
-            try:
-                return await compacted(maker(own, owners, 0), session, list(Trigger)[number % len(Trigger)])
-            finally:
-                await own.close()
-                owners.close()
-
-        return asyncio.run(run())
-
-    handle = await full(ledger, 1)
+async def assert_one_comes_of_eight(ledger: Ledger, number: int, ask: Asking) -> None:
+    """Released together, by a pair of triggers, while somebody goes on talking."""
+    pair = PAIRS[number - 1]
+    handle = await full(ledger, number)
+    asked = [asyncio.create_task(ask(n, handle.session, pair[n % 2])) for n in range(AT_ONCE)]
     said = [m.text for m in await ledger.path(LOCAL, handle.session)]
-    threads = [asyncio.to_thread(in_thread, handle.session, n) for n in range(AT_ONCE)]
-    outcomes = await asyncio.gather(*threads)
+    while not all(task.done() for task in asked):
+        words = f"meanwhile {len(said)}"
+        talk = Append(messages=(user(words, actor=LOCAL),), turn=turn_after(handle))
+        handle = await do(ledger, handle, actor=LOCAL, fence=as_holder(handle), op=talk)
+        said.append(words)
+        await asyncio.wait(asked, timeout=0.01)
+    outcomes = [task.result() for task in asked]
     assert outcomes.count("made") == 1, outcomes
     assert set(outcomes) <= {"made", "adopted", "elsewhere"}, outcomes
     await assert_one_summary(ledger, handle, said)
+
+
+async def test_eight_processes_released_together(tmp_path: Path, ledger: Ledger) -> None:
+    """Once for each pair of triggers; two of the clocks are an hour off."""
+    async with programs(tmp_path, *[0.0] * (AT_ONCE - 2), 3600, -3600) as children:
+        for number in range(1, len(PAIRS) + 1):
+            await assert_one_comes_of_eight(ledger, number, lambda n, *asked: children[n].ask(*asked))
+
+
+async def test_eight_threads_released_together(tmp_path: Path, ledger: Ledger) -> None:
+    """Once for each pair of triggers; each thread has its own loop and its own connection to the file."""
+
+    async def compacting(n: int, session: SessionId, trigger: Trigger) -> str:
+        owners = OwnerLocks(tmp_path / "run", f"thread{n:02}")
+        own = await open_ledger(tmp_path, HandClock())
+        try:
+            return await compacted(maker(own, owners, 0), session, trigger)
+        finally:
+            await own.close()
+            owners.close()
+
+    async def in_thread(n: int, session: SessionId, trigger: Trigger) -> str:
+        return await asyncio.to_thread(lambda: asyncio.run(compacting(n, session, trigger)))
+
+    for number in range(1, len(PAIRS) + 1):
+        await assert_one_comes_of_eight(ledger, number, in_thread)
 
 
 @pytest.mark.parametrize("offset", [-3600, 0, 3600])
