@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -143,6 +144,121 @@ async def test_prompts_have_their_turns_one_after_the_other(tmp_path: Path) -> N
     assert [str(text if isinstance(text, str) else text[0]["text"]).split("\n")[0] for text in said] == [
         "first", "second", "third",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["setting", "command"])
+async def test_a_prompt_that_joins_is_answered_with_the_turn_it_joined(tmp_path: Path, way: str) -> None:
+    """It is in the next request of that turn, after the running tool; neither prompt is answered before the turn's end."""
+    os.mkfifo(tmp_path / "gate")
+    tool = Served(when="go", calls=(ServedCall(name="shell", arguments={"command": "cat gate"}),))
+    async with ModelServer(Script((tool, Served(when="also this", text="both")))) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        environ = {**ALL_ALLOWED, "CLEW__TURN__BUSY": "steer" if way == "setting" else "queue"}
+        async with Editor(clew, environ=environ) as editor:
+            session = await editor.new()
+            first = await editor.prompting(session, "go")
+            await editor.until(is_running)
+            second = await editor.prompting(session, "also this" if way == "setting" else "/steer also this")
+            await editor.call("session/list")
+            assert not first.done()
+            await asyncio.to_thread((tmp_path / "gate").write_text, "open")
+            assert [await editor.result(a) for a in (first, second)] == [{"stopReason": "end_turn"}] * 2
+            assert editor.said(session).endswith("both")
+    assert len(server.requests) == 2
+
+
+async def test_a_prompt_that_cuts_is_next(tmp_path: Path) -> None:
+    """The turn it cut is answered as cancelled, with what it had shown; then its own runs."""
+    stalled = Served(when="go", deltas=("half",), stalls=True)
+    async with ModelServer(Script((stalled, Served(when="instead", text="the other")))) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew, environ={"CLEW__TURN__BUSY": "interrupt"}) as editor:
+            session = await editor.new()
+            first = await editor.prompting(session, "go")
+            await editor.sees(session, "half")
+            second = await editor.prompting(session, "instead")
+            assert await editor.result(first) == {"stopReason": "cancelled"}
+            assert await editor.result(second) == {"stopReason": "end_turn"}
+            shown = [u["content"]["text"] for u in await editor.load(session)]
+    assert shown == ["go", "half", "instead", "the other"]
+
+
+async def test_two_editors_have_one_session(tmp_path: Path) -> None:
+    """A prompt of the second waits for the first one's turn; both loads show the same, once."""
+    slow = Served(when="go", deltas=("one ", "and a half"), pause_after=1)
+    async with ModelServer(Script((slow, NEXT))) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew) as editor, Editor(clew) as other:
+            session = await editor.new()
+            first = await editor.prompting(session, "go")
+            await editor.sees(session, "one ")
+            assert [u["content"]["text"] for u in await other.load(session)] == ["go"]
+            second = await other.prompting(session, "next")
+            await other.call("session/list")
+            server.go_on()
+            assert await editor.result(first) == {"stopReason": "end_turn"}
+            assert await other.result(second) == {"stopReason": "end_turn"}
+            assert await editor.load(session) == await other.load(session)
+            assert [u["content"]["text"] for u in await editor.load(session)] == [
+                "go", "one and a half", "next", "as if nothing had been",
+            ]  # fmt: skip
+
+
+async def test_a_turn_that_is_stopped_in_the_terminal(tmp_path: Path) -> None:
+    """The editor's prompt is answered as cancelled, and what was shown is kept."""
+    async with ModelServer(Script((Served(when="go", deltas=("half",), stalls=True), NEXT))) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew) as editor:
+            session = await editor.new()
+            answer = await editor.prompting(session, "go")
+            await editor.sees(session, "half")
+            assert "Stopped" in (await clew.run("run", "-s", session, "/stop")).out
+            assert await editor.result(answer) == {"stopReason": "cancelled"}
+            assert await editor.prompt(session, "next") == "end_turn"
+
+
+async def test_a_question_nobody_answers_ends_in_time(tmp_path: Path) -> None:
+    """The turn gives up waiting when the question expires, says what waits, and the next prompt works."""
+    async with ModelServer(Script((SHELL, NEXT))) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew, asked=never, environ={"CLEW__APPROVAL__EXPIRES_SECONDS": "1"}) as editor:
+            session = await editor.new()
+            assert await editor.prompt(session, "go") == "end_turn"
+            assert "waits for a decision" in editor.said(session)
+            assert await editor.prompt(session, "next") == "end_turn"
+
+
+async def test_without_a_model_it_says_what_to_do(tmp_path: Path) -> None:
+    """An error that editors know how to show; the setup is offered to those that can run it; nothing was stored."""
+    clew = CommandLine(tmp_path / "home")
+    async with Editor(clew, capabilities={"auth": {"terminal": True}}) as editor:
+        hello = await editor.hello()
+        assert [(m["type"], m["args"]) for m in hello["authMethods"]] == [("terminal", ["--setup"])]
+        session = await editor.new()
+        with pytest.raises(Refused) as refused:
+            await editor.prompt(session, "hello")
+        assert refused.value.code == -32000
+        assert "clew setup" in str(refused.value)
+        assert await editor.load(session) == []
+    filed = await clew.run("acp", stdin=b"")
+    assert filed.code == 0
+
+
+async def test_a_session_is_closed_or_deleted_while_it_works(tmp_path: Path) -> None:
+    """The prompt ends as cancelled first; a closed one can be loaded again, a deleted one is gone."""
+    async with ModelServer(lambda _: Served(deltas=("half",), stalls=True)) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew) as editor:
+            session = await editor.new()
+            for method in ("session/close", "session/delete"):
+                answer = await editor.prompting(session, "go")
+                await until(lambda: len(server.requests) > 0 and server.open > 0)
+                await editor.call(method, sessionId=session)
+                assert await editor.result(answer) == {"stopReason": "cancelled"}
+                if method == "session/close":
+                    assert len(await editor.load(session)) >= 1
+            with pytest.raises(Refused):
+                await editor.load(session)
 
 
 async def test_cancelling_takes_back_what_waits(tmp_path: Path) -> None:
