@@ -41,6 +41,11 @@ ASKED: Final = {
     "session/request_permission": "RequestPermissionRequest",
     "fs/read_text_file": "ReadTextFileRequest",
     "fs/write_text_file": "WriteTextFileRequest",
+    "terminal/create": "CreateTerminalRequest",
+    "terminal/wait_for_exit": "WaitForTerminalExitRequest",
+    "terminal/output": "TerminalOutputRequest",
+    "terminal/kill": "KillTerminalRequest",
+    "terminal/release": "ReleaseTerminalRequest",
     "$/cancel_request": "CancelRequestNotification",
 }
 
@@ -241,3 +246,8 @@ def chosen(option: str) -> Callable[[str, Frame], Awaitable[Any]]:
         return {"error": {"code": -32601, "message": f"no {method}"}}
 
     return asked
+
+
+def call_of(name: str, **arguments: object) -> str:
+    """A prompt to which the echoing model answers with this call."""
+    return f"please\nCALL_TOOL {name} {json.dumps(arguments)}"

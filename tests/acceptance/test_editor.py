@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -13,7 +12,7 @@ import pytest
 
 from clew.testing.command_line import CommandLine
 from clew.testing.model_server import ModelServer, Script, Served, ServedCall, echo
-from tests.acceptance.editing import Editor, Refused, chosen
+from tests.acceptance.editing import Editor, Refused, call_of, chosen
 
 pytestmark = pytest.mark.anyio
 ALL_ALLOWED = {"CLEW__APPROVAL__MODE": "all"}
@@ -33,10 +32,6 @@ async def server() -> AsyncIterator[ModelServer]:
 @pytest.fixture
 def clew(tmp_path: Path, server: ModelServer) -> CommandLine:
     return CommandLine(tmp_path / "home", server.base_url)
-
-
-def call_of(name: str, **arguments: object) -> str:
-    return f"please\nCALL_TOOL {name} {json.dumps(arguments)}"
 
 
 async def test_a_session_is_the_same_everywhere(clew: CommandLine) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 from clew.testing.command_line import CommandLine
 from clew.testing.model_server import ModelServer, Script, Served, ServedCall, echo
-from tests.acceptance.editing import Editor, Frame, Refused, chosen
+from tests.acceptance.editing import Editor, Frame, Refused, call_of, chosen
 from tests.acceptance.test_version_skew import RESTART, UPDATED, Package, migrated
 from tests.unit.tools.bench import lives
 
@@ -240,8 +241,24 @@ async def test_without_a_model_it_says_what_to_do(tmp_path: Path) -> None:
         assert refused.value.code == -32000
         assert "clew setup" in str(refused.value)
         assert await editor.load(session) == []
-    filed = await clew.run("acp", stdin=b"")
-    assert filed.code == 0
+    assert (await clew.run("acp", stdin=b"")).code == 0
+
+
+def test_a_file_is_no_editor(tmp_path: Path) -> None:
+    """A sentence, not a traceback; nothing is written."""
+    clew = CommandLine(tmp_path / "home")
+    with Path(os.devnull).open("rb") as nothing, (tmp_path / "out").open("wb") as out:
+        ran = subprocess.run(
+            [sys.executable, "-m", "clew", "acp"],
+            env=clew.environ,
+            stdin=nothing,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert ran.returncode == 1
+    assert b"speaks through pipes" in ran.stderr
+    assert b"inside Clew" not in ran.stderr
 
 
 async def test_a_session_is_closed_or_deleted_while_it_works(tmp_path: Path) -> None:
@@ -409,6 +426,87 @@ async def test_text_is_read_and_written_in_the_editor(tmp_path: Path) -> None:
         "oldText": "typed",
         "newText": "changed",
     }
+
+
+class Terminal:
+    """An editor's terminals: real processes, whose output is kept."""
+
+    def __init__(self) -> None:
+        self.made: list[Frame] = []
+        self.released: list[str] = []
+        self._processes: list[asyncio.subprocess.Process] = []
+
+    async def __call__(self, method: str, params: Frame) -> Any:
+        match method:
+            case "terminal/create":
+                self.made.append(params)
+                environ = {**os.environ, **{each["name"]: each["value"] for each in params["env"]}}
+                started = await asyncio.create_subprocess_exec(
+                    params["command"], *params["args"], cwd=params["cwd"], env=environ,
+                    stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+                self._processes.append(started)
+                return {"terminalId": f"terminal-{len(self._processes) - 1}"}
+            case "terminal/wait_for_exit":
+                return {"exitCode": max(0, await self._of(params).wait())}
+            case "terminal/output":
+                process = self._of(params)
+                assert process.stdout is not None
+                text = (await process.stdout.read()).decode()
+                return {"output": text, "truncated": False, "exitStatus": {"exitCode": process.returncode}}
+            case "terminal/kill":
+                os.killpg(self._of(params).pid, signal.SIGKILL)
+                return {}
+            case "terminal/release":
+                if self._of(params).returncode is None:
+                    os.killpg(self._of(params).pid, signal.SIGKILL)
+                self.released.append(params["terminalId"])
+                return {}
+            case _:
+                return {"outcome": {"outcome": "selected", "optionId": "once"}}
+
+    def _of(self, params: Frame) -> asyncio.subprocess.Process:
+        return self._processes[int(params["terminalId"].rpartition("-")[2])]
+
+
+async def test_commands_run_in_the_editors_terminals(tmp_path: Path) -> None:
+    """Shown where the call is, kept in the ledger; the directory is kept from one to the next; cancelling ends them."""
+    (tmp_path / "inner").mkdir()
+    terminal = Terminal()
+    async with ModelServer(echo) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew, asked=terminal, capabilities={"terminal": True}) as editor:
+            session = await editor.new()
+            await editor.prompt(session, call_of("shell", command="cd inner; echo $PAGER; exit 3"))
+            assert (
+                editor.said(session)
+                == f"the tool said: [failed] cat\n[exit code 3]\n[now in {tmp_path}/inner]"
+            )
+            await editor.prompt(session, call_of("shell", command="touch made"))
+            assert (tmp_path / "inner" / "made").exists()
+            parts = [
+                u["content"]
+                for u in editor.updates(session)
+                if u["sessionUpdate"] == "tool_call_update" and "content" in u
+            ]
+            assert parts[0] == parts[1] == [{"type": "terminal", "terminalId": "terminal-0"}]
+            answer = await editor.prompting(session, call_of("shell", command="echo $$ > pid; sleep 1000"))
+            await until(
+                lambda: (
+                    (tmp_path / "inner" / "pid").exists() and (tmp_path / "inner" / "pid").read_text() != ""
+                )
+            )
+            await editor.tell("session/cancel", sessionId=session)
+            assert await editor.result(answer) == {"stopReason": "cancelled"}
+            await until(lambda: not lives(int((tmp_path / "inner" / "pid").read_text())))
+            loaded = [u for u in await editor.load(session) if u["sessionUpdate"] == "tool_call_update"]
+            assert loaded[0]["rawOutput"]["text"].startswith("cat")
+    assert [each["cwd"] for each in terminal.made] == [
+        str(tmp_path),
+        str(tmp_path / "inner"),
+        str(tmp_path / "inner"),
+    ]
+    assert len(terminal.released) == 3
 
 
 def servers(who: str, program: str = "") -> list[Frame]:

@@ -94,6 +94,7 @@ class SettingsToolmaker:
             web_search=self._web_search(),
             ledger=self._ledger,
             files=self._surroundings.files,
+            terminals=self._surroundings.terminals,
             hidden_variables=self._hidden(),
         )
         return OpenedTools(LocalToolbox(options, self._groups), await self._servers())

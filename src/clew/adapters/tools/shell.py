@@ -20,9 +20,10 @@ from clew.adapters.tools.bounded import BoundedOutput
 from clew.adapters.tools.commands import DRAIN_SECONDS, Command, Origin, how_it_ended
 from clew.adapters.tools.declared import DeclaredTool, ToolFailed
 from clew.adapters.tools.processes import BackgroundProcesses
+from clew.adapters.tools.terminals import result_of, run_in_terminal
 from clew.domain.conversation.messages import Status
 from clew.domain.tools.spec import Effect, ToolResult
-from clew.runtime.ports.tools import ToolContext
+from clew.runtime.ports.tools import Terminals, ToolContext
 
 SECONDS_DEFAULT: Final = 120
 SECONDS_MAX: Final = 600
@@ -76,6 +77,7 @@ class Shell(msgspec.Struct, frozen=True, kw_only=True):
     processes: BackgroundProcesses
     origin: Origin
     output_bytes: int
+    terminals: Terminals | None = None
 
 
 def shell_tool(base: Path, shell: Shell) -> DeclaredTool[ShellArguments]:
@@ -118,13 +120,25 @@ async def _start(shell: Shell, arguments: ShellArguments, context: ToolContext) 
 async def _run(shell: Shell, arguments: ShellArguments, context: ToolContext) -> ToolResult:
     before = shell.state.directory(context.cwd)
     note = shell.state.new_note()
-    command = await Command.start(_telling_directory(arguments.command, note), before, shell.origin)
+    script = _telling_directory(arguments.command, note)
+    if shell.terminals is not None:
+        end = await run_in_terminal(
+            shell.terminals, script, before, shell.origin, context,
+            seconds_max=arguments.timeout_seconds, output_bytes=shell.output_bytes,
+        )  # fmt: skip
+        return result_of(end, arguments.timeout_seconds, _moved(shell, context, before, note))
+    command = await Command.start(script, before, shell.origin)
     output = BoundedOutput(shell.output_bytes)
     sink = _sink(output, context.progress, shell.output_bytes)
     ending = await _attend(command, sink, arguments.timeout_seconds)
+    return _result(output, ending, moved=_moved(shell, context, before, note))
+
+
+def _moved(shell: Shell, context: ToolContext, before: Path, note: Path) -> Path | None:
+    """Where the command has left the shell, if that is somewhere else."""
     after = _read_note(note) or before
     shell.state.move(context.cwd, after)
-    return _result(output, ending, moved=after if after != before else None)
+    return after if after != before else None
 
 
 def _telling_directory(command: str, note: Path) -> str:

@@ -24,7 +24,7 @@ from clew.adapters.tools.uninterrupted import to_the_end
 from clew.adapters.tools.web import WebReader, web_fetch_tool
 from clew.adapters.tools.web_search import WebSearch, web_search_tool
 from clew.runtime.ports.ledger import Ledger
-from clew.runtime.ports.tools import TextFiles, Tool
+from clew.runtime.ports.tools import Terminals, TextFiles, Tool
 
 OUR_KEYS: Final = frozenset({"CLEW_API_KEY", "CLEW_DATABASE_URL"})
 
@@ -41,6 +41,8 @@ class ToolboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Ledger | None = None
     files: TextFiles | None = None
     """Where text files are read and written, if not on the disk: in an editor."""
+    terminals: Terminals | None = None
+    """Where commands are run, if not by ourselves: in an editor. Those in the background are ours all the same."""
     hidden_variables: frozenset[str] = OUR_KEYS
     """Variables of our environment that hold keys, which commands do not get to see."""
 
@@ -58,7 +60,13 @@ class LocalToolbox:
 
     def _built(self, options: ToolboxOptions) -> list[DeclaredTool[Any]]:
         base, size, writing = options.cwd, options.tool_output_bytes, asyncio.Lock()
-        shell = Shell(state=self._state, processes=self.processes, origin=self._origin, output_bytes=size)
+        shell = Shell(
+            state=self._state,
+            processes=self.processes,
+            origin=self._origin,
+            output_bytes=size,
+            terminals=options.terminals,
+        )
         tools: list[DeclaredTool[Any]] = [
             read_tool(base, size, options.files),
             write_tool(base, writing, options.files),

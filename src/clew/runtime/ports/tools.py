@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -58,11 +58,40 @@ class TextFiles(Protocol):
     async def write(self, path: Path, text: str) -> None: ...
 
 
+class TerminalEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How a command in a terminal ended, and what it printed: the end of it, if it was `truncated`."""
+
+    output: str
+    truncated: bool = False
+    exit_code: int | None = None
+    signal: str | None = None
+    timed_out: bool = False
+
+
+class Terminals(Protocol):
+    """Terminals of an editor, in which a person sees a command run."""
+
+    async def run(
+        self,
+        call: CallId,
+        command: Sequence[str],
+        directory: Path,
+        environ: Mapping[str, str],
+        *,
+        seconds_max: float,
+        output_bytes: int,
+    ) -> TerminalEnd:
+        """Runs a command to its end, or ends it after `seconds_max`, or when cancelled. `environ` is added to the
+        editor's own. Raises OSError."""
+        ...
+
+
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What an editor adds to the tools of one session."""
 
     servers: tuple[ToolServer, ...] = ()
     files: TextFiles | None = None
+    terminals: Terminals | None = None
 
 
 class Toolbox(Protocol):

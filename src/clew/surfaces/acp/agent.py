@@ -345,7 +345,9 @@ class Agent:
         """The services of one session: the editor's tool servers and files, instructions of all its directories."""
         directories = [_directory(path) for path in request.additional_directories or ()]
         servers = tuple(_server(server) for server in request.mcp_servers or ())
-        surroundings = Surroundings(servers=servers, files=self._editor.files(number))
+        surroundings = Surroundings(
+            servers=servers, files=self._editor.files(number), terminals=self._editor.terminals(number)
+        )
         return msgspec.structs.replace(
             self._services,
             toolmaker=self._services.toolmaker.within(surroundings),

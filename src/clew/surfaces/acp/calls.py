@@ -103,8 +103,10 @@ class ShownCall:
             content=self.parts or None, locations=self.locations, raw_input=self._raw,
         )  # fmt: skip
 
-    def ended(self, status: Status, text: str) -> ToolCallUpdateSent:
-        parts = [*self.parts, *([_text(text)] if text else [])]
+    def ended(self, status: Status, text: str, terminal: str | None = None) -> ToolCallUpdateSent:
+        """`terminal` shows already what the text says."""
+        shown: Part = _text(text) if terminal is None else TerminalPart(terminal_id=terminal)
+        parts = [*self.parts, *([shown] if text else [])]
         return ToolCallUpdateSent(
             tool_call_id=self.call,
             status="completed" if status == Status.OK else "failed",
@@ -115,6 +117,11 @@ class ShownCall:
 
 def running(call: str) -> ToolCallUpdateSent:
     return ToolCallUpdateSent(tool_call_id=call, status="in_progress")
+
+
+def shown_in_terminal(call: str, terminal: str) -> ToolCallUpdateSent:
+    parts: list[Part] = [TerminalPart(terminal_id=terminal)]
+    return ToolCallUpdateSent(tool_call_id=call, status="in_progress", content=parts)
 
 
 def output(call: str, text: str) -> ToolCallUpdateSent:

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
+from clew.domain.conversation.ids import CallId
 from clew.runtime.ports.people import Consent
-from clew.surfaces.acp.calls import ShownCall
+from clew.runtime.ports.tools import TerminalEnd
+from clew.surfaces.acp.calls import ShownCall, shown_in_terminal
 from clew.surfaces.acp.updates import Update
 from clew.wire.acp_types import (
     AgentThoughtChunkSent,
     CancelledOutcome,
     ClientCapabilities,
+    CreateTerminalRequest,
+    CreateTerminalResponse,
+    EnvVariable,
+    KillTerminalResponse,
     NoticeSent,
     PermissionOption,
     ReadTextFileRequest,
     ReadTextFileResponse,
+    ReleaseTerminalResponse,
     RequestPermissionRequest,
     RequestPermissionResponse,
     SessionNotification,
+    TerminalExitStatus,
+    TerminalOutputRequest,
+    TerminalOutputResponse,
     TextBlock,
+    WaitForTerminalExitResponse,
     WriteTextFileRequest,
     WriteTextFileResponse,
 )
@@ -29,6 +40,8 @@ from clew.wire.jsonrpc import RpcError
 from clew.wire.peer import Disconnected, Peer
 
 T = TypeVar("T")
+RELEASE_SECONDS_MAX: Final = 5.0
+"""For the editor to end what runs in a terminal, and let go of it."""
 FILE_SECONDS_MAX: Final = 60.0
 """For the editor to read or write one file."""
 _CHOICES: Final = (
@@ -48,6 +61,8 @@ class Editor:
     def __init__(self, peer: Peer, sent: Callable[[], Awaitable[None]]) -> None:
         self.capabilities = ClientCapabilities()
         self.sent = sent
+        self.shown_in: dict[str, str] = {}
+        """The terminal of each call that runs in one."""
         self._peer = peer
 
     def update(self, session: str, update: Update) -> None:
@@ -76,12 +91,85 @@ class Editor:
         chosen = answer.outcome.option_id
         return Consent(chosen) if chosen in set(Consent) else None
 
+    def terminals(self, session: str) -> EditorTerminals | None:
+        """The editor's terminals, if it has some."""
+        return EditorTerminals(self, self._peer, session) if self.capabilities.terminal else None
+
     def files(self, session: str) -> EditorFiles | None:
         """The editor's files, if it lets us read and write them."""
         fs = self.capabilities.fs
         if fs is None or not (fs.read_text_file and fs.write_text_file):
             return None
         return EditorFiles(self._peer, session)
+
+
+class EditorTerminals:
+    """`Terminals`: what runs in them is shown where the call is."""
+
+    def __init__(self, editor: Editor, peer: Peer, session: str) -> None:
+        self._editor = editor
+        self._peer = peer
+        self._session = session
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def run(
+        self,
+        call: CallId,
+        command: Sequence[str],
+        directory: Path,
+        environ: Mapping[str, str],
+        *,
+        seconds_max: float,
+        output_bytes: int,
+    ) -> TerminalEnd:
+        wanted = CreateTerminalRequest(
+            session_id=self._session, command=command[0], args=[*command[1:]], cwd=str(directory),
+            env=[EnvVariable(name=name, value=value) for name, value in environ.items()],
+            output_byte_limit=output_bytes,
+        )  # fmt: skip
+        try:
+            made = await self._peer.call("terminal/create", wanted, CreateTerminalResponse)
+            self._editor.shown_in[call] = made.terminal_id
+            self._editor.update(self._session, shown_in_terminal(call, made.terminal_id))
+            try:
+                return await self._ended(made.terminal_id, seconds_max)
+            finally:
+                await self._release(made.terminal_id)
+        except RpcError as error:
+            raise OSError(f"The editor says: {error.message}") from error
+        except Disconnected as error:
+            raise OSError("The editor is gone.") from error
+
+    async def _ended(self, terminal: str, seconds_max: float) -> TerminalEnd:
+        named = TerminalOutputRequest(session_id=self._session, terminal_id=terminal)
+        timed_out = False
+        try:
+            async with asyncio.timeout(seconds_max):
+                await self._peer.call("terminal/wait_for_exit", named, WaitForTerminalExitResponse)
+        except TimeoutError:
+            timed_out = True
+            await self._peer.call("terminal/kill", named, KillTerminalResponse)
+        shown = await self._peer.call("terminal/output", named, TerminalOutputResponse)
+        status = shown.exit_status or TerminalExitStatus()
+        return TerminalEnd(
+            output=shown.output, truncated=shown.truncated, exit_code=status.exit_code, signal=status.signal,
+            timed_out=timed_out,
+        )  # fmt: skip
+
+    async def _release(self, terminal: str) -> None:
+        """Ends what still runs in it. Done to the end, also when the call was cancelled."""
+        task = asyncio.create_task(self._released(terminal))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        await asyncio.shield(task)
+
+    async def _released(self, terminal: str) -> None:
+        named = TerminalOutputRequest(session_id=self._session, terminal_id=terminal)
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS_MAX):
+                await self._peer.call("terminal/release", named, ReleaseTerminalResponse)
+        except (RpcError, Disconnected, TimeoutError) as error:
+            self._editor.notice(self._session, f"The editor did not let go of terminal {terminal}: {error!r}")
 
 
 class EditorFiles:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 import sys
 import traceback
 from collections.abc import AsyncIterator
@@ -120,6 +121,9 @@ class Connection:
 
 @asynccontextmanager
 async def _pipes() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Raises OSError where standard input or output is a file: an editor gives pipes."""
+    if any(stat.S_ISREG(os.fstat(number).st_mode) for number in (0, 1)):
+        raise OSError("An editor speaks through pipes; standard input or output is a file here.")
     loop = asyncio.get_running_loop()
     reading, writing = _taken_away()
     reader = asyncio.StreamReader()

@@ -338,7 +338,9 @@ class EditorSession:
 
     # -- what is shown -------------------------------------------------------------------------------------------
     def _live(self) -> LiveTurn:
-        return LiveTurn(self.talk.cwd, self._update, lambda text: self.editor.notice(self.id, text))
+        return LiveTurn(
+            self.talk.cwd, self._update, lambda text: self.editor.notice(self.id, text), self.editor.shown_in
+        )
 
     def _update(self, update: Update) -> None:
         self.editor.update(self.id, update)

@@ -64,12 +64,19 @@ NEVER_ENDED: Final = "No result of this call is stored: whether it took effect i
 
 
 class LiveTurn:
-    """`Watch` for a turn that runs. `noticed` takes what is not part of the answer."""
+    """`Watch` for a turn that runs. `noticed` takes what is not part of the answer; `shown_in` names the terminals of calls."""
 
-    def __init__(self, cwd: Path, send: Callable[[Update], None], noticed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        cwd: Path,
+        send: Callable[[Update], None],
+        noticed: Callable[[str], None],
+        shown_in: dict[str, str],
+    ) -> None:
         self.used = 0
         """Tokens in the context, by the last step's account."""
         self._cwd = cwd
+        self._shown_in = shown_in
         self._send = send
         self._noticed = noticed
         self._calls: dict[str, ShownCall] = {}
@@ -103,7 +110,7 @@ class LiveTurn:
             case CallEnded(call=call, status=status, text=text):
                 self._output.pop(call, None)
                 shown = self._calls.get(call) or ShownCall(call, "", "{}", self._cwd)
-                self._send(shown.ended(status, text))
+                self._send(shown.ended(status, text, self._shown_in.pop(call, None)))
             case Joined():
                 pass  # whoever sent it has it on the screen already
             case Noticed(text):
