@@ -81,12 +81,12 @@ class ErraticModel:
             self._hit("the model tries again")
             yield Retrying(attempt=2, after_seconds=1, reason="busy")
             yield TextDelta("other ")
-            yield Answer(text="other words", usage=USED)
+            yield Answer(text=f"other words {self._chance.getrandbits(30)}", usage=USED)
         elif roll < self._theme.calls:
             yield Answer(text="some ", calls=self._calls(), usage=USED)
         else:
             yield TextDelta("words")
-            yield Answer(text="some words", usage=USED)
+            yield Answer(text=f"some words {self._chance.getrandbits(30)}", usage=USED)
 
     def _calls(self) -> tuple[AskedCall, ...]:
         return tuple(self._call(n) for n in range(self._chance.choice([1, 1, 2, 3])))

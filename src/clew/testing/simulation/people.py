@@ -78,7 +78,7 @@ class Person:
 
     async def ask(self, question: Question) -> Consent | None:
         self._life.meddle("a question is asked")
-        mood = self._chance.choice(["at once"] * 6 + ["late"] * 2 + ["never"] + ["nobody"] * 6)
+        mood = self._chance.choice(["at once"] * 10 + ["late"] * 2 + ["never"] * 2 + ["nobody"] * 10)
         if not self.is_here:
             mood = "nobody"
         self._life.record.fault(f"a question is answered {mood}", self._life.name)

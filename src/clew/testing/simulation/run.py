@@ -31,7 +31,7 @@ from clew.testing.simulation.tools import Effects
 from clew.testing.simulation.witness import Witness
 from clew.testing.virtual_time import simulate
 
-STEPS: Final = 120
+STEPS: Final = 140
 PROCESSES: Final = 3
 STOPS: Final = MappingProxyType(
     {
