@@ -200,3 +200,49 @@ async def test_each_person_of_a_group_has_a_talk_of_their_own(tmp_path: Path) ->
         served.api.say(topic[1], "@clew_bot and you?")
         await served.until(lambda: served.api.shown(-1001)[-1] == "echo: @clew_bot and you?")
         assert served.asked()[-1] == ["@clew_bot cherry", "echo: @clew_bot cherry", "@clew_bot and you?"]
+
+
+async def test_a_long_answer_comes_in_parts(tmp_path: Path) -> None:
+    """In order, each within Telegram's limit, formatted, with its code in a block in each part, and nothing of it lost."""
+    code = [f"row {number:04} = '{'x' * 40}'" for number in range(150)]
+    text = "\n".join(["**Here** it is:", "", "```py", *code, "```", "", "Done."])
+    async with gateway(tmp_path / "home", ModelServer([Served(text=text)])) as served:
+        served.api.say(served.api.person(42, "Ann"), "code, please")
+        await served.start()
+        await served.until(
+            lambda: served.api.shown(42)[-1:] != [] and served.api.shown(42)[-1].endswith("Done.")
+        )
+        shown = served.api.shown(42)
+        assert len(shown) == 3
+        assert "\n".join(shown).split("\n") == ["Here it is:", "", *code, "", "Done."]
+        entities = [
+            message["entities"] for message in served.api.messages[42].values() if message["from"]["is_bot"]
+        ]
+        assert [[entity["type"] for entity in part] for part in entities] == [
+            ["bold", "pre"],
+            ["pre"],
+            ["pre"],
+        ]
+        assert served.api.shown(42) == shown
+
+
+async def test_files_come_along(tmp_path: Path) -> None:
+    """A document and its caption are one message; one that is too large is said, and the rest is answered."""
+    async with gateway(tmp_path / "home", ModelServer(echo)) as served:
+        ann = served.api.person(42, "Ann")
+        await served.start()
+        served.api.say(
+            ann, caption="what is in it?", document=served.api.give(b"a secret word", "a.txt", "text/plain")
+        )
+        await served.until(lambda: len(served.api.shown(42)) == 1)
+        assert "a secret word" in served.asked()[-1][0]
+        large = served.api.give(b"", "film.mp4", "video/mp4") | {"file_size": 50_000_000}
+        served.api.say(ann, caption="and this?", document=large)
+        await served.until(lambda: served.api.shown(42)[-1].startswith("echo: and this?"))
+        await served.until(
+            lambda: any("film.mp4 is larger than 20 MB" in text for text in served.api.shown(42))
+        )
+        served.api.say(ann, sticker={"file_id": "s", "file_unique_id": "s", "type": "regular", "width": 1, "height": 1,
+                                     "is_animated": False, "is_video": False})  # fmt: skip
+        await served.until(lambda: "not a sticker" in served.api.shown(42)[-1])
+        assert len(served.asked()) == 2

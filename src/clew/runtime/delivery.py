@@ -28,6 +28,8 @@ SEND_SECONDS_MAX: Final = 60.0
 """A call of the platform that takes longer has an unknown outcome."""
 POLL_SECONDS: Final = 5.0
 """How often the outbox is looked at when nobody says that something was put there."""
+DRAINED_SECONDS: Final = 0.05
+"""How often it is looked whether everything went out."""
 BACKOFF_SECONDS: Final = (1.0, 300.0)
 """The first pause after a message that did not go out, and the longest; it doubles."""
 ATTEMPTS_MAX: Final = 2
@@ -116,7 +118,7 @@ class Delivery:
             self.wake()
             if self._under_way:
                 await asyncio.wait(self._under_way.values())
-            await asyncio.sleep(0)
+            await asyncio.sleep(DRAINED_SECONDS)
 
     async def _due(self, conversation: ConversationId | None = None) -> tuple[Undelivered, ...]:
         now = self._clock.now_ms()
@@ -186,14 +188,15 @@ class Delivery:
         return True
 
     async def _call(self, route: Route, row: Undelivered, text: str, edits: str | None) -> str:
+        markdown = row.kind != NOTICE
         if edits is not None:
             try:
-                await self._platform.edit(route, edits, text)
+                await self._platform.edit(route, edits, text, markdown=markdown)
             except NeverSent:
                 pass  # the preview is gone, or too old to be changed: it is said anew
             else:
                 return edits
-        return await self._platform.send(route, text, buttons=buttons_of(row), key=row.key)
+        return await self._platform.send(route, text, markdown=markdown, buttons=buttons_of(row), key=row.key)
 
     async def _put_off(self, row: Undelivered, state: str, after: float, why: str) -> None:
         first, longest = BACKOFF_SECONDS

@@ -35,7 +35,7 @@ class FakeChats:
         self.files: dict[str, bytes] = {}
         self._unconfirmed: list[Incoming] = []
         self._number = 0
-        self._changed = asyncio.Condition()
+        self._change = asyncio.Event()
 
     async def say(
         self,
@@ -62,9 +62,8 @@ class FakeChats:
             files=files,
             addressed=addressed,
         )
-        async with self._changed:
-            self._unconfirmed += [incoming] * times
-            self._changed.notify_all()
+        self._unconfirmed += [incoming] * times
+        self._note()
 
     async def press(self, sender: str, label: str) -> None:
         """The newest button with this label in the person's chat."""
@@ -79,30 +78,37 @@ class FakeChats:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Returns when it holds; looked at whenever something changes."""
-        async with self._changed:
-            await self._changed.wait_for(holds)
+        while not holds():
+            await self._change.wait()
+
+    def _note(self) -> None:
+        self._change.set()
+        self._change = asyncio.Event()
 
     @property
     def unconfirmed(self) -> int:
         return len(self._unconfirmed)
 
     async def next(self) -> Incoming:
-        async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._unconfirmed))
-            return self._unconfirmed[0]
+        await self.until(lambda: bool(self._unconfirmed))
+        return self._unconfirmed[0]
 
-    async def confirm(self) -> None:
-        async with self._changed:
-            del self._unconfirmed[0]
-            self._changed.notify_all()
+    def confirm(self, incoming: Incoming) -> None:
+        self._unconfirmed.remove(incoming)
+        self._note()
 
     async def put(self, chat: str, ident: str, text: str, buttons: tuple[Button, ...]) -> None:
-        """A message as it is from now on. A fault that was asked for is met here."""
+        """A message as it is from now on. A fault that was asked for is met here.
+
+        The call is on its way for a while, and so is its answer.
+        """
+        await asyncio.sleep(0)
         if self.failing:
+            self._note()
             raise self.failing.pop(0)
-        async with self._changed:
-            self.messages.setdefault(chat, {})[ident] = (text, buttons)
-            self._changed.notify_all()
+        self.messages.setdefault(chat, {})[ident] = (text, buttons)
+        self._note()
+        await asyncio.sleep(0)
         if self.answer_lost:
             self.answer_lost = False
             raise MaybeSent("The connection ended.")
@@ -129,20 +135,22 @@ class FakePlatform:
             if self._chats.refuses:
                 raise PlatformRefused(self._chats.refuses)
             await take(incoming)
-            await self._chats.confirm()
+            self._chats.confirm(incoming)
 
     async def fetch(self, file: Attached) -> bytes:
         if file.reference not in self._chats.files:
             raise NeverSent("There is no such file.")
         return self._chats.files[file.reference]
 
-    async def send(self, to: Route, text: str, *, buttons: Sequence[Button] = (), key: str = "") -> str:
+    async def send(
+        self, to: Route, text: str, *, markdown: bool = False, buttons: Sequence[Button] = (), key: str = ""
+    ) -> str:
         self._check(text)
         ident = str(sum(map(len, self._chats.messages.values())) + 1)
         await self._chats.put(to.chat, ident, text, tuple(buttons))
         return ident
 
-    async def edit(self, to: Route, message: str, text: str) -> None:
+    async def edit(self, to: Route, message: str, text: str, *, markdown: bool = False) -> None:
         self._check(text)
         if message not in self._chats.messages.get(to.chat, {}):
             raise NeverSent("There is no such message.")

@@ -167,9 +167,10 @@ class World:
         owner: str = "me",
         seed: int = 0,
         price: Callable[[Usage], Cost | None] = no_price,
+        clock: HandClock | None = None,
     ) -> None:
         self.model = ScriptedModel(script, profile=profile)
-        self.clock = HandClock()
+        self.clock = clock or HandClock()
         self.owners = NamedOwners(owner)
         models = OneModel(self.model, price)
         self.compactor = Compactor(

@@ -124,11 +124,13 @@ class Platform(Protocol):
         """Raises NotSent, NeverSent."""
         ...
 
-    async def send(self, to: Route, text: str, *, buttons: Sequence[Button] = (), key: str = "") -> str:
-        """Returns the platform's id of the message."""
+    async def send(
+        self, to: Route, text: str, *, markdown: bool = False, buttons: Sequence[Button] = (), key: str = ""
+    ) -> str:
+        """Returns the platform's id of the message. With `markdown` the text is a model's, to be shown as it means."""
         ...
 
-    async def edit(self, to: Route, message: str, text: str) -> None:
+    async def edit(self, to: Route, message: str, text: str, *, markdown: bool = False) -> None:
         """Changes a message; to what it is already, is no error."""
         ...
 

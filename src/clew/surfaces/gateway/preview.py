@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Final
 
 from clew.domain.conversation.ids import ConversationId
 from clew.domain.ledger.commits import AddReply
@@ -21,6 +22,9 @@ from clew.runtime.talk import Talk
 from clew.runtime.turns.outbox import PREVIEW, part_number
 from clew.runtime.turns.runner import RunningTurn
 from clew.surfaces.gateway.channel import Channel
+
+EVER: Final = 2**62
+"""A time that is never reached."""
 
 
 class Preview:
@@ -86,17 +90,18 @@ class Preview:
         turn, chat, steps = self._talk.running, chat_of(self._route), self._steps
         if turn is None or self._given_up == steps or self._channel.gate.closed_for(chat):
             return
-        try:
-            async with self._channel.gate.through(chat):
-                parts = split(self._text, self._channel.platform.traits.holds)
-                if parts and parts[0] != self._drawn and self._steps == steps:
-                    await self._draw(turn, parts[0])
-                    self._drawn = parts[0]
-        except NotSent as error:
-            if error.after:
-                self._channel.gate.close(chat, error.after)
-        except (MaybeSent, NeverSent, LedgerError):
-            self._given_up = steps  # what was sent by this step is not known: the reply stands by itself
+        async with self._channel.gate.through(chat):
+            parts = split(self._text, self._channel.platform.traits.holds)
+            if not parts or parts[0] == self._drawn or self._steps != steps:
+                return
+            try:
+                await self._draw(turn, parts[0])
+                self._drawn = parts[0]
+            except NotSent as error:
+                if error.after:
+                    self._channel.gate.close(chat, error.after)
+            except (MaybeSent, NeverSent, LedgerError):
+                self._given_up = steps  # what was sent by this step is not known: the reply stands by itself
 
     async def _draw(self, turn: RunningTurn, text: str) -> None:
         ledger = self._channel.services.ledger
@@ -107,16 +112,17 @@ class Preview:
             self._looked_at = turn.turn
         at = (turn.turn, part_number(turn.step))
         if (shown := self._known.get(at)) is not None:
-            await self._channel.platform.edit(self._route, shown, text)
+            await self._channel.platform.edit(self._route, shown, text, markdown=True)
             return
         key = f"preview:{turn.session}:{turn.turn}:{turn.step}"
-        preview = AddReply(
-            conversation=await self._conversation(), turn=at[0], part=at[1], kind=PREVIEW, key=key, body=""
-        )
+        conversation = await self._conversation()
+        if await ledger.undelivered(self._channel.platform.name, EVER, conversation=conversation):
+            return  # what was said before comes first
+        preview = AddReply(conversation=conversation, turn=at[0], part=at[1], kind=PREVIEW, key=key, body="")
         now = self._channel.services.clock.now_ms()
         ident = await ledger.add_reply(turn.session, preview, now)
         try:
-            self._known[at] = await self._channel.platform.send(self._route, text, key=key)
+            self._known[at] = await self._channel.platform.send(self._route, text, markdown=True, key=key)
         except (NotSent, NeverSent):
             await ledger.settle_reply(ident, "failed", None)
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -22,6 +22,7 @@ from telegram import (
     InlineKeyboardMarkup,
     LinkPreviewOptions,
     Message,
+    MessageEntity,
     Update,
 )
 from telegram.constants import ChatAction, ChatType
@@ -50,11 +51,13 @@ from clew.runtime.ports.platforms import (
     Take,
     Traits,
 )
+from clew.surfaces.gateway.markup import Span, Style, marked
 
 os.environ.setdefault(
     "PTB_TIMEDELTA", "true"
 )  # else each RetryAfter warns that it will be a timedelta one day
 T = TypeVar("T")
+NO_PREVIEW: Final = LinkPreviewOptions(is_disabled=True)
 NAME: Final = "telegram"
 PUBLIC: Final = "https://api.telegram.org"
 HOLDS: Final = TextLimit(most=4000, units=Units.UTF16)
@@ -151,32 +154,34 @@ class Telegram:
         except PlatformRefused as error:
             raise NeverSent("Telegram has no such file.") from error  # a 404 looks like a wrong token
 
-    async def send(self, to: Route, text: str, *, buttons: Sequence[Button] = (), key: str = "") -> str:
+    async def send(
+        self, to: Route, text: str, *, markdown: bool = False, buttons: Sequence[Button] = (), key: str = ""
+    ) -> str:
         markup = None
         if buttons:
             row = [InlineKeyboardButton(button.label, callback_data=button.command) for button in buttons]
             markup = InlineKeyboardMarkup([row])
-        sent = await _called(
-            self._bot.send_message(
+
+        def call(plain: str, entities: Sequence[MessageEntity]) -> Coroutine[Any, Any, Message]:
+            return self._bot.send_message(
                 int(to.chat),
-                text,
+                plain,
+                entities=entities,
                 message_thread_id=int(to.thread) if to.thread else None,
                 reply_markup=markup,
-                link_preview_options=LinkPreviewOptions(is_disabled=True),
+                link_preview_options=NO_PREVIEW,
             )
-        )
-        return str(sent.message_id)
 
-    async def edit(self, to: Route, message: str, text: str) -> None:
-        try:
-            await _called(
-                self._bot.edit_message_text(
-                    text,
-                    int(to.chat),
-                    int(message),
-                    link_preview_options=LinkPreviewOptions(is_disabled=True),
-                )
+        return str((await _formatted(call, text, markdown)).message_id)
+
+    async def edit(self, to: Route, message: str, text: str, *, markdown: bool = False) -> None:
+        def call(plain: str, entities: Sequence[MessageEntity]) -> Coroutine[Any, Any, Message | bool]:
+            return self._bot.edit_message_text(
+                plain, int(to.chat), int(message), entities=entities, link_preview_options=NO_PREVIEW
             )
+
+        try:
+            await _formatted(call, text, markdown)
         except NeverSent as error:
             if "not modified" not in str(error):
                 raise
@@ -285,6 +290,34 @@ def _attached(message: Message) -> tuple[Attached, ...]:
                 )
             )
     return tuple(found)
+
+
+async def _formatted(
+    call: Callable[[str, Sequence[MessageEntity]], Coroutine[Any, Any, T]], text: str, markdown: bool
+) -> T:
+    """With its formatting; without it, as it was written, where Telegram does not take the formatting."""
+    if not markdown:
+        return await _called(call(text, ()))
+    shown = marked(text)
+    if not shown.text.strip():
+        return await _called(call(text, ()))
+    try:
+        return await _called(call(shown.text, [_entity(span) for span in shown.spans]))
+    except NeverSent as error:
+        if "entit" not in str(error).lower():
+            raise
+    return await _called(call(text, ()))
+
+
+def _entity(span: Span) -> MessageEntity:
+    detail = span.detail or None
+    return MessageEntity(
+        span.style,
+        span.at,
+        span.length,
+        url=detail if span.style == Style.LINK else None,
+        language=detail if span.style == Style.BLOCK else None,
+    )
 
 
 async def _called(call: Coroutine[Any, Any, T]) -> T:

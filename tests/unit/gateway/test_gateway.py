@@ -1,0 +1,147 @@
+"""The whole gateway over a platform in memory, in virtual time and in an order that a seed picks."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from clew.adapters.stores.memory import Disk, MemoryLedger
+from clew.config.settings import GatewaySettings, Settings
+from clew.domain.conversation.ids import PrincipalId
+from clew.domain.conversation.messages import Role
+from clew.domain.models.request import ModelRequest, UserTurn
+from clew.runtime.delivery import POSSIBLY_REPEATED
+from clew.runtime.ports.platforms import MaybeSent, NotSent
+from clew.surfaces.gateway.channel import open_channel
+from clew.surfaces.gateway.gateway import Gateway
+from clew.testing.fake_platform import FakeChats, FakePlatform
+from clew.testing.scripted_model import Step
+from clew.testing.virtual_time import Program, simulate
+from clew.testing.world import HandClock, World
+
+PEOPLE = ("ann", "ben")
+START_MS = 1_790_000_000_000
+
+
+class LoopClock(HandClock):
+    """The wall clock of virtual time."""
+
+    def now_ms(self) -> int:
+        return START_MS + int(asyncio.get_running_loop().time() * 1000)
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def answer(request: ModelRequest) -> Step:
+    last = [turn for turn in request.messages if isinstance(turn, UserTurn)][-1]
+    said = "".join(getattr(part, "text", "") for part in last.parts).split("<sent")[0].strip()
+    return Step(deltas=("re: ", said))
+
+
+def process(disk: Disk, chats: FakeChats, owner: str, dead: tuple[str, ...] = ()) -> tuple[World, Gateway]:
+    world = World(MemoryLedger(disk), answer, owner=owner, clock=LoopClock(), seed=len(dead))
+    world.owners.dead |= set(dead)
+    settings = Settings(gateway=GatewaySettings(drain_seconds=5))
+    channel = open_channel(world.services, settings, FakePlatform(chats), Path("/work"), frozenset(PEOPLE))
+    return world, Gateway([channel])
+
+
+async def said(world: World, person: str) -> list[str]:
+    """What the person's session holds of their words."""
+    who = PrincipalId(f"fake:{person}")
+    (row,) = await world.ledger.sessions(who)
+    return [m.text for m in await world.ledger.path(who, row.id) if m.role == Role.USER]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_long_penalty_delays_nobody_else(seed: int) -> None:
+    """Told to leave one chat alone for 97 minutes, it does, and answers the other within a second of before."""
+
+    async def run() -> None:
+        chats = FakeChats()
+        _, gateway = process(Disk(), chats, "one")
+        serving = asyncio.create_task(gateway.run())
+        loop = asyncio.get_running_loop()
+        chats.failing.append(NotSent("Too Many Requests", 97 * 60))
+        await chats.say("ann", "a")
+        await chats.until(lambda: not chats.failing)
+        since = loop.time()
+        await chats.say("ben", "b")
+        await chats.until(lambda: chats.shown("ben") == ["re: b"])
+        assert loop.time() - since < 1
+        assert chats.shown("ann") == []
+        await chats.until(lambda: chats.shown("ann") == ["re: a"])
+        assert 97 * 60 <= loop.time() - since < 97 * 60 + 10
+        gateway.stop()
+        await serving
+
+    simulate(seed, run())
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_killed_again_and_again_everything_is_answered(seed: int) -> None:
+    """Messages come once or three times, sends fail or are in doubt, processes are killed at any step: each message is stored
+    once, in order, and answered; an answer without a mark is there once at most, and none more than three times."""
+
+    async def run() -> None:
+        chance = random.Random(seed)
+        disk, chats = Disk(), FakeChats()
+        sent: dict[str, list[str]] = {person: [] for person in PEOPLE}
+
+        async def talk() -> None:
+            for n in range(4):
+                for person in PEOPLE:
+                    sent[person].append(f"{person} {n}")
+                    await chats.say(person, sent[person][-1], times=chance.choice((1, 3)))
+                    await asyncio.sleep(chance.choice((0, 0.01, 1)))
+                if chance.random() < 0.3:
+                    chats.failing.append(
+                        chance.choice((NotSent("no network"), NotSent("slowly", 3), MaybeSent("?")))
+                    )
+                chats.answer_lost = chance.random() < 0.2
+
+        talking = asyncio.create_task(talk())
+        dead: tuple[str, ...] = ()
+        for number in range(chance.randrange(4)):
+            _, gateway = process(disk, chats, f"p{number}", dead)
+            program = Program()
+            program.start(gateway.run())
+            await asyncio.sleep(chance.choice((0.0, chance.uniform(0, 3))))
+            for _ in range(chance.randrange(120)):
+                await asyncio.sleep(0)  # into the middle of what happens at one moment
+            program.kill()
+            dead = (*dead, f"p{number}")
+        await talking
+        chats.failing.clear()
+        world, gateway = process(disk, chats, "last", dead)
+        serving = asyncio.create_task(gateway.run())
+        everything = [(person, text) for person in PEOPLE for text in sent[person]]
+
+        def all_answered() -> bool:
+            return all(answered(chats, person, text) for person, text in everything)
+
+        await chats.until(all_answered)
+        await asyncio.sleep(600)
+        gateway.stop()
+        await serving
+        assert chats.unconfirmed == 0
+        for person in PEOPLE:
+            assert await said(world, person) == sent[person]
+            shown = chats.shown(person)
+            for text in sent[person]:
+                assert shown.count(f"re: {text}") <= 1, shown
+                assert sum(text in one for one in shown) <= 3, shown
+            first = [next(i for i, one in enumerate(shown) if text in one) for text in sent[person]]
+            assert first == sorted(first), shown
+
+    simulate(seed, run())
+
+
+def answered(chats: FakeChats, person: str, text: str) -> bool:
+    """Whether the whole answer is there, with a mark or without."""
+    shown = chats.shown(person)
+    return f"re: {text}" in shown or f"{POSSIBLY_REPEATED}re: {text}" in shown
