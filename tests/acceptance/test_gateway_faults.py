@@ -11,6 +11,7 @@ from clew.runtime.delivery import POSSIBLY_REPEATED
 from clew.testing.model_server import ModelServer, Served, echo
 from clew.testing.telegram import Fault
 from tests.acceptance.serving import SECONDS_MAX, Gateway, gateway
+from tests.acceptance.test_version_skew import migrated
 
 pytestmark = pytest.mark.anyio
 RESTART = 75
@@ -189,6 +190,24 @@ async def test_the_owner_goes_on_in_the_terminal_and_back(tmp_path: Path) -> Non
         said = ["on the phone", "echo: on the phone", "at the desk", "echo: at the desk", "and back"]
         assert served.asked()[-1] == said
         assert not any("desk" in text for text in served.api.shown(42))
+
+
+async def test_a_newer_ledger_ends_it_with_code_75(tmp_path: Path) -> None:
+    """The ledger is migrated by a newer program: nothing is confirmed that was not kept, and the next start answers it."""
+    async with gateway(tmp_path / "home", ModelServer(echo)) as served:
+        ann = served.api.person(42, "Ann")
+        await served.start()
+        served.api.say(ann, "one")
+        await served.shows(42, "echo: one")
+        migrated(tmp_path / "home", +1)
+        served.api.say(ann, "two")
+        assert served.process is not None
+        await asyncio.wait_for(served.process.wait(), SECONDS_MAX)
+        assert served.process.returncode == RESTART
+        await served.kill()
+        migrated(tmp_path / "home", -1)
+        await served.start()
+        await served.until(lambda: "echo: two" in served.api.shown(42))
 
 
 async def test_a_server_error_is_no_second_answer(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_long_penalty_delays_nobody_else(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_killed_again_and_again_everything_is_answered(seed: int) -> None:
     """Messages come once or three times, sends fail or are in doubt, processes are killed at any step: each message is stored
-    once, in order, and answered; an answer without a mark is there once at most, and none more than three times."""
+    once, in order, and answered, or given up after two doubts; an answer without a mark is there once at most, and none more than three times."""
 
     async def run() -> None:
         chance = random.Random(seed)
@@ -119,26 +119,31 @@ def test_killed_again_and_again_everything_is_answered(seed: int) -> None:
         chats.failing.clear()
         world, gateway = process(disk, chats, "last", dead)
         serving = asyncio.create_task(gateway.run())
-        everything = [(person, text) for person in PEOPLE for text in sent[person]]
-
-        def all_answered() -> bool:
-            return all(answered(chats, person, text) for person, text in everything)
-
-        await chats.until(all_answered)
-        await asyncio.sleep(600)
+        await asyncio.sleep(3000)
         gateway.stop()
         await serving
         assert chats.unconfirmed == 0
         for person in PEOPLE:
             assert await said(world, person) == sent[person]
             shown = chats.shown(person)
+            missing = [text for text in sent[person] if not answered(chats, person, text)]
+            assert len(missing) <= await given_up(world, person), shown
             for text in sent[person]:
                 assert shown.count(f"re: {text}") <= 1, shown
                 assert sum(text in one for one in shown) <= 3, shown
-            first = [next(i for i, one in enumerate(shown) if text in one) for text in sent[person]]
+            places = [[i for i, one in enumerate(shown) if text in one][:1] for text in sent[person]]
+            first = [place for found in places for place in found]
             assert first == sorted(first), shown
 
     simulate(seed, run())
+
+
+async def given_up(world: World, person: str) -> int:
+    """Answers that were twice in doubt."""
+    who = PrincipalId(f"fake:{person}")
+    (row,) = await world.ledger.sessions(who)
+    replies = await world.ledger.replies(who, row.id, 100)
+    return sum(reply.state == "failed" and reply.kind == "reply" for reply in replies)
 
 
 def answered(chats: FakeChats, person: str, text: str) -> bool:

@@ -79,6 +79,9 @@ class Wing:
             except PlatformRefused as error:
                 LOG.error("refused", platform=platform.name, why=str(error))
                 raise
+            except Outdated as error:
+                self._outdate(error)
+                return
             except (PlatformError, LedgerError) as error:
                 seconds = max(pause, error.after if isinstance(error, NotSent) else 0.0)
                 LOG.warning("failed", platform=platform.name, why=str(error), again_in_seconds=seconds)
@@ -119,7 +122,30 @@ class Wing:
         """Until it is cancelled: looks for turns that other processes leave, once a lease."""
         while True:
             await asyncio.sleep(seconds)
-            await self.go_on()
+            try:
+                await self.go_on()
+            except Outdated as error:
+                self._outdate(error)
+                return
+            except LedgerError as error:
+                LOG.warning("looked for nothing", platform=self.channel.platform.name, why=str(error))
+
+    async def deliver(self) -> None:
+        """Delivers until it is cancelled. A ledger that cannot be used just now is waited for."""
+        while True:
+            try:
+                await self.channel.delivery.run()
+            except ExceptionGroup as group:
+                outdated, other = group.split(Outdated)
+                if outdated is not None:
+                    self._outdate(Outdated(str(_first(outdated))))
+                    return
+                if other is not None and other.split(LedgerError)[1] is not None:
+                    raise
+                LOG.warning(
+                    "delivery stands still", platform=self.channel.platform.name, why=str(_first(group))
+                )
+                await asyncio.sleep(RETRY_SECONDS[0])
 
     async def drain(self, seconds: float) -> None:
         """Lets what runs end, and delivers what was said."""
@@ -135,6 +161,14 @@ class Wing:
         for line in self._lines.values():
             await line.close()
         await self.channel.platform.close()
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """The first error itself."""
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class Gateway:
@@ -163,7 +197,7 @@ class Gateway:
     async def run(self) -> None:
         """Raises PlatformRefused when no platform took us, Outdated when another program has to go on."""
         receiving = [asyncio.create_task(wing.receive()) for wing in self._wings]
-        beside = [asyncio.create_task(wing.channel.delivery.run()) for wing in self._wings]
+        beside = [asyncio.create_task(wing.deliver()) for wing in self._wings]
         lease = self._wings[0].channel.services.runner.settings.lease_seconds
         beside += [asyncio.create_task(wing.watch(lease)) for wing in self._wings]
         ended = asyncio.create_task(self._wait())
