@@ -119,7 +119,7 @@ def test_killed_again_and_again_everything_is_answered(seed: int) -> None:
         chats.failing.clear()
         world, gateway = process(disk, chats, "last", dead)
         serving = asyncio.create_task(gateway.run())
-        await asyncio.sleep(3000)
+        await asyncio.sleep(chance.uniform(3000, 4000))  # of virtual time
         gateway.stop()
         await serving
         assert chats.unconfirmed == 0
