@@ -126,6 +126,7 @@ ALMOST = st.builds(
 SENT = (LINE | ALMOST).filter(lambda line: b"\n" not in line)
 
 
+@pytest.mark.timeout(240)
 async def test_ten_thousand_lines_of_anything(clew: CommandLine) -> None:
     """Malformed, of the wrong type, nearly right: the process lives, answers, and no session was touched."""
     lines: list[bytes] = []

@@ -73,7 +73,8 @@ class Connection:
             await self._agent.close()
             await self._peer.close()
             if self._warm is not None:
-                await self._warm
+                self._warm.cancel()
+                await asyncio.gather(self._warm, return_exceptions=True)
         return self._outdated
 
     async def _pump(self) -> None:
