@@ -96,6 +96,8 @@ class Printer:
     def watch(self, news: TurnNews) -> None:
         if self._as_stream:
             self._line(json_line({"event": _EVENT_NAMES[type(news)], **msgspec.structs.asdict(news)}))
+        elif isinstance(news, Noticed):
+            self._notice(news.text)
         elif not self.is_json:
             self._show(news)
 
@@ -114,8 +116,6 @@ class Printer:
                 self.note(f"• {shown(news.line)}")
             case CallEnded() if news.status != "ok":
                 self.note(f"  {news.status}: {shown(news.text[:200])}")
-            case Noticed(text):
-                self.note(text)
             case _:
                 pass  # of no interest on a plain terminal
 
@@ -132,6 +132,11 @@ class Printer:
         """Something beside the answer."""
         if self.is_json:
             return
+        self._end_line()
+        click.echo(text, err=True)
+
+    def _notice(self, text: str) -> None:
+        """What is told once, and never again: beside the one object of --json, too."""
         self._end_line()
         click.echo(text, err=True)
 

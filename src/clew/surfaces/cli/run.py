@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,8 @@ from clew.surfaces.cli.places import REFERENCE, TERMINAL
 
 STDIN_BYTES_MAX: Final = 64 * 1024 * 1024
 BUSY_POLL_SECONDS: Final = 0.2
+SENDER_SECONDS: Final = 1.0
+"""Several times what a chat takes to notice that another process's turn has ended."""
 WAITING_CHARACTERS_SHOWN: Final = 100
 FILE_BYTES_MAX: Final = 32 * 1024 * 1024
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -198,20 +200,30 @@ def _aside(printer: Printer) -> Watch:
 
     def watch(news: TurnNews) -> None:
         if isinstance(news, Noticed):
-            printer.note(news.text)
+            printer.watch(news)
 
     return watch
 
 
-async def _answer_waiting(talk: Talk, own: Say, printer: Printer) -> None:
+async def _answer_after(talk: Talk, printer: Printer) -> None:
+    """What was sent while the turn ran comes next. A chat that waits for its own message is left the time to take it."""
+    if await talk.next_queued() is None:
+        return
+    await asyncio.sleep(SENDER_SECONDS)
+    with suppress(Busy):  # then whoever runs a turn now takes what still waits
+        await _answer_waiting(talk, None, printer)
+
+
+async def _answer_waiting(talk: Talk, own: Say | None, printer: Printer) -> None:
     """What was sent before and still waits comes first, in order: whoever was to send it has ended."""
     if talk.session is None:
         return
     waiting = await talk.next_queued()
-    while waiting is not None and waiting.inbox != own.inbox:
+    while waiting is not None and (own is None or waiting.inbox != own.inbox):
         outcome = await (await talk.begin(waiting, _aside(printer), NobodyToAsk())).finish()
         said = " ".join(str(waiting.text).split())[:WAITING_CHARACTERS_SHOWN]
-        printer.note(f"A message that waited came first ({outcome.status}): {said}")
+        when = "first" if own is not None else "next"
+        printer.note(f"A message that waited came {when} ({outcome.status}): {said}")
         waiting = await talk.next_queued() if outcome.status == TurnStatus.DONE else None
 
 
@@ -228,6 +240,8 @@ async def _turn(talk: Talk, opening: Opening, interrupt: _Interrupt, printer: Pr
         printer.session = talk.session
     outcome = await interrupt.finish(turn)
     printer.outcome(outcome)
+    if outcome.status == TurnStatus.DONE:
+        await _answer_after(talk, printer)
     for approval in outcome.waiting_for:
         printer.note(
             f"Waiting for approval {approval}. To allow it: clew run --session {talk.session} '/approve {approval}'"
@@ -262,7 +276,10 @@ class _Interrupt:
 
     async def finish(self, turn: RunningTurn) -> TurnOutcome:
         self._turn = turn
-        return await turn.finish()
+        try:
+            return await turn.finish()
+        finally:
+            self._turn = None
 
 
 @asynccontextmanager
