@@ -86,7 +86,8 @@ def _effect(call: ToolCall) -> str:
 async def redo(context: CommandContext, arguments: str) -> CommandReply:
     no_arguments("redo", arguments)
     restored = await context.desk.redo(context.principal, context.current.id)
-    return CommandReply(text=f"Redone: {restored.messages} messages are back.", ends_turn=True)
+    back = "1 message is" if restored.messages == 1 else f"{restored.messages} messages are"
+    return CommandReply(text=f"Redone: {back} back.", ends_turn=True)
 
 
 async def retry(context: CommandContext, arguments: str) -> CommandReply:

@@ -58,12 +58,15 @@ async def _give_up(means: Means, row: SessionRow, turn: TurnRow, claim: Commit) 
         reason = SET_ASIDE
         sentence = (
             f"Turn {turn.turn} ended its process {turn.crashes + 1} times and was set aside: nothing of it is run again. "
-            "/retry starts it anew, /undo takes it back."
+            "Before anything else is said, /retry starts it anew and /undo takes it back."
         )
     elif claim.seen_beat is None and idle_ms > settings.recovery_freshness_seconds * 1000:
         # A holder that is only silent lives, and would go on as well: its turn is as fresh as it is, whatever clocks say.
         reason = STALE
-        sentence = f"Clew stopped in the middle of turn {turn.turn}, too long ago to go on with it. /retry runs it again."
+        sentence = (
+            f"Clew stopped in the middle of turn {turn.turn}, too long ago to go on with it. "
+            "Before anything else is said, /retry runs it again."
+        )
     else:
         return
     end = msgspec.structs.replace(
