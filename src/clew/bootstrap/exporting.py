@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from clew.domain.conversation.ids import LOCAL, SessionId
-from clew.runtime.archive import ExportFormat, export
 from clew.runtime.ports.ledger import Ledger
 
 
@@ -14,6 +13,8 @@ def exporter(ledger: Ledger) -> Callable[[SessionId, str], Awaitable[str]]:
     """Writes `clew-SESSION.FORMAT`, readable by its owner only; never over a file that is there."""
 
     async def write(session: SessionId, wanted: str) -> str:
+        from clew.runtime.archive.formats import ExportFormat, export  # noqa: PLC0415  no start waits for it
+
         parts = [part async for part in export(ledger, LOCAL, session, ExportFormat(wanted))]
         return str(_written(Path.cwd(), f"clew-{session}", wanted, parts))
 

@@ -11,7 +11,6 @@ import msgspec
 
 from clew.adapters.processes.groups import StartedGroups
 from clew.adapters.processes.owners import OwnerLocks
-from clew.adapters.stores.memory import MemoryLedger
 from clew.adapters.stores.sqlite import open_ledger
 from clew.adapters.system import SystemChance, SystemClock
 from clew.adapters.system.instructions import read_instructions
@@ -84,10 +83,15 @@ async def opened_services(
                 is_replaced=is_replaced,
             )
 
+        def in_memory(caps: Caps) -> Services:
+            from clew.adapters.stores.memory import MemoryLedger  # noqa: PLC0415  no start waits for it
+
+            return over(MemoryLedger(), caps)
+
         yield msgspec.structs.replace(
             over(ledger, caps_of(settings)),
             export=exporter(ledger),
-            in_memory=lambda caps: over(MemoryLedger(), caps),
+            in_memory=in_memory,
         )
 
 

@@ -8,7 +8,9 @@ from itertools import count
 from clew.adapters.stores.memory import MemoryLedger
 from clew.domain.conversation.ids import SessionId
 from clew.domain.ledger.rows import SessionRow
-from clew.runtime.archive import ExportFormat, export, export_jsonl, import_jsonl
+from clew.runtime.archive.formats import ExportFormat, export
+from clew.runtime.archive.importing import import_jsonl
+from clew.runtime.archive.jsonl import export_jsonl
 from clew.runtime.ports.ledger import Ledger
 from clew.testing.ledgers import ANN, PEOPLE, START_MS, session_id
 

@@ -27,7 +27,7 @@ from clew.domain.conversation.messages import (
 from clew.domain.ledger.commits import NewBlob
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import Handle
-from clew.runtime.archive import ExportFormat, export
+from clew.runtime.archive.formats import ExportFormat, export
 from clew.runtime.archive.html import IMAGE_BYTES_MAX
 from clew.runtime.archive.markdown import code, escaped, fenced, quoted
 from clew.runtime.archive.reading import RESULT_CHARACTERS_MAX, elided, iso, moment

@@ -19,7 +19,9 @@ from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.commits import Commit, Committed, NewBlob, Note, SessionPatch
 from clew.domain.ledger.errors import Refused, StoreUnusable
 from clew.domain.ledger.rows import BranchRow, Forgotten, Handle, OpKind, SessionRow, SummaryRow
-from clew.runtime.archive import ImportFailed, export_jsonl, import_jsonl
+from clew.runtime.archive.errors import ImportFailed
+from clew.runtime.archive.importing import import_jsonl
+from clew.runtime.archive.jsonl import export_jsonl
 from clew.testing.histories import history_of
 from clew.testing.invariants import check
 from clew.testing.ledgers import (

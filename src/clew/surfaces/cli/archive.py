@@ -11,7 +11,8 @@ from typing import BinaryIO
 import click
 
 from clew.domain.conversation.ids import LOCAL
-from clew.runtime.archive import ExportFormat, export, import_jsonl
+from clew.runtime.archive.formats import ExportFormat, export
+from clew.runtime.archive.importing import import_jsonl
 from clew.runtime.talk import Services
 from clew.surfaces.cli.codes import UsageError
 from clew.surfaces.cli.host import Host

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 from clew.config.errors import ConfigError
 from clew.domain.ledger.errors import Busy, LedgerError, NotFound, Outdated, Refused
-from clew.runtime.archive import ImportFailed
+from clew.runtime.archive.errors import ImportFailed
 from clew.runtime.commands import CommandError
 from clew.runtime.ports.models import ModelUnavailable
 from clew.runtime.ports.platforms import PlatformError
