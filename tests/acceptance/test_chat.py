@@ -272,6 +272,21 @@ def test_kill_nine_loses_nothing(chat: Chat, scripted: Server) -> None:
     assert scripted.said[-1] == ["precious", "second"]
 
 
+def test_a_yes_after_the_chat_that_asked_was_killed_lets_the_call_run(chat: Chat, echo: Server) -> None:
+    """Nobody else goes on with it: who says the yes does."""
+    with chat.opened(echo) as person:
+        person.sees(READY)
+        person.types('CALL_TOOL shell {"command": "echo it ran"}', Key.ENTER)
+        person.sees("Allow it?")
+        person.kills()
+        person.waits_for_end()
+    environ = CommandLine(chat.home, echo.base_url, key=KEY).environ
+    run = subprocess.run(
+        [*CLEW, "run", "-c", "/approve"], check=False, capture_output=True, text=True, env=environ, timeout=60
+    )
+    assert (run.returncode, run.stdout.strip()) == (0, "the tool said: it ran"), run
+
+
 def test_what_waited_in_a_killed_chat_is_answered_by_a_run_first(chat: Chat, scripted: Server) -> None:
     """In the order it was sent, before what the run was given; only that answer is printed."""
     scripted.answers(

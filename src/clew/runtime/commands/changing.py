@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from clew.domain.ledger.commits import SessionPatch
-from clew.domain.ledger.rows import ApprovalRow, ApprovalState, CallState, TurnState
+from clew.domain.ledger.rows import ApprovalRow, ApprovalState, CallState, TurnRow, TurnState
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.tools.session_settings import read_settings, write_settings
 from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
-from clew.runtime.turns.openings import GoOn
+from clew.runtime.turns.openings import GoOn, Opening, Recover
 
 MODEL_CHARACTERS_MAX = 200
 EXPORT_FORMATS = ("md", "json", "jsonl", "html")
@@ -78,10 +78,17 @@ async def _decide(context: CommandContext, arguments: str, state: ApprovalState)
     await context.ledger.decide(context.principal, approval, state, context.clock.now_ms())
     left = len(pending) - 1
     turn = await context.ledger.turn(context.principal, context.current.id)
-    goes_on = left == 0 and turn is not None and turn.state == TurnState.WAITING
+    opening = await _opening_of(context, turn) if left == 0 and turn is not None else None
     more = f" {left} more are waiting." if left else ""
     word = "Approved" if state == ApprovalState.APPROVED else "Denied"
-    return CommandReply(text=f"{word} {approval}.{more}", opening=GoOn() if goes_on else None)
+    return CommandReply(text=f"{word} {approval}.{more}", opening=opening)
+
+
+async def _opening_of(context: CommandContext, turn: TurnRow) -> Opening | None:
+    """How the turn goes on whose last question was answered; None where a living process asked and goes on itself."""
+    if turn.state == TurnState.WAITING:
+        return GoOn()
+    return None if await context.sender.is_busy(turn.session) else Recover()
 
 
 async def pending_approvals(context: CommandContext) -> list[ApprovalRow]:

@@ -21,7 +21,7 @@ from clew.runtime.commands import CommandReply, is_command
 from clew.runtime.ports.people import NobodyToAsk, Noticed, TurnNews, Watch
 from clew.runtime.talk import Services, Talk
 from clew.runtime.turns import NewFile, TurnOutcome, TurnStatus
-from clew.runtime.turns.openings import Opening, Say
+from clew.runtime.turns.openings import Opening, Recover, Say
 from clew.runtime.turns.runner import RunningTurn
 from clew.surfaces.cli.codes import EXIT_OF_STATUS, Exit, UsageError, code_of, name_of, sentence_of
 from clew.surfaces.cli.host import Host
@@ -181,7 +181,8 @@ async def _begun(talk: Talk, opening: Opening, printer: Printer) -> RunningTurn:
     said_so = False
     while True:
         try:
-            await _finish_interrupted(talk, printer)
+            if not isinstance(opening, Recover):
+                await _finish_interrupted(talk, printer)
             if isinstance(opening, Say):
                 await _answer_waiting(talk, opening, printer)
             return await talk.begin(opening, printer.watch, NobodyToAsk())
