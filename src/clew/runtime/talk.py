@@ -102,7 +102,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     these caps."""
 
 
-class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+class _BeforeTemporary(msgspec.Struct, frozen=True, kw_only=True):
     """What a temporary talk goes back to, and the row that its usage is counted under."""
 
     services: Services
@@ -134,9 +134,11 @@ class Talk:
         self.background: BackgroundWork | None = None
         """Set by a surface that stays."""
         self._beginning = 0
+        """How many turns are being begun here: looked for by a stop, which then has nothing in the ledger to end."""
         self._stops = 0
+        """How often somebody stopped here: a turn whose beginning saw it grow begins no work."""
         self._tools: dict[SessionId, SessionTools] = {}
-        self._kept: _Kept | None = None
+        self._before_temporary: _BeforeTemporary | None = None
 
     # -- lines ---------------------------------------------------------------------------------------------------
     async def command(self, text: str) -> CommandReply:
@@ -324,10 +326,10 @@ class Talk:
     # -- words that are not kept ---------------------------------------------------------------------------------
     @property
     def is_temporary(self) -> bool:
-        return self._kept is not None
+        return self._before_temporary is not None
 
     async def _turn_temporary(self) -> CommandReply:
-        if self._kept is not None:
+        if self._before_temporary is not None:
             return await self._come_back()
         in_memory = self.services.in_memory
         if in_memory is None:
@@ -342,7 +344,7 @@ class Talk:
         await kept.ledger.open(row, actor=self.principal, at=kept.clock.now_ms())
         caps = kept.runner.settings.caps.today(kept.clock.now_ms())
         spent = await kept.ledger.spent(self.principal, None, caps.day_began)
-        self._kept = _Kept(services=kept, session=self.session, counted=counted)
+        self._before_temporary = _BeforeTemporary(services=kept, session=self.session, counted=counted)
         self.services, self.session = in_memory(left_of_day(caps, spent)), None
         return CommandReply(
             text="Temporary: from here on nothing that is said is kept; only what it used is counted. "
@@ -352,7 +354,7 @@ class Talk:
 
     async def _come_back(self) -> CommandReply:
         """Counts what was used, and lets the words go."""
-        kept, self._kept = self._kept, None
+        kept, self._before_temporary = self._before_temporary, None
         assert kept is not None
         if self.session is not None:
             await self._stop(self.services, self.session)
@@ -395,7 +397,7 @@ class Talk:
     async def close(self) -> None:
         """Ends what the tools started, and a temporary talk. Idempotent."""
         try:
-            if self._kept is not None:
+            if self._before_temporary is not None:
                 await self._come_back()
         finally:
             for tools in self._tools.values():

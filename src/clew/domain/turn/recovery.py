@@ -22,6 +22,7 @@ _WORDS: Final = {
     CallState.NOT_RUN: "{who} before this call was run.",
     CallState.UNKNOWN: "{who} while this call ran; whether it took effect is not known.",
 }
+# A call that is still open is PLANNED because it waits for a yes, and STARTED because it may run once more.
 _SAID: Final = {
     CallState.FINISHED: "finished",
     CallState.UNKNOWN: "outcome unknown, not run again",
@@ -34,8 +35,8 @@ _SAID: Final = {
 class Interrupted(msgspec.Struct, frozen=True, kw_only=True):
     """A turn that its process left in the middle.
 
-    `settled` are calls that get a result now; `open` those that still have to run: planned and asked about, or
-    started and safe to repeat. `key` names the last tool batch, the same in every recovery of it; None without one.
+    `settled` are calls that get a result now, each with the state it ends in: NOT_RUN or UNKNOWN. `open` are those that
+    still have to run, each with the state it is in: PLANNED and asked about, or STARTED and safe to repeat. `key` names the last tool batch, the same in every recovery of it; None without one.
     """
 
     step: int

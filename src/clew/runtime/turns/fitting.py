@@ -39,6 +39,7 @@ class Fitting:
         self._recorder = recorder
         self._watch = watch
         self._trigger = Trigger.PREFLIGHT
+        """Why the next request might need a summary: of a turn the first is preflight, each later one mid-turn."""
 
     async def ask(self, key: str) -> Answered | Failed:
         """The model's answer to the conversation as it stands now."""
