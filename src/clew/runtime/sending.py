@@ -20,7 +20,7 @@ from clew.domain.ledger.commits import Receive, Received
 from clew.domain.ledger.errors import Refused
 from clew.domain.ledger.rows import InboxRow
 from clew.runtime.ports.world import Chance, Clock
-from clew.runtime.sessions import Place, SessionDesk
+from clew.runtime.sessions import LOOKED_ON, Place, SessionDesk
 from clew.runtime.turns.openings import Say
 from clew.runtime.turns.runner import TurnRunner
 from clew.runtime.turns.waiting import (
@@ -81,7 +81,7 @@ class Sender:
         """
         chosen = mode or self._runner.settings.busy
         running = await self._runner.under_way(self._who, session)
-        if running is None and not occupied and not await self._waiting(session):
+        if running is None and not occupied and not await self._ours(session):
             return Sent(mode=chosen, opening=said)
         received = await self.keep(session, said, chosen)
         if chosen == BusyMode.INTERRUPT and running is not None:
@@ -140,7 +140,7 @@ class Sender:
 
     async def next(self, session: SessionId) -> Say | None:
         """The message of this person's whose turn is next, as its opening."""
-        for row in await self._waiting(session):
+        for row in await self._ours(session):
             if row.principal == self._who:
                 body = unpack(row.body)
                 return Say(text=body.said, cwd=body.cwd, files=body.attached, inbox=(row.id,))
@@ -170,6 +170,14 @@ class Sender:
             await asyncio.sleep(POLL_SECONDS)
             if (await self._ledger.session(self._who, session)).handle.version != version:
                 return
+
+    async def _ours(self, session: SessionId) -> list[InboxRow]:
+        """What waits and can be answered from here: a reply goes to the place that its message came from."""
+        waiting = await self._waiting(session)
+        if self._place.holds is None:
+            return [row for row in waiting if row.account in LOOKED_ON | {self._place.surface}]
+        here = await self._ledger.conversation(self._place.route_key)
+        return [row for row in waiting if here is not None and row.conversation == here.id]
 
     async def _waiting(self, session: SessionId) -> list[InboxRow]:
         return messages_among(await self._ledger.queued(self._who, session))

@@ -40,6 +40,10 @@ TITLE_CHARACTERS_MAX: Final = 200
 OPS_PAGE: Final = 64
 
 
+LOOKED_ON: Final = frozenset({"terminal", "acp"})
+"""Surfaces where a person looks on: whoever of them is free may answer what waits from any of them."""
+
+
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where somebody talks: its route key and surface.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from clew.domain.ledger.commits import Receive, Received
 from clew.domain.ledger.errors import Busy, NotFound, Refused
 from clew.domain.ledger.rows import InboxState, TurnState
 from clew.domain.models.request import ModelRequest, ToolTurn
+from clew.domain.routing.splitting import TextLimit
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult
 from clew.domain.turn.prompt import canonical
 from clew.runtime.commands import CommandError
@@ -23,13 +25,14 @@ from clew.runtime.ports.models import ModelChoice
 from clew.runtime.ports.people import Consent, Joined, NobodyToAsk, TurnNews, nobody_watches
 from clew.runtime.ports.tools import ToolContext
 from clew.runtime.sending import QUEUED_MAX
+from clew.runtime.sessions import Place
 from clew.runtime.talk import Talk
 from clew.runtime.turns import NewFile, TurnOutcome, TurnStatus
 from clew.runtime.turns.openings import Say
 from clew.runtime.turns.waiting import BusyMode
 from clew.testing.scripted_model import Hold, Step, ask, say
 from clew.testing.virtual_time import simulate
-from clew.testing.world import Answers, RecordingTool, World, command
+from clew.testing.world import Answers, RecordingTool, World, command, exchange
 
 pytestmark = pytest.mark.anyio
 
@@ -533,3 +536,19 @@ async def test_a_turn_that_ended_while_the_message_was_stored_is_noticed() -> No
     assert opening is not None
     await (await talk.begin(opening, nobody_watches, NobodyToAsk())).finish()
     assert [m.text for m in await path_of(talk)] == ["go", "a", "late", "b"]
+
+
+async def test_what_waits_for_one_place_is_not_answered_in_another() -> None:
+    """A reply goes to the place its message came from: a terminal leaves a chat platform's message to its gateway."""
+    world = World(MemoryLedger(), [say("a"), say("b")])
+    terminal = world.talk()
+    await exchange(terminal, "hello")
+    far = Place(route_key="telegram:1:2", surface="telegram", holds=TextLimit(most=4096))
+    phone = Talk(world.services, LOCAL, far, Path("/work"), terminal.session)
+    await phone.queue("from afar")
+    assert await terminal.next_queued() is None
+    sent = await terminal.send("from here")
+    assert sent.opening is not None
+    waiting = await phone.next_queued()
+    assert waiting is not None
+    assert waiting.text == "from afar"

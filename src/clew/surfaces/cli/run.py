@@ -16,7 +16,7 @@ from typing import Final
 import click
 
 from clew.domain.conversation.ids import LOCAL, SessionId
-from clew.domain.ledger.errors import Busy, NotFound, Outdated
+from clew.domain.ledger.errors import Busy, NotFound, Outdated, Refused
 from clew.runtime.commands import CommandReply, is_command
 from clew.runtime.ports.people import NobodyToAsk, Noticed, TurnNews, Watch
 from clew.runtime.talk import Services, Talk
@@ -221,7 +221,14 @@ async def _answer_waiting(talk: Talk, own: Say | None, printer: Printer) -> None
         return
     waiting = await talk.next_queued()
     while waiting is not None and (own is None or waiting.inbox != own.inbox):
-        outcome = await (await talk.begin(waiting, _aside(printer), NobodyToAsk())).finish()
+        try:
+            turn = await talk.begin(waiting, _aside(printer), NobodyToAsk())
+        except Refused:
+            if await talk.still_waits(waiting):
+                raise
+            waiting = await talk.next_queued()  # another process was quicker
+            continue
+        outcome = await turn.finish()
         said = " ".join(str(waiting.text).split())[:WAITING_CHARACTERS_SHOWN]
         when = "first" if own is not None else "next"
         printer.note(f"A message that waited came {when} ({outcome.status}): {said}")
