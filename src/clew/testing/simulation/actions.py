@@ -116,7 +116,7 @@ class Act:
         place = await receiver.services.desk.conversation_of(receiver.place, self.session)
         received = await receiver.ledger.receive(
             Receive(
-                account="platform",
+                account=self._talk.place.surface,
                 external_key=key,
                 conversation=place,
                 session=self.session,
