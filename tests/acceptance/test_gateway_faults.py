@@ -9,6 +9,7 @@ import apsw
 import pytest
 
 from clew.runtime.delivery import POSSIBLY_REPEATED
+from clew.testing.crashing import CLOCK, set_jump
 from clew.testing.model_server import ModelServer, Served, echo
 from clew.testing.telegram import Fault
 from tests.acceptance.serving import SECONDS_MAX, Gateway, gateway
@@ -157,20 +158,20 @@ def ended_turns(home: Path) -> int:
 async def test_idle_time_begins_a_new_session(tmp_path: Path) -> None:
     """After the idle time the next message begins a new session, the person is told why, and `/resume` takes it back."""
     clock = tmp_path / "clock"
-    clock.write_text("0")
+    set_jump(clock, 0)
     settings = {"CLEW__RESET__TELEGRAM__DM__MODE": "idle", "CLEW__RESET__IDLE_MINUTES": "60"}
     async with gateway(
         tmp_path / "home", ModelServer(echo), module="clew.testing.crashing", **settings
     ) as served:
         ann = served.api.person(42, "Ann")
-        await served.start(CLEW_TEST_CLOCK=str(clock))
+        await served.start(**{CLOCK: str(clock)})
         served.api.say(ann, "one")
         await served.shows(42, "echo: one")
-        clock.write_text(str(3_599_000))
+        set_jump(clock, 3_599_000)
         served.api.say(ann, "two")
         await served.shows(42, "echo: one", "echo: two")
         await served.until(lambda: ended_turns(tmp_path / "home") == 2)  # else its end counts as activity
-        clock.write_text(str(2 * 3_600_000 + 60_000))
+        set_jump(clock, 2 * 3_600_000 + 60_000)
         served.api.say(ann, "three", times=3)
         await served.until(lambda: served.api.shown(42)[-1] == "echo: three")
         notice = served.api.shown(42)[2]

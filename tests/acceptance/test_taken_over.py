@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from clew.testing.command_line import CommandLine
-from clew.testing.crashing import CLOCK
+from clew.testing.crashing import CLOCK, set_jump
 from clew.testing.model_server import ModelServer, Served, ServedCall
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -52,7 +52,7 @@ async def test_who_was_stopped_past_its_lease_publishes_nothing_more(
 ) -> None:
     """Another process finishes the turn; the first says why it does not, whatever the wall clocks did meanwhile."""
     clock = tmp_path / "clock"
-    clock.write_text("0")
+    set_jump(clock, 0)
     script = [
         Served(deltas=("first words", " and too late"), pause_after=1),
         Served(text="finished by the second"),
@@ -67,7 +67,7 @@ async def test_who_was_stopped_past_its_lease_publishes_nothing_more(
         shown = msgspec.json.decode(await first.stdout.readline())
         assert (shown["event"], shown["text"]) == ("text", "first words")
         os.kill(first.pid, signal.SIGSTOP)
-        clock.write_text(str(jump_ms))
+        set_jump(clock, jump_ms)
         second = await clew.run("run", "--continue", "--json", "next")
         assert (second.code, second.json["text"]) == (0, "the answer to the next"), second
         server.go_on()

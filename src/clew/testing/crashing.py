@@ -73,16 +73,12 @@ class Crash:
         if self._told is not None:
             os.set_inheritable(self._told, False)  # the processes that tools start do not tell
 
-    def is_due(self, point: str) -> bool:
-        """Whether this is the point, and the time. Asked once each time the process comes there."""
-        if point != self._point:
-            return False
-        self._left -= 1
-        return self._left == 0
-
     def reach(self, point: str) -> None:
-        if self.is_due(point):
-            die()
+        """Called each time the process comes to a point; does not return when it is the one, for the time it is due."""
+        if point == self._point:
+            self._left -= 1
+            if self._left == 0:
+                die()
 
     def tell(self, what: str, call: str = "", texts: Sequence[str] = ()) -> None:
         if self._told is not None:
@@ -109,12 +105,10 @@ class CrashingWriter(Writer):
 
     async def do(self, work: Work[T], read_back: ReadBack[T] | None = None) -> T:
         shape = shape_of(work)
-        is_last = self._crash.is_due(f"before {shape}")
 
         def dying(db: apsw.Connection) -> T:
-            outcome = work(db)
-            if is_last:
-                die()
+            outcome = work(db)  # what is refused did not come to the point: it is asked again
+            self._crash.reach(f"before {shape}")
             if shape == self._loses:
                 raise _Lost(outcome)
             return outcome
@@ -276,6 +270,13 @@ def jump_clock(by_ms: Path) -> None:
         return time_ns() + int(by_ms.read_text("ascii")) * 1_000_000
 
     time.time_ns = jumping
+
+
+def set_jump(by_ms: Path, jump_ms: int) -> None:
+    """Says how far it is off; whoever looks meanwhile reads the old figure or the new, never half of one."""
+    written = by_ms.with_name(f"{by_ms.name}.new")
+    written.write_text(str(jump_ms), "ascii")
+    written.replace(by_ms)
 
 
 def main(arguments: list[str]) -> int:
