@@ -31,6 +31,8 @@ class FakeChats:
         self.failing: list[PlatformError] = []
         self.answer_lost = False
         """The next message is sent, and nobody is told."""
+        self.answer_seconds = 0.0
+        """How long it takes until the caller is told that a message was sent."""
         self.messages: dict[str, dict[str, tuple[str, tuple[Button, ...]]]] = {}
         self.files: dict[str, bytes] = {}
         self._unconfirmed: list[Incoming] = []
@@ -108,7 +110,7 @@ class FakeChats:
             raise self.failing.pop(0)
         self.messages.setdefault(chat, {})[ident] = (text, buttons)
         self._note()
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.answer_seconds)
         if self.answer_lost:
             self.answer_lost = False
             raise MaybeSent("The connection ended.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from clew.runtime.ports.platforms import MaybeSent, NotSent
 from clew.surfaces.gateway.channel import open_channel
 from clew.surfaces.gateway.gateway import Gateway
 from clew.testing.fake_platform import FakeChats, FakePlatform
-from clew.testing.scripted_model import Step
+from clew.testing.scripted_model import Hold, Step
 from clew.testing.virtual_time import Program, simulate
 from clew.testing.world import HandClock, World
 
@@ -42,8 +43,14 @@ def answer(request: ModelRequest) -> Step:
     return Step(deltas=("re: ", said))
 
 
-def process(disk: Disk, chats: FakeChats, owner: str, dead: tuple[str, ...] = ()) -> tuple[World, Gateway]:
-    world = World(MemoryLedger(disk), answer, owner=owner, clock=LoopClock(), seed=len(dead))
+def process(
+    disk: Disk,
+    chats: FakeChats,
+    owner: str,
+    dead: tuple[str, ...] = (),
+    script: Callable[[ModelRequest], Step] = answer,
+) -> tuple[World, Gateway]:
+    world = World(MemoryLedger(disk), script, owner=owner, clock=LoopClock(), seed=len(dead))
     world.owners.dead |= set(dead)
     settings = Settings(gateway=GatewaySettings(drain_seconds=5))
     channel = open_channel(world.services, settings, FakePlatform(chats), Path("/work"), frozenset(PEOPLE))
@@ -82,6 +89,34 @@ def test_a_long_penalty_delays_nobody_else(seed: int) -> None:
     simulate(seed, run())
 
 
+def test_killed_while_a_preview_is_sent_the_answer_beside_it_is_marked() -> None:
+    """Nobody knows the id of the preview, so that it cannot be changed: no second one is sent, and the answer says what it is."""
+
+    async def run() -> None:
+        disk, chats = Disk(), FakeChats()
+        held = [Hold(), Hold()]
+        _, first = process(disk, chats, "one", script=lambda _: Step(deltas=("re: a", held[0])))
+        program = Program()
+        program.start(first.run())
+        chats.answer_seconds = 60
+        await chats.say("ann", "a")
+        await chats.until(lambda: chats.shown("ann") == ["re: a"])
+        program.kill()
+        chats.answer_seconds = 0
+        _, second = process(disk, chats, "two", ("one",), script=lambda _: Step(deltas=("re: a", held[1])))
+        serving = asyncio.create_task(second.run())
+        await held[1].reached()
+        await asyncio.sleep(10)  # of virtual time, in which a preview would be sent
+        assert chats.shown("ann") == ["re: a"]
+        held[1].release()
+        await chats.until(lambda: len(chats.shown("ann")) > 1)
+        assert chats.shown("ann") == ["re: a", f"{POSSIBLY_REPEATED}re: a"]
+        second.stop()
+        await serving
+
+    simulate(0, run())
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_killed_again_and_again_everything_is_answered(seed: int) -> None:
     """Messages come once or three times, sends fail or are in doubt, processes are killed at any step: each message is stored
@@ -103,6 +138,7 @@ def test_killed_again_and_again_everything_is_answered(seed: int) -> None:
                         chance.choice((NotSent("no network"), NotSent("slowly", 3), MaybeSent("?")))
                     )
                 chats.answer_lost = chance.random() < 0.2
+                chats.answer_seconds = chance.choice((0, 0.2))
 
         talking = asyncio.create_task(talk())
         dead: tuple[str, ...] = ()

@@ -38,8 +38,8 @@ class Preview:
         self._text = ""
         self._steps = 0
         """Counts the steps that were recorded: what was drawn for one of them must not be sent after it."""
-        self._known: dict[tuple[int, int], str] = {}
-        """(turn, part) of previews that are there, and their ids."""
+        self._known: dict[tuple[int, int], str | None] = {}
+        """(turn, part) of previews that were sent, and their ids; None where nobody knows what became of the sending."""
         self._looked_at: int | None = None
         self._given_up: int | None = None
         self._drawn = ""
@@ -107,11 +107,13 @@ class Preview:
         ledger = self._channel.services.ledger
         if self._looked_at != turn.turn:
             for row in await ledger.replies(self._talk.principal, turn.session):
-                if row.kind == PREVIEW and row.platform_id is not None:
+                if row.kind == PREVIEW and row.state != "failed":
                     self._known[row.turn, row.part] = row.platform_id
             self._looked_at = turn.turn
         at = (turn.turn, part_number(turn.step))
-        if (shown := self._known.get(at)) is not None:
+        if at in self._known:
+            if (shown := self._known[at]) is None:
+                raise MaybeSent("an earlier process was killed while it sent this preview")
             await self._channel.platform.edit(self._route, shown, text, markdown=True)
             return
         key = f"preview:{turn.session}:{turn.turn}:{turn.step}"
@@ -121,12 +123,15 @@ class Preview:
         preview = AddReply(conversation=conversation, turn=at[0], part=at[1], kind=PREVIEW, key=key, body="")
         now = self._channel.services.clock.now_ms()
         ident = await ledger.add_reply(turn.session, preview, now)
+        self._known[at] = None
         try:
-            self._known[at] = await self._channel.platform.send(self._route, text, markdown=True, key=key)
+            shown = await self._channel.platform.send(self._route, text, markdown=True, key=key)
         except (NotSent, NeverSent):
             await ledger.settle_reply(ident, "failed", None)
+            del self._known[at]
             raise
-        await ledger.settle_reply(ident, "sent", self._known[at])
+        self._known[at] = shown
+        await ledger.settle_reply(ident, "sent", shown)
 
     async def _conversation(self) -> ConversationId:
         return await self._channel.services.desk.conversation_of(
