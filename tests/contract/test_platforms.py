@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from clew.domain.routing.routes import ChatKind
-from clew.runtime.ports.platforms import Attached, NotSent, Platform
+from clew.runtime.ports.platforms import Attached, ChatMoved, NotSent, Platform
 from clew.surfaces.gateway.platforms.telegram import Telegram
-from clew.testing.contracts.platforms import Bench, PlatformContract
+from clew.testing.contracts.platforms import Bench, PlatformContract, received
 from clew.testing.fake_platform import FakeChats, FakePlatform
 from clew.testing.telegram import BotApi, Fault, Person
 
@@ -37,6 +37,9 @@ class FakeBench:
 
     def shown(self, chat: str) -> list[str]:
         return self._chats.shown(chat)
+
+    def files_shown(self, chat: str) -> list[tuple[str, bytes]]:
+        return self._chats.files_shown.get(chat, [])
 
     def slow_down(self, seconds: int) -> None:
         self._chats.failing.append(NotSent("Too soon.", seconds))
@@ -80,11 +83,15 @@ class TelegramBench:
     def shown(self, chat: str) -> list[str]:
         return self._api.shown(int(chat))
 
+    def files_shown(self, chat: str) -> list[tuple[str, bytes]]:
+        return self._api.files_shown(int(chat))
+
     def slow_down(self, seconds: int) -> None:
         self._api.fail("sendMessage", Fault(retry_after=seconds))
 
     def lose_answer(self) -> None:
-        self._api.fail("sendMessage", Fault(loses_answer=True))
+        for method in ("sendMessage", "sendDocument"):
+            self._api.fail(method, Fault(loses_answer=True))
 
     def revoke(self) -> None:
         self._api.revoked = True
@@ -104,3 +111,19 @@ class TestTelegram(PlatformContract):
             yield bench
             for platform in bench.connected:
                 await platform.close()
+
+    async def test_a_group_that_becomes_a_supergroup_is_the_same_chat(self) -> None:
+        """Said in the old chat and in the new, in order among what is said there; a send to the old id names the new one."""
+        async with BotApi() as api:
+            platform = Telegram(BotApi.TOKEN, base_url=api.base_url)
+            await platform.open()
+            ann = api.person(42, "Ann").at(-7, "group")
+            api.say(ann, "before")
+            api.say(api.migrate(ann, -1007), "after")
+            before, left, came, after = await received(platform, 4)
+            assert (before.chat.chat, after.chat.chat) == ("-7", "-1007")
+            assert [(m.moved_from, m.chat.chat) for m in (left, came)] == [("-7", "-1007")] * 2
+            with pytest.raises(ChatMoved) as caught:
+                await platform.send(before.chat, "to whom?")
+            assert caught.value.to == "-1007"
+            await platform.close()

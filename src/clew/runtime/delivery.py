@@ -19,7 +19,7 @@ from clew.domain.ledger.rows import Undelivered
 from clew.domain.routing.routes import Route, parse
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.owners import Owners
-from clew.runtime.ports.platforms import Button, MaybeSent, NeverSent, NotSent, Platform
+from clew.runtime.ports.platforms import Button, ChatMoved, MaybeSent, NeverSent, NotSent, Platform
 from clew.runtime.ports.world import Clock
 from clew.runtime.turns.outbox import NOTICE, shown_part
 
@@ -179,7 +179,7 @@ class Delivery:
         except (MaybeSent, TimeoutError) as error:
             await self._put_off(row, "unknown", 0.0, f"nobody knows whether it arrived: {error}")
             return False
-        except NeverSent as error:
+        except (NeverSent, ChatMoved) as error:
             await self._settle(row, "failed")
             self._said(str(error), row)
             return True

@@ -12,6 +12,7 @@ from clew.domain.routing.splitting import TextLimit
 from clew.runtime.ports.platforms import (
     Attached,
     Button,
+    ChatMoved,
     Incoming,
     MaybeSent,
     NeverSent,
@@ -35,6 +36,9 @@ class FakeChats:
         """How long it takes until the caller is told that a message was sent."""
         self.messages: dict[str, dict[str, tuple[str, tuple[Button, ...]]]] = {}
         self.files: dict[str, bytes] = {}
+        self.files_shown: dict[str, list[tuple[str, bytes]]] = {}
+        self.moved: dict[str, str] = {}
+        """Chats that have another id by now."""
         self._unconfirmed: list[Incoming] = []
         self._number = 0
         self._change = asyncio.Event()
@@ -65,6 +69,17 @@ class FakeChats:
             addressed=addressed,
         )
         self._unconfirmed += [incoming] * times
+        self._note()
+
+    async def move(self, old: str, new: str) -> None:
+        """A group gets another id. Whoever listens is told, and nothing is sent to the old one any more."""
+        self.moved[old] = new
+        self._number += 1
+        where = Route(platform="fake", account=self.account, chat=new)
+        kind = ChatKind.GROUP
+        self._unconfirmed.append(
+            Incoming(key=f"m{self._number}", chat=where, kind=kind, sender="", text="", moved_from=old)
+        )
         self._note()
 
     async def press(self, sender: str, label: str) -> None:
@@ -99,7 +114,14 @@ class FakeChats:
         self._unconfirmed.remove(incoming)
         self._note()
 
-    async def put(self, chat: str, ident: str, text: str, buttons: tuple[Button, ...]) -> None:
+    async def put(
+        self,
+        chat: str,
+        ident: str,
+        text: str,
+        buttons: tuple[Button, ...],
+        file: tuple[str, bytes] | None = None,
+    ) -> None:
         """A message as it is from now on. A fault that was asked for is met here.
 
         The call is on its way for a while, and so is its answer.
@@ -108,7 +130,11 @@ class FakeChats:
         if self.failing:
             self._note()
             raise self.failing.pop(0)
+        if chat in self.moved:
+            raise ChatMoved("The chat has another id.", self.moved[chat])
         self.messages.setdefault(chat, {})[ident] = (text, buttons)
+        if file is not None:
+            self.files_shown.setdefault(chat, []).append(file)
         self._note()
         await asyncio.sleep(self.answer_seconds)
         if self.answer_lost:
@@ -122,7 +148,9 @@ class FakePlatform:
     name = "fake"
 
     def __init__(self, chats: FakeChats, *, most: int = 200, edits: bool = True) -> None:
-        self.traits = Traits(holds=TextLimit(most=most), edits=edits, edit_seconds=0.0)
+        self.traits = Traits(
+            holds=TextLimit(most=most), edits=edits, edit_seconds=0.0, sends_bytes_max=1_000_000
+        )
         self.account = ""
         self._chats = chats
 
@@ -150,6 +178,13 @@ class FakePlatform:
         self._check(text)
         ident = str(sum(map(len, self._chats.messages.values())) + 1)
         await self._chats.put(to.chat, ident, text, tuple(buttons))
+        return ident
+
+    async def send_file(self, to: Route, name: str, media_type: str, content: bytes, *, key: str = "") -> str:
+        if len(content) > self.traits.sends_bytes_max:
+            raise NeverSent("The file is too large.")
+        ident = str(sum(map(len, self._chats.messages.values())) + 1)
+        await self._chats.put(to.chat, ident, f"[file {name}]", (), (name, content))
         return ident
 
     async def edit(self, to: Route, message: str, text: str, *, markdown: bool = False) -> None:

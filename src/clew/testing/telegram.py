@@ -25,7 +25,17 @@ import msgspec
 
 UNITS_MAX: Final = 4096
 DATE: Final = 1_790_000_000
+UPLOAD_BYTES_MAX: Final = {"document": 50_000_000, "photo": 10_000_000}
+PHOTO_BEGINS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
 Json = dict[str, Any]
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that the bot sends."""
+
+    name: str
+    media_type: str
+    bytes: bytes
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +68,7 @@ class Refusal(Exception):
     def __init__(self, status: int, description: str, retry_after: int = 0) -> None:
         super().__init__(description)
         self.status = status
-        self.retry_after = retry_after
+        self.parameters = {"retry_after": retry_after} if retry_after else {}
 
 
 class BotApi:
@@ -74,6 +84,8 @@ class BotApi:
         self.calls: list[tuple[str, Json]] = []
         self.messages: dict[int, dict[int, Json]] = {}
         self.revoked = False
+        self.moved: dict[int, int] = {}
+        """Groups that are supergroups by now, and their ids."""
         self._files: dict[str, bytes] = {}
         self._updates: list[Json] = []
         self._next_update = 1
@@ -116,6 +128,15 @@ class BotApi:
         edited = message | {"text": text, "edit_date": DATE + self._next_update, "entities": _entities(text)}
         self._update({"edited_message": edited})
 
+    def migrate(self, who: Person, new: int) -> Person:
+        """The person's group becomes a supergroup, which has another id; the old one takes nothing any more."""
+        before, after = msgspec.structs.replace(who, chat_type="group"), who.at(new)
+        sender = {"id": 1087968824, "is_bot": True, "first_name": "Group", "username": "GroupAnonymousBot"}
+        self._update({"message": self._message(before, sender, "", {"migrate_to_chat_id": new})})
+        self._update({"message": self._message(after, sender, "", {"migrate_from_chat_id": who.chat})})
+        self.moved[who.chat] = new
+        return after
+
     def press(self, who: Person, label: str) -> None:
         """Presses the newest button with this label in the person's chat."""
         for message in reversed(self.messages.get(who.chat, {}).values()):
@@ -138,7 +159,16 @@ class BotApi:
 
     def shown(self, chat: int) -> list[str]:
         """What the bot's messages in a chat say now, oldest first."""
-        return [m["text"] for m in self.messages.get(chat, {}).values() if m["from"]["is_bot"]]
+        return [m["text"] for m in self._said(chat) if "text" in m]
+
+    def files_shown(self, chat: int) -> list[tuple[str, bytes]]:
+        """Name and content of the files that the bot sent; a photo has no name."""
+        said = [(m.get("document"), *m.get("photo", [])[-1:]) for m in self._said(chat)]
+        files = [file for found in said for file in found if file is not None]
+        return [(file.get("file_name", ""), self._files[file["file_id"]]) for file in files]
+
+    def _said(self, chat: int) -> list[Json]:
+        return [m for m in self.messages.get(chat, {}).values() if m["from"] == self.me]
 
     def fail(self, method: str, *faults: Fault) -> None:
         """The next calls of a method meet these, one each."""
@@ -200,6 +230,8 @@ class BotApi:
                 return self.me
             case "sendMessage":
                 return self._send(asked)
+            case "sendDocument" | "sendPhoto":
+                return self._send_file(asked, "photo" if method == "sendPhoto" else "document")
             case "editMessageText":
                 return self._edit(asked)
             case "editMessageReplyMarkup":
@@ -220,11 +252,32 @@ class BotApi:
             case _:
                 raise Refusal(404, f"Not Found: method {method} is not here")
 
-    def _send(self, asked: Json) -> Json:
+    def _where(self, asked: Json) -> Person:
         chat = int(asked["chat_id"])
+        if chat in self.moved:
+            moved = Refusal(400, "Bad Request: group chat was upgraded to a supergroup chat")
+            moved.parameters = {"migrate_to_chat_id": self.moved[chat]}
+            raise moved
+        return Person(id=chat, name="", chat=chat, chat_type="private" if chat > 0 else "supergroup",
+                      thread=int(asked["message_thread_id"]) if "message_thread_id" in asked else None)  # fmt: skip
+
+    def _send_file(self, asked: Json, kind: str) -> Json:
+        content: Upload = asked[kind]
+        if len(content.bytes) > UPLOAD_BYTES_MAX[kind]:
+            raise Refusal(413, "Request Entity Too Large")
+        if kind == "photo" and not content.bytes.startswith(PHOTO_BEGINS):
+            raise Refusal(400, "Bad Request: IMAGE_PROCESS_FAILED")
+        file = self.give(content.bytes, content.name, content.media_type)
+        shown: Any = file
+        if kind == "photo":
+            shown = [
+                {"width": 1, "height": 1} | {k: file[k] for k in ("file_id", "file_unique_id", "file_size")}
+            ]
+        return self._message(self._where(asked), self.me, "", {kind: shown})
+
+    def _send(self, asked: Json) -> Json:
+        where = self._where(asked)
         _check_text(asked)
-        where = Person(id=chat, name="", chat=chat, chat_type="private" if chat > 0 else "supergroup",
-                       thread=int(asked["message_thread_id"]) if "message_thread_id" in asked else None)  # fmt: skip
         more = {"reply_markup": asked["reply_markup"]} if "reply_markup" in asked else {}
         sent = self._message(where, self.me, asked["text"].strip(), more)
         if "entities" in asked:
@@ -289,8 +342,8 @@ class BotApi:
             result = await self._called(token, method, asked, fault)
         except Refusal as error:
             wrong: Json = {"ok": False, "error_code": error.status, "description": str(error)}
-            if error.retry_after:
-                wrong["parameters"] = {"retry_after": error.retry_after}
+            if error.parameters:
+                wrong["parameters"] = error.parameters
             return error.status, "application/json", msgspec.json.encode(wrong)
         await self._note()
         if fault.loses_answer:
@@ -344,16 +397,23 @@ def _fields(head: str, body: bytes) -> Json:
         return decoded
     if media_type.startswith("multipart/"):
         parsed = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {media_type}\r\n\r\n".encode() + body)
-        pairs = [
-            (str(part.get_param("name", header="content-disposition")), part.get_content())
+        pairs: list[tuple[str, str | Upload]] = [
+            (str(part.get_param("name", header="content-disposition")), _part(part))
             for part in parsed.iter_parts()
         ]
     else:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True)
+        pairs = [*parse_qsl(body.decode(), keep_blank_values=True)]
     return {name: _value(value) for name, value in pairs}
 
 
-def _value(text: str) -> Any:
-    if text[:1] in "[{":
+def _part(part: Any) -> str | Upload:
+    name = part.get_filename()
+    if name is None:
+        return str(part.get_content())
+    return Upload(name=name, media_type=part.get_content_type(), bytes=part.get_payload(decode=True))
+
+
+def _value(text: str | Upload) -> Any:
+    if isinstance(text, str) and text[:1] in ("[", "{"):
         return msgspec.json.decode(text)
     return text

@@ -4,6 +4,7 @@ PlatformError
 ├── NotSent          it certainly did not go out: it is tried again later, as often as needed
 ├── MaybeSent        nobody knows: it is repeated once, with a mark
 ├── NeverSent        it cannot go out: the person left, or the platform takes no such message
+├── ChatMoved        it did not go out: the chat has another id by now
 └── PlatformRefused  the platform does not take us: a wrong token, or somebody else with the same one
 """
 
@@ -38,6 +39,14 @@ class NeverSent(PlatformError):
     """It will never go out."""
 
 
+class ChatMoved(PlatformError):
+    """It did not go out: the chat's id is `to` from now on."""
+
+    def __init__(self, message: str, to: str) -> None:
+        super().__init__(message)
+        self.to = to
+
+
 class PlatformRefused(PlatformError):
     """The platform does not talk to us."""
 
@@ -56,6 +65,9 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     takes_key: bool = False
     """The same key sent twice is one message."""
     file_bytes_max: int = 20_000_000
+    """The largest file that is fetched."""
+    sends_bytes_max: int = 0
+    """The largest file that can be sent; 0 where none can."""
 
 
 class Button(msgspec.Struct, frozen=True):
@@ -91,6 +103,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """The key of the message that this is a change of."""
     unsupported: str = ""
     """What it is, if it is nothing that can be answered: a sticker, a location."""
+    moved_from: str = ""
+    """The id that this chat had until now. Nothing was said: its places, and what waits for them, move."""
 
 
 Take = Callable[[Incoming], Awaitable[None]]
@@ -127,7 +141,14 @@ class Platform(Protocol):
     async def send(
         self, to: Route, text: str, *, markdown: bool = False, buttons: Sequence[Button] = (), key: str = ""
     ) -> str:
-        """Returns the platform's id of the message. With `markdown` the text is a model's, to be shown as it means."""
+        """Returns the platform's id of the message. With `markdown` the text is a model's, to be shown as it means.
+
+        Every call that sends may raise NotSent, MaybeSent, NeverSent, ChatMoved."""
+        ...
+
+    async def send_file(self, to: Route, name: str, media_type: str, content: bytes, *, key: str = "") -> str:
+        """Sends a file that is no larger than the traits say, as the platform shows such files. Returns the message's id.
+        Not called where `sends_bytes_max` is 0."""
         ...
 
     async def edit(self, to: Route, message: str, text: str, *, markdown: bool = False) -> None:

@@ -17,7 +17,7 @@ from clew.domain.routing.routes import Route
 from clew.domain.routing.splitting import split
 from clew.runtime.delivery import chat_of
 from clew.runtime.ports.people import AttemptVoid, StepRecorded, TextShown, TurnNews
-from clew.runtime.ports.platforms import MaybeSent, NeverSent, NotSent
+from clew.runtime.ports.platforms import ChatMoved, MaybeSent, NeverSent, NotSent, PlatformError
 from clew.runtime.talk import Talk
 from clew.runtime.turns.outbox import PREVIEW, part_number
 from clew.runtime.turns.runner import RunningTurn
@@ -82,7 +82,7 @@ class Preview:
         seconds = self._channel.platform.traits.typing_seconds
         while seconds:
             if not self._channel.gate.closed_for(chat_of(self._route)):
-                with suppress(NotSent, MaybeSent, NeverSent):
+                with suppress(PlatformError):
                     await self._channel.platform.typing(self._route)
             await asyncio.sleep(seconds)
 
@@ -100,7 +100,7 @@ class Preview:
             except NotSent as error:
                 if error.after:
                     self._channel.gate.close(chat, error.after)
-            except (MaybeSent, NeverSent, LedgerError):
+            except (PlatformError, LedgerError):
                 self._given_up = steps  # what was sent by this step is not known: the reply stands by itself
 
     async def _draw(self, turn: RunningTurn, text: str) -> None:
@@ -126,7 +126,7 @@ class Preview:
         self._known[at] = None
         try:
             shown = await self._channel.platform.send(self._route, text, markdown=True, key=key)
-        except (NotSent, NeverSent):
+        except (NotSent, NeverSent, ChatMoved):
             await ledger.settle_reply(ident, "failed", None)
             del self._known[at]
             raise

@@ -30,6 +30,11 @@ from clew.runtime.ports.platforms import (
 ANN = "42"
 BEN = "43"
 GROUP = "-1001"
+PICTURE = (
+    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00\x1f\x15\xc4\x89\x00\x00\x00\rIDATx\xda"
+    b"c\xfc\xcf\xc0P\x0f\x00\x04\x85\x01\x80\x84\xa9\x8c!\x00\x00\x00\x00IEND\xaeB`\x82"
+)
+"""A PNG of one pixel."""
 
 
 class Bench(Protocol):
@@ -48,6 +53,10 @@ class Bench(Protocol):
     async def send_file(self, sender: str, content: bytes, name: str) -> None: ...
 
     async def press(self, sender: str, label: str) -> None: ...
+
+    def files_shown(self, chat: str) -> list[tuple[str, bytes]]:
+        """Name and content of the files that we sent to a chat; the name may be missing where it shows a picture."""
+        ...
 
     def shown(self, chat: str) -> list[str]:
         """What our messages in a chat say now."""
@@ -167,6 +176,24 @@ class PlatformContract:
         assert (await platform.fetch(file), file.name) == (b"\x00\xffdata", "a.bin")
         with pytest.raises(NeverSent):
             await platform.fetch(Attached(reference="nothing", media_type="text/plain"))
+
+    async def test_a_file_is_sent(self, bench: Bench) -> None:
+        """Byte for byte and under its name, whatever its type; a picture may be shown without one."""
+        platform = await opened(bench)
+        if not platform.traits.sends_bytes_max:
+            return
+        to = chat(platform, ANN)
+        sent = [await platform.send_file(to, "ä b.bin", "application/octet-stream", b"\x00\xffdata\r\n")]
+        sent.append(await platform.send_file(to, "dot.png", "image/png", PICTURE))
+        sent.append(await platform.send_file(to, "no.png", "image/png", b"no picture at all"))
+        assert len(set(sent)) == 3
+        first, picture, other = bench.files_shown(ANN)
+        assert first == ("ä b.bin", b"\x00\xffdata\r\n")
+        assert (picture[1], other) == (PICTURE, ("no.png", b"no picture at all"))
+        bench.lose_answer()
+        with pytest.raises(MaybeSent):
+            await platform.send_file(to, "again.txt", "text/plain", b"again")
+        assert bench.files_shown(ANN)[3:] == [("again.txt", b"again")]
 
     async def test_a_message_that_came_too_soon_did_not_go_out(self, bench: Bench) -> None:
         """And the platform's own pause is told."""

@@ -28,6 +28,7 @@ from telegram import (
 from telegram.constants import ChatAction, ChatType
 from telegram.error import (
     BadRequest,
+    ChatMigrated,
     Conflict,
     Forbidden,
     InvalidToken,
@@ -43,6 +44,7 @@ from clew.runtime.commands import COMMANDS
 from clew.runtime.ports.platforms import (
     Attached,
     Button,
+    ChatMoved,
     Incoming,
     MaybeSent,
     NeverSent,
@@ -62,6 +64,10 @@ NAME: Final = "telegram"
 PUBLIC: Final = "https://api.telegram.org"
 HOLDS: Final = TextLimit(most=4000, units=Units.UTF16)
 """Telegram takes 4096 UTF-16 units; the rest is room for a mark."""
+SENDS_BYTES_MAX: Final = 50_000_000
+PHOTO_BYTES_MAX: Final = 10_000_000
+PHOTOS: Final = frozenset({"image/jpeg", "image/png", "image/webp"})
+"""What Telegram shows as a picture; other images go as documents."""
 POLL_SECONDS: Final = 30
 CALL_SECONDS: Final = 20.0
 CONNECTIONS: Final = 64
@@ -92,7 +98,9 @@ class Telegram:
     def __init__(self, token: str, *, base_url: str = "", base_file_url: str = "") -> None:
         api = (base_url or PUBLIC).rstrip("/")
         files = (base_file_url or f"{api}/file").rstrip("/")
-        self.traits = Traits(holds=HOLDS, edits=True, edit_seconds=1.0, typing_seconds=4.0)
+        self.traits = Traits(
+            holds=HOLDS, edits=True, edit_seconds=1.0, typing_seconds=4.0, sends_bytes_max=SENDS_BYTES_MAX
+        )
         self.account = ""
         self._polled = False
         try:
@@ -137,8 +145,7 @@ class Telegram:
                 await asyncio.sleep(conflicts)
                 continue
             self._polled, conflicts = True, 0
-            incoming = [found for update in updates if (found := self._read(update)) is not None]
-            await asyncio.gather(*(take(message) for message in incoming))
+            await _taken(take, [found for update in updates if (found := self._read(update)) is not None])
             if updates:
                 offset = updates[-1].update_id + 1
             for update in updates:
@@ -174,6 +181,17 @@ class Telegram:
 
         return str((await _formatted(call, text, markdown)).message_id)
 
+    async def send_file(self, to: Route, name: str, media_type: str, content: bytes, *, key: str = "") -> str:
+        chat, thread = int(to.chat), int(to.thread) if to.thread else None
+        if media_type in PHOTOS and len(content) <= PHOTO_BYTES_MAX:
+            with suppress(NeverSent):  # too wide, say: then it goes as a document
+                photo = self._bot.send_photo(chat, content, message_thread_id=thread, filename=name)
+                return str((await _called(photo)).message_id)
+        document = self._bot.send_document(
+            chat, content, message_thread_id=thread, filename=name, disable_content_type_detection=True
+        )
+        return str((await _called(document)).message_id)
+
     async def edit(self, to: Route, message: str, text: str, *, markdown: bool = False) -> None:
         def call(plain: str, entities: Sequence[MessageEntity]) -> Coroutine[Any, Any, Message | bool]:
             return self._bot.edit_message_text(
@@ -199,6 +217,8 @@ class Telegram:
         if update.callback_query is not None:
             return self._pressed(update.callback_query)
         message = update.edited_message or update.message
+        if message is not None and (message.migrate_to_chat_id or message.migrate_from_chat_id):
+            return self._moved(message)
         if message is None or message.from_user is None or message.from_user.is_bot:
             return None
         text, unsupported = message.text or message.caption or "", ""
@@ -221,6 +241,21 @@ class Telegram:
             addressed=own and (text.startswith("/") or self._is_addressed(message)),
             edits=key if changed else "",
             unsupported=unsupported.replace("_", " "),
+        )
+
+    def _moved(self, message: Message) -> Incoming:
+        """A group became a supergroup: said in both of them, each in its own words."""
+        old, new = (
+            message.migrate_from_chat_id or message.chat.id,
+            message.migrate_to_chat_id or message.chat.id,
+        )
+        return Incoming(
+            key=f"{message.chat.id}:{message.message_id}",
+            chat=Route(platform=NAME, account=self.account, chat=str(new)),
+            kind=ChatKind.GROUP,
+            sender="",
+            text="",
+            moved_from=str(old),
         )
 
     def _pressed(self, query: CallbackQuery) -> Incoming | None:
@@ -263,6 +298,19 @@ class Telegram:
         name = f"@{self._bot.username}".casefold()
         named = {**message.parse_entities(["mention"]), **message.parse_caption_entities(["mention"])}
         return any(mention.casefold() == name for mention in named.values())
+
+
+async def _taken(take: Take, incoming: Sequence[Incoming]) -> None:
+    """Side by side; but a chat has its new id only for what came after that was said."""
+    together: list[Incoming] = []
+    for message in incoming:
+        if message.moved_from:
+            await asyncio.gather(*map(take, together))
+            together.clear()
+            await take(message)
+        else:
+            together.append(message)
+    await asyncio.gather(*map(take, together))
 
 
 def _kind(message: Message) -> ChatKind:
@@ -333,6 +381,8 @@ async def _called(call: Coroutine[Any, Any, T]) -> T:
         ) from error
     except InvalidToken as error:
         raise PlatformRefused("Telegram does not know this token (any more).") from error
+    except ChatMigrated as error:
+        raise ChatMoved(error.message, str(error.new_chat_id)) from error
     except (BadRequest, Forbidden) as error:
         raise NeverSent(error.message) from error
     except NetworkError as error:
