@@ -31,6 +31,7 @@ class Gateway:
             "TELEGRAM_BOT_TOKEN": BotApi.TOKEN,
             "CLEW__GATEWAY__TELEGRAM__BASE_URL": api.base_url,
             "CLEW__GATEWAY__TELEGRAM__ALLOW": '["42", "43"]',
+            "CLEW__HTTP__ENABLED": "false",
             **settings,
         }
         self.model = model

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -10,10 +11,12 @@ import msgspec
 from clew.config.errors import Problem, SettingsError
 from clew.config.home import Home
 from clew.config.secrets import load_secrets
-from clew.config.settings import Settings
+from clew.config.settings import HttpSettings, Settings
+from clew.runtime.metering import Meter
+from clew.runtime.ports.endpoints import Endpoint
 from clew.runtime.talk import Services
 from clew.surfaces.gateway.channel import Channel, open_channel
-from clew.surfaces.gateway.gateway import Gateway
+from clew.surfaces.gateway.gateway import Gateway, Listening
 
 
 def open_gateway(services: Services, settings: Settings, home: Home, environ: Mapping[str, str]) -> Gateway:
@@ -21,18 +24,26 @@ def open_gateway(services: Services, settings: Settings, home: Home, environ: Ma
     # What is said here is other people's too: nothing is written into the working directory on their behalf, and there
     # are no words that the inbox may not hold.
     own = msgspec.structs.replace(services, export=None, in_memory=None)
-    channels = [channel for channel in (_telegram(own, settings, home, environ),) if channel is not None]
+    meter = Meter()
+    found = (_telegram(own, settings, home, environ, meter),)
+    channels = [channel for channel in found if channel is not None]
     if not channels:
         name = settings.gateway.telegram.token_env
         sentence = (
             f"no chat platform is set up: put a bot's token into {name}, or into secrets.toml under that name"
         )
         raise SettingsError(Problem(path=("gateway",), sentence=sentence))
-    return Gateway(channels)
+    return Gateway(channels, _listener(settings.http) if settings.http.enabled else None)
+
+
+def _listener(settings: HttpSettings) -> Callable[[Sequence[Endpoint]], Listening]:
+    from clew.surfaces.http import Listener  # noqa: PLC0415  starlette, uvicorn: 0.05 s
+
+    return partial(Listener, settings.host, settings.port)
 
 
 def _telegram(
-    services: Services, settings: Settings, home: Home, environ: Mapping[str, str]
+    services: Services, settings: Settings, home: Home, environ: Mapping[str, str], meter: Meter
 ) -> Channel | None:
     own = settings.gateway.telegram
     token = load_secrets(home, environ).get(own.token_env)
@@ -44,4 +55,4 @@ def _telegram(
     from clew.surfaces.gateway.platforms.telegram import Telegram  # noqa: PLC0415  0.24 s
 
     platform = Telegram(token.reveal(), base_url=own.base_url, base_file_url=own.base_file_url)
-    return open_channel(services, settings, platform, Path.cwd(), frozenset(own.allow))
+    return open_channel(services, settings, platform, Path.cwd(), frozenset(own.allow), meter=meter)

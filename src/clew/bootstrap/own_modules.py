@@ -19,8 +19,10 @@ LATER: Final = (
     "clew.adapters.mcp.translation",
     "clew.adapters.models.pydantic_ai",
     "clew.surfaces.gateway.platforms",
+    "clew.surfaces.http",
 )
-"""Over `mcp`, `pydantic_ai` and `telegram`, with all that is in them. The gateway imports its platforms before it begins."""
+"""Over `mcp`, `pydantic_ai`, `telegram` and `starlette`, with all that is in them. The gateway imports its platforms and what
+listens before it begins."""
 _NEVER: Final = ("clew.__main__", "clew.testing")
 
 

@@ -281,8 +281,10 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
 
 
 class HttpSettings(Section, frozen=True, kw_only=True):
-    """The OpenAI-compatible server."""
+    """The HTTP listener of `clew serve`: `/healthz` and `/metrics`."""
 
+    enabled: bool = True
+    """Listen at all."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: Port = 8787

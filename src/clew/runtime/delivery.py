@@ -8,6 +8,7 @@ nothing twice and is done silently. A process that ended in the middle leaves `s
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
@@ -42,6 +43,8 @@ class RateGate:
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[Route, asyncio.Lock] = WeakValueDictionary()
         self._closed_until: dict[Route, float] = {}
+        self.pauses = 0
+        """How often the platform asked for one."""
 
     @asynccontextmanager
     async def through(self, chat: Route) -> AsyncIterator[None]:
@@ -51,6 +54,7 @@ class RateGate:
 
     def close(self, chat: Route, seconds: float) -> None:
         """The platform asked for a pause."""
+        self.pauses += 1
         self._closed_until[chat] = asyncio.get_running_loop().time() + seconds
 
     def closed_for(self, chat: Route) -> float:
@@ -87,6 +91,8 @@ class Delivery:
         self._woken = asyncio.Event()
         self._under_way: dict[ConversationId, asyncio.Task[None]] = {}
         self._pauses: dict[ConversationId, float] = {}
+        self.looked_at = -math.inf
+        """When the outbox was last looked at, by the clock of the event loop."""
 
     def wake(self) -> None:
         self._woken.set()
@@ -97,7 +103,9 @@ class Delivery:
             while True:
                 self._woken.clear()
                 pause = POLL_SECONDS
-                for row in await self._due():
+                due = await self._due()
+                self.looked_at = asyncio.get_running_loop().time()
+                for row in due:
                     route = self._ours(row)
                     if route is None or row.conversation in self._under_way:
                         continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -29,6 +30,9 @@ class FakeChats:
     def __init__(self) -> None:
         self.account = "bot"
         self.refuses = ""
+        self.breaks: list[Exception] = []
+        """What receiving ends with, instead of giving the next message."""
+        self.is_silent = False
         self.failing: list[PlatformError] = []
         self.answer_lost = False
         """The next message is sent, and nobody is told."""
@@ -153,6 +157,13 @@ class FakePlatform:
         )
         self.account = ""
         self._chats = chats
+        self._contact = -math.inf
+
+    @property
+    def contact(self) -> float:
+        if self.account and not self._chats.is_silent:
+            self._contact = asyncio.get_running_loop().time()
+        return self._contact
 
     async def open(self) -> None:
         if self._chats.refuses:
@@ -164,6 +175,8 @@ class FakePlatform:
             incoming = await self._chats.next()
             if self._chats.refuses:
                 raise PlatformRefused(self._chats.refuses)
+            if self._chats.breaks:
+                raise self._chats.breaks.pop(0)
             await take(incoming)
             self._chats.confirm(incoming)
 

@@ -125,6 +125,12 @@ class Platform(Protocol):
     @property
     def traits(self) -> Traits: ...
 
+    @property
+    def contact(self) -> float:
+        """When the platform last answered us, by the clock of the event loop; minus infinity before. While it receives, and
+        has nothing to give, it asks at least once a minute: a minute and a half of silence ends `receive`."""
+        ...
+
     async def open(self) -> None:
         """Proves that the platform takes us. Raises PlatformRefused, NotSent."""
         ...

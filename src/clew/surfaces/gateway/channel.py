@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ import structlog
 from clew.config.settings import Settings
 from clew.domain.ledger.rows import Undelivered
 from clew.runtime.delivery import Delivery, RateGate
+from clew.runtime.metering import Meter
 from clew.runtime.ports.platforms import Platform
 from clew.runtime.talk import Services
 
@@ -27,14 +29,23 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     cwd: Path
     allow: frozenset[str]
     """Ids of the people who may talk here without being paired."""
+    meter: Meter
 
 
 def open_channel(
-    services: Services, settings: Settings, platform: Platform, cwd: Path, allow: frozenset[str]
+    services: Services,
+    settings: Settings,
+    platform: Platform,
+    cwd: Path,
+    allow: frozenset[str],
+    *,
+    meter: Meter | None = None,
 ) -> Channel:
-    """Puts together what serves one platform."""
+    """Puts together what serves one platform. `meter` is the process's."""
+    meter = meter or Meter()
 
     def said(why: str, row: Undelivered) -> None:
+        meter.count("clew_deliveries_troubled_total", platform=platform.name)
         LOG.warning("delivery", platform=platform.name, reply=row.id, session=row.session, why=why)
 
     gate = RateGate()
@@ -47,4 +58,11 @@ def open_channel(
         delivery=delivery,
         cwd=cwd,
         allow=allow,
+        meter=meter,
     )
+
+
+def raised_at(error: BaseException) -> str:
+    """Where an error of ours was raised, without its message: that may hold somebody's words."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))

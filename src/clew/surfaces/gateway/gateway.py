@@ -1,24 +1,29 @@
 """The gateway: receives, runs turns and delivers for each platform, and ends them in the right order.
 
-A platform that fails is tried again by itself, and disturbs no other; one that refuses us is said once and left alone. When
+A platform that fails, in whatever way, is begun anew by itself within two minutes, and disturbs no other; one that refuses
+us is said once and left alone. When
 none is left, or the package was replaced, or the process is asked to end, nothing more is taken; what runs may end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
 
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.errors import LedgerError, NotFound, Outdated
 from clew.domain.routing.routes import Route, parse
+from clew.runtime.ports.endpoints import Endpoint
 from clew.runtime.ports.platforms import NotSent, PlatformError, PlatformRefused
 from clew.runtime.sessions import Place
 from clew.runtime.talk import Talk
 from clew.surfaces.gateway.access import Access
-from clew.surfaces.gateway.channel import LOG, Channel
+from clew.surfaces.gateway.channel import LOG, Channel, raised_at
+from clew.surfaces.gateway.health import Health
 from clew.surfaces.gateway.line import Line
 from clew.surfaces.gateway.reception import Reception
 
@@ -26,8 +31,25 @@ LINES_MAX: Final = 256
 """Idle sessions whose tools are kept open."""
 RETRY_SECONDS: Final = (1.0, 60.0)
 """The first pause after a platform failed, and the longest; it doubles."""
+LOOK_SECONDS: Final = 10.0
+SILENT_SECONDS_MAX: Final = 90.0
+"""Where nothing was heard of a platform for so long, its connection is given up; looked at every so many seconds."""
 DELIVERY_SECONDS: Final = 5.0
 """Time that what was said last has to go out when the gateway ends."""
+
+
+class Listening(Protocol):
+    async def run(self) -> None:
+        """Until it is cancelled. Raises OSError when the address cannot be listened on."""
+        ...
+
+    def check(self) -> None:
+        """Raises OSError when the address cannot be listened on."""
+        ...
+
+
+Listen = Callable[[Sequence[Endpoint]], Listening]
+"""Makes what listens for HTTP."""
 
 
 class Wing:
@@ -42,6 +64,9 @@ class Wing:
         self._lines: OrderedDict[tuple[str, SessionId], Line] = OrderedDict()
         self._ended = ended
         self._began = False
+        self.is_refused = False
+        self.looked_at = -math.inf
+        """When it was last looked for what other processes left."""
 
     async def line(self, place: Place, route: Route, who: PrincipalId, session: SessionId) -> Line:
         """The line of a session in a place."""
@@ -66,27 +91,81 @@ class Wing:
         self.outdated = error
         self._ended.set()
 
+    # -- what runs until it is cancelled ---------------------------------------------------------------------------
     async def receive(self) -> None:
-        """Receives until it is cancelled, or the platform refuses us."""
-        platform, pause = self.channel.platform, RETRY_SECONDS[0]
+        """Raises PlatformRefused."""
+        await self._kept("receive", self._receive)
+
+    async def watch(self) -> None:
+        """Looks for turns that other processes leave, once a lease."""
+        await self._kept("watch", self._watch)
+
+    async def deliver(self) -> None:
+        await self._kept("deliver", self.channel.delivery.run)
+
+    async def _kept(self, part: str, work: Callable[[], Awaitable[None]]) -> None:
+        """The supervisor of one part of one platform: what ends it is logged, and it begins anew after a pause."""
+        name, loop, pause = self.channel.platform.name, asyncio.get_running_loop(), RETRY_SECONDS[0]
         while True:
+            began = loop.time()
             try:
-                await platform.open()
-                await self.go_on()
-                LOG.info("ready", platform=platform.name, account=platform.account)
+                return await work()
+            except Exception as group:  # noqa: BLE001 - the supervisor: logged by where it was raised, and begun anew
+                error = _first(group)
+            if isinstance(error, Outdated):
+                return self._outdate(error)
+            if isinstance(error, PlatformRefused):
+                self.is_refused = True
+                LOG.error("refused", platform=name, why=str(error))
+                raise error
+            if loop.time() - began > RETRY_SECONDS[1]:
                 pause = RETRY_SECONDS[0]
-                await platform.receive(self._reception.take)
-            except PlatformRefused as error:
-                LOG.error("refused", platform=platform.name, why=str(error))
-                raise
-            except Outdated as error:
-                self._outdate(error)
-                return
-            except (PlatformError, LedgerError) as error:
-                seconds = max(pause, error.after if isinstance(error, NotSent) else 0.0)
-                LOG.warning("failed", platform=platform.name, why=str(error), again_in_seconds=seconds)
-                await asyncio.sleep(seconds)
-                pause = min(pause * 2, RETRY_SECONDS[1])
+            seconds = max(pause, error.after if isinstance(error, NotSent) else 0.0)
+            known = isinstance(error, PlatformError | LedgerError)
+            why = {"why": str(error)} if known else {"error": type(error).__name__, "at": raised_at(error)}
+            LOG.log(
+                logging.WARNING if known else logging.ERROR,
+                "failed",
+                platform=name,
+                part=part,
+                **why,
+                again_in_seconds=seconds,
+            )
+            self.channel.meter.count("clew_channel_restarts_total", platform=name, part=part)
+            await asyncio.sleep(seconds)
+            pause = min(pause * 2, RETRY_SECONDS[1])
+
+    async def _receive(self) -> None:
+        platform = self.channel.platform
+        await platform.open()
+        await self.go_on()
+        LOG.info("ready", platform=platform.name, account=platform.account)
+        receiving = asyncio.create_task(platform.receive(self._reception.take))
+        try:
+            while not receiving.done():
+                await asyncio.wait([receiving], timeout=LOOK_SECONDS)
+                if not receiving.done() and self.silent_seconds > SILENT_SECONDS_MAX:
+                    raise NotSent(f"nothing was heard of the platform for {self.silent_seconds:.0f} s")
+            receiving.result()
+        finally:
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            self.looked_at = asyncio.get_running_loop().time()
+            await asyncio.sleep(self.lease_seconds)
+            await self.go_on()
+
+    @property
+    def lease_seconds(self) -> float:
+        return self.channel.services.runner.settings.lease_seconds
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the platform has not answered; not counted while we take what it gave us."""
+        heard = max(self.channel.platform.contact, self._reception.took_at)
+        return asyncio.get_running_loop().time() - heard
 
     async def go_on(self) -> None:
         """Takes up what was left: turns that a process left in the middle, messages and commands that wait."""
@@ -118,35 +197,6 @@ class Wing:
             return None
         return await self.line(self._reception.place(route), route, who, session)
 
-    async def watch(self, seconds: float) -> None:
-        """Until it is cancelled: looks for turns that other processes leave, once a lease."""
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                await self.go_on()
-            except Outdated as error:
-                self._outdate(error)
-                return
-            except LedgerError as error:
-                LOG.warning("looked for nothing", platform=self.channel.platform.name, why=str(error))
-
-    async def deliver(self) -> None:
-        """Delivers until it is cancelled. A ledger that cannot be used just now is waited for."""
-        while True:
-            try:
-                await self.channel.delivery.run()
-            except ExceptionGroup as group:
-                outdated, other = group.split(Outdated)
-                if outdated is not None:
-                    self._outdate(Outdated(str(_first(outdated))))
-                    return
-                if other is not None and other.split(LedgerError)[1] is not None:
-                    raise
-                LOG.warning(
-                    "delivery stands still", platform=self.channel.platform.name, why=str(_first(group))
-                )
-                await asyncio.sleep(RETRY_SECONDS[0])
-
     async def drain(self, seconds: float) -> None:
         """Lets what runs end, and delivers what was said."""
         await self._reception.settled()
@@ -163,9 +213,10 @@ class Wing:
         await self.channel.platform.close()
 
 
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    """The first error itself."""
-    error: Exception = group
+def _first(error: Exception) -> Exception:
+    """The error itself, or the first of a group: that the program is outdated comes before all."""
+    if isinstance(error, ExceptionGroup) and (outdated := error.subgroup(Outdated)) is not None:
+        error = outdated
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -174,9 +225,11 @@ def _first(group: ExceptionGroup[Exception]) -> Exception:
 class Gateway:
     """Runs until `stop` is called, no platform is left, or this program was replaced."""
 
-    def __init__(self, channels: Sequence[Channel]) -> None:
+    def __init__(self, channels: Sequence[Channel], listen: Listen | None = None) -> None:
         self._ended = asyncio.Event()
         self._wings = [Wing(channel, self._ended) for channel in channels]
+        self._health = Health(self._wings, self._ended)
+        self._listener = listen(self._health.endpoints) if listen is not None else None
 
     def stop(self) -> None:
         """Takes nothing more, and lets `run` come to its end."""
@@ -198,8 +251,12 @@ class Gateway:
         """Raises PlatformRefused when no platform took us, Outdated when another program has to go on."""
         receiving = [asyncio.create_task(wing.receive()) for wing in self._wings]
         beside = [asyncio.create_task(wing.deliver()) for wing in self._wings]
-        lease = self._wings[0].channel.services.runner.settings.lease_seconds
-        beside += [asyncio.create_task(wing.watch(lease)) for wing in self._wings]
+        beside += [asyncio.create_task(wing.watch()) for wing in self._wings]
+        if self._listener is not None:
+            beside += [
+                asyncio.create_task(self._listen(self._listener)),
+                asyncio.create_task(self._health.feel()),
+            ]
         ended = asyncio.create_task(self._wait())
         try:
             await self._until_the_end(receiving, beside, ended)
@@ -220,6 +277,17 @@ class Gateway:
         refused = [task.exception() for task in receiving if not task.cancelled()]
         if len(refused) == len(receiving) and refused[0] is not None:
             raise refused[0]
+
+    async def _listen(self, listener: Listening) -> None:
+        """An address that somebody else holds takes no chat down: it is tried again."""
+        pause = RETRY_SECONDS[0]
+        while True:
+            try:
+                await listener.run()
+            except OSError as error:
+                LOG.error("not listening", why=error.strerror or str(error), again_in_seconds=pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_SECONDS[1])
 
     async def _wait(self) -> None:
         await self._ended.wait()

@@ -146,7 +146,10 @@ class Line:
         try:
             if await self.talk.is_busy():
                 await self.talk.until_idle()
+            began = asyncio.get_running_loop().time()
             outcome = await self._run(opening, preview)
+            if outcome is not None:
+                self._count(outcome, asyncio.get_running_loop().time() - began)
         except (Outdated, NotFound):
             raise
         except (LedgerError, ModelUnavailable) as error:
@@ -164,6 +167,14 @@ class Line:
         if outcome is not None and isinstance(outcome.cause, Outdated):
             raise outcome.cause
         return True
+
+    def _count(self, outcome: TurnOutcome, seconds: float) -> None:
+        meter, of = self._channel.meter, {"platform": self._channel.platform.name, "model": outcome.model}
+        meter.count("clew_turns_total", status=outcome.status, **of)
+        meter.observe("clew_turn_seconds", seconds, platform=of["platform"])
+        for kind in ("input", "output", "cache_read", "cache_write"):
+            meter.count("clew_tokens_total", getattr(outcome.usage, kind), kind=kind, **of)
+        meter.count("clew_cost_usd_total", outcome.cost_usd or 0.0, **of)
 
     async def _next(self) -> Opening | None:
         if self._given:

@@ -7,6 +7,7 @@ next message belongs). The same message delivered again is found in the inbox, a
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -52,6 +53,8 @@ class Reception:
         )
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._handling: set[asyncio.Task[None]] = set()
+        self._taking = 0
+        self._took_at = -math.inf
 
     def place(self, route: Route) -> Place:
         platform = self._channel.platform
@@ -63,7 +66,17 @@ class Reception:
         task = asyncio.create_task(self._supervised(incoming, durable))
         self._handling.add(task)
         task.add_done_callback(self._handling.discard)
-        await durable
+        self._taking += 1
+        try:
+            await durable
+        finally:
+            self._taking -= 1
+            self._took_at = asyncio.get_running_loop().time()
+
+    @property
+    def took_at(self) -> float:
+        """When something was last being taken, by the clock of the event loop."""
+        return asyncio.get_running_loop().time() if self._taking else self._took_at
 
     async def settled(self) -> None:
         """Returns when everything that was taken was handed on."""

@@ -10,6 +10,7 @@ A `Bench` is the platform's other side: real, or an emulation of it over its own
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import suppress
 from typing import Protocol
 
@@ -95,6 +96,17 @@ class PlatformContract:
         assert first.account == second.account != ""
         await first.close()
         await first.close()
+
+    async def test_it_knows_when_it_last_heard_of_the_platform(self, bench: Bench) -> None:
+        """Never, before it is opened; then whenever it is answered, also where there is nothing to be told."""
+        loop, platform = asyncio.get_running_loop(), bench.connect()
+        assert platform.contact == -math.inf
+        await platform.open()
+        opened_at = platform.contact
+        await bench.say(ANN, "hello")
+        await received(platform, 1)
+        assert opened_at <= platform.contact <= loop.time()
+        assert opened_at > -math.inf
 
     async def test_what_is_said_arrives(self, bench: Bench) -> None:
         """With its sender, in the chat of the person, word for word, in order."""

@@ -7,6 +7,7 @@ message by chat and message id (update ids start anew after a week); a change of
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -102,6 +103,7 @@ class Telegram:
             holds=HOLDS, edits=True, edit_seconds=1.0, typing_seconds=4.0, sends_bytes_max=SENDS_BYTES_MAX
         )
         self.account = ""
+        self.contact = -math.inf
         self._polled = False
         try:
             self._bot = Bot(
@@ -122,6 +124,7 @@ class Telegram:
         except (MaybeSent, NeverSent) as error:
             raise NotSent(str(error)) from error
         self.account = str(self._bot.id)
+        self.contact = asyncio.get_running_loop().time()
         menu = [
             BotCommand(command.name, command.summary[:256]) for command in COMMANDS if "-" not in command.name
         ]
@@ -145,6 +148,7 @@ class Telegram:
                 await asyncio.sleep(conflicts)
                 continue
             self._polled, conflicts = True, 0
+            self.contact = asyncio.get_running_loop().time()
             await _taken(take, [found for update in updates if (found := self._read(update)) is not None])
             if updates:
                 offset = updates[-1].update_id + 1

@@ -1,0 +1,195 @@
+"""Listens for HTTP, and lets nobody hold it up: connections, heads, bodies and answers are bounded in number, size and time.
+
+uvicorn's protocol without its server: that one takes the process's signals, ends the process when an address is taken, and
+wakes ten times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import h11
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from clew.runtime.ports.endpoints import Asked, Endpoint
+
+LOG: Final = structlog.get_logger("clew.http")
+HEAD_BYTES_MAX: Final = 16_384
+IDLE_SECONDS: Final = 5
+CLOSING_SECONDS: Final = 3.0
+"""Time that answers under way have when the listener ends."""
+BACKLOG: Final = 128
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What nobody can exceed; whoever tries is hung up on."""
+
+    connections: int = 256
+    head_seconds: float = 10.0
+    """From a connection, or the answer before, until a request's head is whole."""
+    body_seconds: float = 10.0
+
+
+class _Connection(H11Protocol):
+    """One connection; closed when there are too many, or when a head does not come."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def __init__(self, config: Config, state: ServerState, bounds: Bounds) -> None:
+        super().__init__(config, state, {})
+        self._bounds = bounds
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._bounds.connections:
+            transport.abort()
+        else:
+            self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._late is not None:
+            self._late.cancel()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait_for_head()
+
+    def _wait_for_head(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        self._late = self.loop.call_later(self._bounds.head_seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.conn.their_state is h11.IDLE:
+            self.transport.abort()
+
+
+class Listener:
+    """Serves endpoints, and routes of starlette where an answer is a stream."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        endpoints: Sequence[Endpoint],
+        *,
+        routes: Sequence[BaseRoute] = (),
+        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+    ) -> None:
+        self._bounds = bounds
+        self._host = host
+        self._port = port
+        own = [Route(e.path, _served(e, bounds), methods=[e.method]) for e in endpoints]
+        self._app = Starlette(routes=[*own, *routes])
+
+    def check(self) -> None:
+        """Raises OSError when the address cannot be listened on."""
+        self._bound().close()
+
+    async def run(self) -> None:
+        """Listens until it is cancelled. Raises OSError when the address cannot be listened on."""
+        state = ServerState()
+        config = Config(
+            self._app,
+            interface="asgi3",
+            http=_Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+            timeout_keep_alive=IDLE_SECONDS,
+        )
+        bound = self._bound()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: _Connection(config, state, self._bounds), sock=bound, backlog=BACKLOG
+        )
+        LOG.info("listening", host=self._host, port=bound.getsockname()[1])
+        try:
+            await loop.create_future()
+        finally:
+            server.close()
+            for connection in list(state.connections):
+                connection.shutdown()
+            await _ended(state.tasks)
+            for connection in list(state.connections):
+                if connection.transport is not None:
+                    connection.transport.abort()
+
+    def _bound(self) -> socket.socket:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setblocking(False)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+        return bound
+
+
+async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=CLOSING_SECONDS)
+    for task in late:
+        task.cancel()
+    if late:
+        await asyncio.wait(late)
+
+
+def _served(endpoint: Endpoint, bounds: Bounds) -> Any:
+    """What starlette calls: reads the request within its bounds, and answers. The supervisor of an answer."""
+
+    async def serve(request: Request) -> Response:
+        try:
+            async with asyncio.timeout(bounds.body_seconds):
+                body = await _body(request, endpoint.bytes_max)
+        except TimeoutError:
+            return PlainTextResponse("Too slow.\n", 408, {"connection": "close"})
+        if body is None:
+            return PlainTextResponse("Too large.\n", 413, {"connection": "close"})
+        try:
+            answered = await endpoint.answer(Asked(headers=dict(request.headers), body=body))
+        except Exception as error:  # noqa: BLE001 - the supervisor of an answer: said by its kind, which holds nobody's words
+            LOG.error("not answered", path=endpoint.path, error=type(error).__name__)
+            return PlainTextResponse("An error inside Clew.\n", 500)
+        return Response(answered.body, answered.status, media_type=answered.media_type)
+
+    return serve
+
+
+async def _body(request: Request, most: int) -> bytes | None:
+    """The body, or None when it is too large."""
+    said = request.headers.get("content-length", "0")
+    if not said.isdigit() or int(said) > most:
+        return None
+    body = bytearray()
+    with suppress(ClientDisconnect):
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most:
+                return None
+        return bytes(body)
+    return None

@@ -1,0 +1,123 @@
+"""The HTTP listener over real sockets of the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import httpx
+import pytest
+
+from clew.runtime.ports.endpoints import Answered, Asked, Endpoint
+from clew.surfaces.http import Bounds, Listener
+
+pytestmark = pytest.mark.anyio
+HOST = "127.0.0.1"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def echo(asked: Asked) -> Answered:
+    return Answered(status=201, body=asked.body + asked.headers.get("x-more", "").encode())
+
+
+async def breaks(asked: Asked) -> Answered:
+    raise ValueError(f"a secret: {asked.body!r}")
+
+
+ENDPOINTS = (
+    Endpoint(method="POST", path="/echo", answer=echo, bytes_max=1000),
+    Endpoint(method="GET", path="/breaks", answer=breaks),
+)
+
+
+@asynccontextmanager
+async def listening(bounds: Bounds | None = None) -> AsyncIterator[int]:
+    """The port of a listener that runs; whatever happens in between, it ends at once when it is told to."""
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port: int = free.getsockname()[1]
+    running = asyncio.create_task(Listener(HOST, port, ENDPOINTS, bounds=bounds or Bounds()).run())
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(HOST, port)
+        except ConnectionRefusedError:
+            assert not running.done(), running.result()
+            await asyncio.sleep(0)
+        else:
+            writer.close()
+            break
+    yield port
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(HOST, port)
+
+
+async def hung_up(reader: asyncio.StreamReader) -> None:
+    """Returns when the connection was closed or reset, without a word."""
+    with suppress(ConnectionResetError):
+        assert await reader.read() == b""
+
+
+async def test_an_endpoint_answers_its_method_and_path_alone() -> None:
+    """Status, body and headers go through; other paths and methods do not; an error is said without its words."""
+    async with listening() as port, httpx.AsyncClient(base_url=f"http://{HOST}:{port}") as client:
+        answered = await client.post("/echo", content=b"hello", headers={"X-More": "!"})
+        assert (answered.status_code, answered.content) == (201, b"hello!")
+        assert (await client.get("/echo")).status_code == 405
+        assert (await client.get("/other")).status_code == 404
+        broken = await client.get("/breaks")
+        assert (broken.status_code, broken.text) == (500, "An error inside Clew.\n")
+
+
+async def test_a_body_over_its_bound_is_refused() -> None:
+    """Announced or counted, whatever is too large gets 413, and a listener that goes on."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"x" * 400
+
+    async with listening() as port, httpx.AsyncClient(base_url=f"http://{HOST}:{port}") as client:
+        assert (await client.post("/echo", content=b"x" * 1001)).status_code == 413
+        assert (await client.post("/echo", content=chunks())).status_code == 413
+        assert (await client.post("/echo", content=b"x" * 1000)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"POST /echo HTTP/1.1\r\nHost: x\r\nX-Slow", b"POST /echo HTTP/1.1\r\nHost: x\r\n"]
+)
+async def test_a_head_that_does_not_come_ends_its_connection(said: bytes) -> None:
+    """Whoever connects and says nothing, or not enough, is hung up on."""
+    async with listening(Bounds(head_seconds=0.2)) as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(said)
+        await hung_up(reader)
+        writer.close()
+
+
+async def test_a_body_that_does_not_come_is_given_up() -> None:
+    """A request that announces a body and sends none gets 408."""
+    async with listening(Bounds(body_seconds=0.2)) as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        assert b" 408 " in await reader.readline()
+        writer.close()
+
+
+async def test_too_many_connections_are_not_kept() -> None:
+    """One above the limit is hung up on."""
+    async with listening(Bounds(connections=3)) as port:
+        kept = [await asyncio.open_connection(HOST, port) for _ in range(3)]
+        for reader, writer in kept:
+            writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            assert b" 201 " in await reader.readline()
+        reader, writer = await asyncio.open_connection(HOST, port)
+        await hung_up(reader)
+        for _, other in (*kept, (reader, writer)):
+            other.close()
