@@ -139,7 +139,7 @@ def owners(tmp_path: Path) -> Iterator[OwnerLocks]:
         ("sleep 1000 & echo $$ $!; wait", 2),
         ("setsid sleep 1000 & echo $$ $!; wait", 2),
         ("orphan=$(setsid sleep 1000 >/dev/null & echo $!); echo $orphan; exec sleep 1000", 2),
-        ("trap '' TERM HUP INT; echo $$; while :; do sleep 1000; done", 2),
+        ("trap '' TERM HUP INT; sleep 1000 & echo $$ $!; wait; while :; do sleep 1000; done", 2),
         ("echo $$; exec env -i sleep 1000", 1),
         ("env -i sleep 1000 & echo $$ $!; wait", 2),
     ],
