@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -20,7 +22,16 @@ from clew.domain.ledger.rows import Undelivered
 from clew.domain.routing.routes import Route, parse
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.owners import Owners
-from clew.runtime.ports.platforms import Button, ChatMoved, MaybeSent, NeverSent, NotSent, Platform
+from clew.runtime.ports.platforms import (
+    Button,
+    ChatMoved,
+    MaybeSent,
+    NeverSent,
+    NotSent,
+    Platform,
+    PlatformError,
+    PlatformRefused,
+)
 from clew.runtime.ports.world import Clock
 from clew.runtime.turns.outbox import NOTICE, shown_part
 
@@ -35,6 +46,12 @@ BACKOFF_SECONDS: Final = (1.0, 300.0)
 """The first pause after a message that did not go out, and the longest; it doubles."""
 ATTEMPTS_MAX: Final = 2
 """Calls that may have reached the person: the first, and one repetition."""
+
+
+def raised_at(error: BaseException) -> str:
+    """Where an error was raised, without its message: that may hold somebody's words."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
 
 
 class RateGate:
@@ -187,6 +204,9 @@ class Delivery:
         except (MaybeSent, TimeoutError) as error:
             await self._put_off(row, "unknown", 0.0, f"nobody knows whether it arrived: {error}")
             return False
+        except PlatformRefused as error:  # whoever receives finds out for good
+            await self._put_off(row, "pending", 0.0, f"it did not go out: {error}")
+            return False
         except (NeverSent, ChatMoved) as error:
             await self._settle(row, "failed")
             self._said(str(error), row)
@@ -196,15 +216,23 @@ class Delivery:
         return True
 
     async def _call(self, route: Route, row: Undelivered, text: str, edits: str | None) -> str:
+        """The supervisor of an adapter: an error that is none of its port becomes an unknown outcome of this one message."""
         markdown = row.kind != NOTICE
-        if edits is not None:
-            try:
-                await self._platform.edit(route, edits, text, markdown=markdown)
-            except NeverSent:
-                pass  # the preview is gone, or too old to be changed: it is said anew
-            else:
-                return edits
-        return await self._platform.send(route, text, markdown=markdown, buttons=buttons_of(row), key=row.key)
+        try:
+            if edits is not None:
+                try:
+                    await self._platform.edit(route, edits, text, markdown=markdown)
+                except NeverSent:
+                    pass  # the preview is gone, or too old to be changed: it is said anew
+                else:
+                    return edits
+            return await self._platform.send(
+                route, text, markdown=markdown, buttons=buttons_of(row), key=row.key
+            )
+        except (PlatformError, TimeoutError):
+            raise
+        except Exception as error:
+            raise MaybeSent(f"an error inside Clew, {type(error).__name__} at {raised_at(error)}") from error
 
     async def _put_off(self, row: Undelivered, state: str, after: float, why: str) -> None:
         first, longest = BACKOFF_SECONDS

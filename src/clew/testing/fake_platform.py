@@ -17,7 +17,6 @@ from clew.runtime.ports.platforms import (
     Incoming,
     MaybeSent,
     NeverSent,
-    PlatformError,
     PlatformRefused,
     Take,
     Traits,
@@ -27,13 +26,14 @@ from clew.runtime.ports.platforms import (
 class FakeChats:
     """The platform's side; it outlives the processes that connect to it. `failing` are met by the next calls, one each."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "fake") -> None:
+        self.name = name
         self.account = "bot"
         self.refuses = ""
         self.breaks: list[Exception] = []
         """What receiving ends with, instead of giving the next message."""
         self.is_silent = False
-        self.failing: list[PlatformError] = []
+        self.failing: list[Exception] = []
         self.answer_lost = False
         """The next message is sent, and nobody is told."""
         self.answer_seconds = 0.0
@@ -61,7 +61,7 @@ class FakeChats:
     ) -> None:
         """In the person's own chat, or a group's."""
         self._number += 1
-        where = Route(platform="fake", account=self.account, chat=chat or sender, thread=thread)
+        where = Route(platform=self.name, account=self.account, chat=chat or sender, thread=thread)
         incoming = Incoming(
             key=f"m{self._number}",
             chat=where,
@@ -79,7 +79,7 @@ class FakeChats:
         """A group gets another id. Whoever listens is told, and nothing is sent to the old one any more."""
         self.moved[old] = new
         self._number += 1
-        where = Route(platform="fake", account=self.account, chat=new)
+        where = Route(platform=self.name, account=self.account, chat=new)
         kind = ChatKind.GROUP
         self._unconfirmed.append(
             Incoming(key=f"m{self._number}", chat=where, kind=kind, sender="", text="", moved_from=old)
@@ -149,12 +149,11 @@ class FakeChats:
 class FakePlatform:
     """`Platform` over `FakeChats`: one process's connection."""
 
-    name = "fake"
-
     def __init__(self, chats: FakeChats, *, most: int = 200, edits: bool = True) -> None:
         self.traits = Traits(
             holds=TextLimit(most=most), edits=edits, edit_seconds=0.0, sends_bytes_max=1_000_000
         )
+        self.name = chats.name
         self.account = ""
         self._chats = chats
         self._contact = -math.inf

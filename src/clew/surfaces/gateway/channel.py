@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 from typing import Final
 
@@ -60,9 +59,3 @@ def open_channel(
         allow=allow,
         meter=meter,
     )
-
-
-def raised_at(error: BaseException) -> str:
-    """Where an error of ours was raised, without its message: that may hold somebody's words."""
-    frames = traceback.extract_tb(error.__traceback__)[-3:]
-    return " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))

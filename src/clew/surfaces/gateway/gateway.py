@@ -17,12 +17,13 @@ from typing import Final, Protocol
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.errors import LedgerError, NotFound, Outdated
 from clew.domain.routing.routes import Route, parse
+from clew.runtime.delivery import raised_at
 from clew.runtime.ports.endpoints import Endpoint
 from clew.runtime.ports.platforms import NotSent, PlatformError, PlatformRefused
 from clew.runtime.sessions import Place
 from clew.runtime.talk import Talk
 from clew.surfaces.gateway.access import Access
-from clew.surfaces.gateway.channel import LOG, Channel, raised_at
+from clew.surfaces.gateway.channel import LOG, Channel
 from clew.surfaces.gateway.health import Health
 from clew.surfaces.gateway.line import Line
 from clew.surfaces.gateway.reception import Reception
@@ -228,8 +229,8 @@ class Gateway:
     def __init__(self, channels: Sequence[Channel], listen: Listen | None = None) -> None:
         self._ended = asyncio.Event()
         self._wings = [Wing(channel, self._ended) for channel in channels]
-        self._health = Health(self._wings, self._ended)
-        self._listener = listen(self._health.endpoints) if listen is not None else None
+        self.health = Health(self._wings, self._ended)
+        self._listener = listen(self.health.endpoints) if listen is not None else None
 
     def stop(self) -> None:
         """Takes nothing more, and lets `run` come to its end."""
@@ -255,7 +256,7 @@ class Gateway:
         if self._listener is not None:
             beside += [
                 asyncio.create_task(self._listen(self._listener)),
-                asyncio.create_task(self._health.feel()),
+                asyncio.create_task(self.health.feel()),
             ]
         ended = asyncio.create_task(self._wait())
         try:

@@ -21,7 +21,8 @@ from clew.domain.reset.policy import in_words, reset_due
 from clew.domain.routing.pairing import pairing_code
 from clew.domain.routing.routes import Route, Sharing, is_meant
 from clew.runtime.commands import CommandError, is_command
-from clew.runtime.ports.platforms import Attached, Incoming, MaybeSent, NeverSent, NotSent
+from clew.runtime.delivery import raised_at
+from clew.runtime.ports.platforms import Attached, Incoming, NeverSent, PlatformError
 from clew.runtime.sending import Sender
 from clew.runtime.sessions import Place
 from clew.runtime.turns import NewFile
@@ -37,6 +38,10 @@ INTERRUPTED_COMMAND: Final = "Clew stopped while it did “{}”, and does not d
 OF_THE_ASKER: Final = frozenset({"/approve", "/deny", "/retry"})
 NOT_YOURS: Final = "That is for whoever asked to decide."
 GREETING: Final = "Hello. Say something, or /help for what else I understand."
+NOT_TAKEN: Final = "An error inside Clew: this message was not taken. The log tells more."
+TRIES_MAX: Final = 3
+"""How often a message may break us; then it is given up, so that those after it are taken."""
+BROKE_MAX: Final = 100
 FindLine = Callable[[Place, Route, PrincipalId, SessionId], Coroutine[Any, Any, Line]]
 
 
@@ -53,6 +58,7 @@ class Reception:
         )
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._handling: set[asyncio.Task[None]] = set()
+        self._broke: dict[str, int] = {}
         self._taking = 0
         self._took_at = -math.inf
 
@@ -84,19 +90,37 @@ class Reception:
             await asyncio.wait(self._handling)
 
     async def _supervised(self, incoming: Incoming, durable: asyncio.Future[None]) -> None:
-        """Until it is durable an error is the platform's: the message comes again. After that it is logged."""
+        """Until it is durable an error is the platform's: the message comes again, and is given up where that does not help.
+        After that it is logged."""
         route = self._sharing.route(incoming.chat, incoming.kind, incoming.sender)
         try:
             async with self._locks.setdefault(route.key, asyncio.Lock()):
                 await self._handle(incoming, route, durable)
         except Exception as error:  # noqa: BLE001 - the supervisor: the platform's, or logged in full
-            if durable.done():
-                LOG.exception("message", key=incoming.key, error=type(error).__name__)
-            else:
+            known = isinstance(error, LedgerError | PlatformError)
+            last = durable.done() or (not known and self._tried(incoming.key) >= TRIES_MAX)
+            if not known:
+                LOG.error(
+                    "message",
+                    key=incoming.key,
+                    error=type(error).__name__,
+                    at=raised_at(error),
+                    given_up=last,
+                )
+            if not last:
                 durable.set_exception(error)
+            elif not durable.done():
+                await self._say(incoming, NOT_TAKEN)
         finally:
             if not durable.done():
                 durable.set_result(None)
+
+    def _tried(self, key: str) -> int:
+        """Counts how often a message broke us."""
+        self._broke[key] = self._broke.pop(key, 0) + 1
+        while len(self._broke) > BROKE_MAX:
+            del self._broke[next(iter(self._broke))]
+        return self._broke[key]
 
     async def _handle(self, incoming: Incoming, route: Route, durable: asyncio.Future[None]) -> None:
         code = pairing_code(incoming.text)
@@ -127,7 +151,7 @@ class Reception:
             return
         try:
             await self._channel.platform.send(incoming.chat, text)
-        except (NotSent, MaybeSent, NeverSent) as error:
+        except PlatformError as error:
             LOG.warning("not said", platform=self._channel.platform.name, why=str(error))
 
     # -- known people --------------------------------------------------------------------------------------------
