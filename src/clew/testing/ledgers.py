@@ -43,6 +43,7 @@ from clew.domain.ledger.commits import (
     MoveCall,
     MoveHead,
     NewBlob,
+    NewJob,
     NewSession,
     OpenTurn,
     PlanCall,
@@ -316,6 +317,20 @@ async def receive(
         at=START_MS,
     )
     return await ledger.receive(replace(item, **rest))
+
+
+def job(handle: Handle, conversation: ConversationId, key: str, **rest: Any) -> NewJob:
+    """Work of Ann's that is due a second after the start."""
+    new = NewJob(
+        kind="test",
+        key=key,
+        owner=ANN,
+        session=handle.session,
+        conversation=conversation,
+        payload=f"payload of {key}",
+        next_at=START_MS + 1000,
+    )
+    return replace(new, **rest)
 
 
 # -- looking -------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from clew.testing.ledgers import (
     do,
     exchange,
     fork,
+    job,
     move_call,
     place,
     plan,
@@ -100,8 +101,11 @@ async def fill(home: Path) -> None:
         later = AddReply(conversation=chat, turn=turn, part=1, kind="notice", key="pending", body="hello")
         await do(ledger, talk, fence=as_holder(talk), replies=(reply, later))
         assert gone == GONE
+        for key in ("waits", "done"):
+            await ledger.add_job(job(talk, chat, key), most=2)
     with database(home / "clew.db") as db:
         db.execute("UPDATE outbox SET state = 'sent' WHERE key = 'sent'")
+        db.execute("UPDATE job SET state = 'done' WHERE key = 'done'")
         db.execute("INSERT INTO identity VALUES('telegram', 'bot', '77', 'ann')")
 
 
@@ -351,6 +355,13 @@ ATTACKS: Final = tuple(
         ("usage is replaced", "INSERT OR REPLACE INTO usage SELECT * FROM usage"),
         ("usage is deleted", "DELETE FROM usage"),
         ("a fact of a deleted session", f"INSERT INTO fact(owner, text, session_id, created_at) VALUES('ann', 'word', '{GONE}', 1)"),
+        ("a job comes again", "INSERT OR REPLACE INTO job SELECT * FROM job"),
+        ("a job takes another's key", "INSERT OR REPLACE INTO job(kind, key, owner, payload, state, next_at) SELECT kind, key, 'eve', 'x', 'queued', 1 FROM job"),
+        ("a job is due again", "UPDATE job SET next_at = next_at - 1 WHERE key = 'waits'"),
+        ("a job that is done waits again", "UPDATE job SET state = 'queued' WHERE state = 'done'"),
+        ("a job is another's", "UPDATE job SET owner = 'eve' WHERE key = 'waits'"),
+        ("a job is for another place", "UPDATE job SET conversation = 2 WHERE key = 'waits'"),
+        ("a job is deleted", "DELETE FROM job WHERE key = 'waits'"),
         ("a job of a deleted session", f"INSERT INTO job(kind, key, owner, session_id, payload, state, next_at) VALUES('k', 'k', 'ann', '{GONE}', 'word', 'q', 1)"),
         ("somebody becomes an admin by replacing", "INSERT OR REPLACE INTO principal VALUES('eve', 'Eve', 'admin')"),
         ("somebody takes another's id", "UPDATE OR REPLACE principal SET id = 'ann' WHERE id = 'eve'"),

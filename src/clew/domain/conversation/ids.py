@@ -17,6 +17,7 @@ SummaryId = NewType("SummaryId", int)
 ConversationId = NewType("ConversationId", int)
 InboxId = NewType("InboxId", int)
 OutboxId = NewType("OutboxId", int)
+JobId = NewType("JobId", int)
 ApprovalId = NewType("ApprovalId", str)
 CallId = NewType("CallId", str)
 

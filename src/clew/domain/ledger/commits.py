@@ -22,7 +22,16 @@ from clew.domain.conversation.ids import (
     SummaryId,
 )
 from clew.domain.conversation.messages import Head, NewMessage
-from clew.domain.ledger.rows import CallState, Handle, OpKind, Origin, Prefix, TurnState
+from clew.domain.ledger.rows import (
+    CallState,
+    Handle,
+    JobRow,
+    JobState,
+    OpKind,
+    Origin,
+    Prefix,
+    TurnState,
+)
 
 DAY_MS: Final = 86_400_000
 
@@ -314,3 +323,30 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     id: InboxId
     n: int
     duplicate: bool
+
+
+class NewJob(msgspec.Struct, frozen=True, kw_only=True):
+    """Work to be kept. The same (kind, key) is kept once."""
+
+    kind: str
+    key: str
+    owner: PrincipalId
+    session: SessionId
+    conversation: ConversationId
+    payload: str
+    next_at: int
+
+
+class MoveJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job goes on from where it was read; its time only goes forwards. What it brings is received, and told, by the same
+    transaction, in the session that its place is in."""
+
+    job: JobRow
+    state: JobState
+    at: int
+    payload: str
+    next_at: int
+    attempts: int = 0
+    error: str | None = None
+    receive: Receive | None = None
+    replies: tuple[AddReply, ...] = ()

@@ -12,6 +12,7 @@ from clew.domain.conversation.ids import (
     CallId,
     ConversationId,
     InboxId,
+    JobId,
     MessageId,
     OutboxId,
     OwnerId,
@@ -209,6 +210,31 @@ class InboxRow(msgspec.Struct, frozen=True, kw_only=True):
     """When it was taken into a turn, or cancelled."""
     settled_by: str | None = None
     """What cancelled it: a command's name."""
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class JobRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Work that is to be done at a time, by whichever process is there. `session` is the one it was asked for in: it goes
+    with it. `conversation` and `route_key` are the place it is for."""
+
+    id: JobId
+    kind: str
+    key: str
+    owner: PrincipalId
+    session: SessionId
+    conversation: ConversationId
+    route_key: str
+    payload: str
+    state: JobState
+    attempts: int
+    next_at: int
+    error: str | None
 
 
 class ReplyRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,10 +7,12 @@ reset it comes as much later as they skip; where they show it twice, the first c
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from enum import StrEnum
 
 import msgspec
+
+from clew.domain.wall_time import moment_ms
 
 
 class ResetMode(StrEnum):
@@ -63,15 +65,9 @@ def _new_day(policy: ResetPolicy, last_active_ms: int, now_ms: int) -> NewDay | 
     if policy.mode not in (ResetMode.DAILY, ResetMode.BOTH) or now_ms <= last_active_ms:
         return None
     day = datetime.fromtimestamp(last_active_ms / 1000, policy.zone).date() - timedelta(days=1)
-    while (boundary := _boundary_ms(policy, day)) <= last_active_ms:
+    while (boundary := moment_ms(day, policy.at, policy.zone)) <= last_active_ms:
         day += timedelta(days=1)
     return NewDay(boundary) if boundary <= now_ms else None
-
-
-def _boundary_ms(policy: ResetPolicy, day: date) -> int:
-    """When that day's reset is. A time that the zone skips is read with the offset from before."""
-    moment = datetime.combine(day, policy.at, tzinfo=policy.zone)
-    return round(moment.astimezone(UTC).timestamp() * 1000)
 
 
 def in_words(reason: ResetReason, zone: tzinfo) -> str:

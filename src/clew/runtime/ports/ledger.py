@@ -22,6 +22,8 @@ from clew.domain.ledger.commits import (
     AddReply,
     Commit,
     Committed,
+    MoveJob,
+    NewJob,
     NewSession,
     PointConversation,
     Receive,
@@ -38,6 +40,7 @@ from clew.domain.ledger.rows import (
     Forgotten,
     Handle,
     InboxRow,
+    JobRow,
     OpRow,
     Order,
     Prefix,
@@ -161,6 +164,20 @@ class Ledger(Protocol):
 
     async def end_compaction(self, session: SessionId, owner: OwnerId) -> None:
         """Frees the lease if it is this owner's."""
+        ...
+
+    async def add_job(self, job: NewJob, *, most: int) -> JobRow:
+        """Keeps work to be done later; a known (kind, key) returns the first row as it stands.
+
+        Raises NotFound when the session or the place is gone, Refused when its owner has `most` of this kind waiting.
+        """
+        ...
+
+    async def move_job(self, move: MoveJob) -> bool:
+        """A waiting job goes on, with what it brings. False when it is no longer as it was read: somebody was quicker.
+
+        Raises HeadMoved when what it brings is for a session that its place has left, NotFound when that one is gone.
+        """
         ...
 
     # -- one session -----------------------------------------------------------------------------------------
@@ -313,6 +330,19 @@ class Ledger(Protocol):
 
     async def identified(self, platform: str, external_id: str) -> PrincipalId | None:
         """Whom an account on a platform belongs to, if it was paired."""
+        ...
+
+    async def jobs(self, principal: PrincipalId, kind: str) -> tuple[JobRow, ...]:
+        """The principal's own jobs that wait, the next first."""
+        ...
+
+    async def due_jobs(
+        self, kind: str, surface: str, at: int, *, owner: PrincipalId | None = None
+    ) -> tuple[JobRow, ...]:
+        """Jobs for places of a surface whose time has come, the earliest hundred; everybody's, or one owner's.
+
+        Asks nobody's permission: it is for the process that acts on behalf of the surface.
+        """
         ...
 
     async def conversation(self, route_key: str) -> ConversationRow | None:

@@ -14,6 +14,7 @@ from clew.testing.contracts.ledger_delivery import DeliveryContract, PairingCont
 from clew.testing.contracts.ledger_fences import FenceContract, KeyContract, LeaseContract
 from clew.testing.contracts.ledger_history import AppendContract, MovingContract, OpeningContract
 from clew.testing.contracts.ledger_isolation import IsolationContract
+from clew.testing.contracts.ledger_jobs import JobContract
 from clew.testing.contracts.ledger_purge import PurgeContract
 from clew.testing.contracts.ledger_recovery import RecoveryContract, SpendingContract
 from clew.testing.contracts.ledger_search import SearchContract
@@ -49,6 +50,7 @@ class LedgerContract(
     OutboxContract,
     DeliveryContract,
     PairingContract,
+    JobContract,
     RecoveryContract,
     SpendingContract,
     SearchContract,

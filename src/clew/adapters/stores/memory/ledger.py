@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from clew.adapters.stores.memory import outbox, reads, small_writes
+from clew.adapters.stores.memory import jobs, outbox, reads, small_writes
 from clew.adapters.stores.memory.commit import commit
 from clew.adapters.stores.memory.opening import open_session, point_conversation
 from clew.adapters.stores.memory.purge import forget
@@ -28,6 +28,8 @@ from clew.domain.ledger.commits import (
     AddReply,
     Commit,
     Committed,
+    MoveJob,
+    NewJob,
     NewSession,
     PointConversation,
     Receive,
@@ -45,6 +47,7 @@ from clew.domain.ledger.rows import (
     Forgotten,
     Handle,
     InboxRow,
+    JobRow,
     OpRow,
     Order,
     Prefix,
@@ -126,6 +129,20 @@ class MemoryLedger(Ledger):
 
     async def add_reply(self, session: SessionId, reply: AddReply, at: int) -> OutboxId:
         return await self._write(lambda state: outbox.add_reply(state, session, reply, at))
+
+    async def add_job(self, job: NewJob, *, most: int) -> JobRow:
+        return await self._write(lambda state: jobs.add_job(state, job, most))
+
+    async def move_job(self, move: MoveJob) -> bool:
+        return await self._write(lambda state: jobs.move_job(state, move))
+
+    async def jobs(self, principal: PrincipalId, kind: str) -> tuple[JobRow, ...]:
+        return jobs.jobs(await self._now(), principal, kind)
+
+    async def due_jobs(
+        self, kind: str, surface: str, at: int, *, owner: PrincipalId | None = None
+    ) -> tuple[JobRow, ...]:
+        return jobs.due_jobs(await self._now(), kind, surface, at, owner)
 
     async def offer_pairing(self, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:
         await self._write(lambda state: outbox.offer_pairing(state, code_sha256, principal, expires_at))

@@ -130,7 +130,11 @@ def is_received(state: State, account: str, external_key: str) -> bool:
 
 
 def last_received_at(state: State, conversation: ConversationId) -> int | None:
-    rows = [row for row in state.inbox.values() if row.conversation == conversation and row.kind != "event"]
+    rows = [
+        row
+        for row in state.inbox.values()
+        if row.conversation == conversation and row.kind not in ("event", "wake")
+    ]
     return max(rows, key=lambda row: row.n).at if rows else None
 
 

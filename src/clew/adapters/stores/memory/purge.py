@@ -58,6 +58,7 @@ def _strip(state: State, session: SessionId, at: int) -> None:
     state.approvals = {
         ident: row for ident, row in state.approvals.items() if state.calls[row.call].session != session
     }
+    state.jobs = {ident: job for ident, job in state.jobs.items() if job.session != session}
     for item in state.inbox.values():
         if item.session == session:
             state.inbox[item.id] = replace(item, body="")

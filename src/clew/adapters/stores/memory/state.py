@@ -17,6 +17,7 @@ from clew.domain.conversation.ids import (
     CallId,
     ConversationId,
     InboxId,
+    JobId,
     OutboxId,
     OwnerId,
     PrincipalId,
@@ -35,6 +36,7 @@ from clew.domain.ledger.rows import (
     ConversationRow,
     Handle,
     InboxRow,
+    JobRow,
     OpRow,
     Prefix,
     SessionRow,
@@ -103,6 +105,7 @@ class State:
     compactions: dict[SessionId, CompactionLease] = field(default_factory=dict)
     pairings: dict[str, tuple[PrincipalId, int]] = field(default_factory=dict)
     """Whom a code, known by its hash, is for, and when it expires."""
+    jobs: dict[JobId, JobRow] = field(default_factory=dict)
     identities: dict[tuple[str, str], PrincipalId] = field(default_factory=dict)
 
     def copy(self) -> State:
@@ -113,6 +116,7 @@ class State:
             sessions=dict(self.sessions),
             compactions=dict(self.compactions),
             pairings=dict(self.pairings),
+            jobs=dict(self.jobs),
             identities=dict(self.identities),
             forks=dict(self.forks),
             shares=dict(self.shares),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import apsw
 
-from clew.adapters.stores.sqlite import outbox, read
+from clew.adapters.stores.sqlite import jobs, outbox, read
 from clew.adapters.stores.sqlite.commit import commit, committed_before
 from clew.adapters.stores.sqlite.in_use import InUse
 from clew.adapters.stores.sqlite.migrate import open_file
@@ -41,6 +41,8 @@ from clew.domain.ledger.commits import (
     AddReply,
     Commit,
     Committed,
+    MoveJob,
+    NewJob,
     NewSession,
     PointConversation,
     Receive,
@@ -58,6 +60,7 @@ from clew.domain.ledger.rows import (
     Forgotten,
     Handle,
     InboxRow,
+    JobRow,
     OpRow,
     Order,
     Prefix,
@@ -184,6 +187,14 @@ class SqliteLedger:
     async def end_compaction(self, session: SessionId, owner: OwnerId) -> None:
         await self._writer.do(partial(end_compaction, session=session, owner=owner))
 
+    async def add_job(self, job: NewJob, *, most: int) -> JobRow:
+        return await self._writer.do(
+            partial(jobs.add_job, job=job, most=most), partial(jobs.job_before, job=job)
+        )
+
+    async def move_job(self, move: MoveJob) -> bool:
+        return await self._writer.do(partial(jobs.move_job, move=move))
+
     async def forget(
         self, principal: PrincipalId, session: SessionId, at: int, *, with_forks: bool = False
     ) -> Forgotten:
@@ -305,6 +316,14 @@ class SqliteLedger:
 
     async def identified(self, platform: str, external_id: str) -> PrincipalId | None:
         return await self._readers.glance(lambda db: outbox.identified(db, platform, external_id))
+
+    async def jobs(self, principal: PrincipalId, kind: str) -> tuple[JobRow, ...]:
+        return await self._readers.glance(lambda db: jobs.jobs(db, principal, kind))
+
+    async def due_jobs(
+        self, kind: str, surface: str, at: int, *, owner: PrincipalId | None = None
+    ) -> tuple[JobRow, ...]:
+        return await self._readers.glance(lambda db: jobs.due_jobs(db, kind, surface, at, owner))
 
     async def conversation(self, route_key: str) -> ConversationRow | None:
         return await self._readers.glance(lambda db: read.conversation(db, route_key))

@@ -105,7 +105,7 @@ def is_received(db: apsw.Connection, account: str, external_key: str) -> bool:
 
 
 def last_received_at(db: apsw.Connection, conversation: ConversationId) -> int | None:
-    query = "SELECT at FROM inbox WHERE conversation = ? AND kind <> 'event' ORDER BY n DESC LIMIT 1"
+    query = "SELECT at FROM inbox WHERE conversation = ? AND kind <> 'event' AND kind <> 'wake' ORDER BY n DESC LIMIT 1"
     rows = fetch(db, query, (conversation,))
     return int(rows[0][0]) if rows else None
 

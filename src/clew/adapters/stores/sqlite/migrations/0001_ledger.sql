@@ -159,11 +159,14 @@ CREATE INDEX usage_reserved ON usage(session_id) WHERE state = 'reserved';
 CREATE INDEX usage_owner ON usage(owner, at);
 
 CREATE TABLE job(
-  id INTEGER PRIMARY KEY CHECK(id > 0), kind TEXT NOT NULL, key TEXT NOT NULL, owner TEXT NOT NULL, session_id TEXT, upto INTEGER,
+  id INTEGER PRIMARY KEY CHECK(id > 0), kind TEXT NOT NULL, key TEXT NOT NULL, owner TEXT NOT NULL, session_id TEXT,
+  conversation INTEGER REFERENCES conversation(id), upto INTEGER,
   payload TEXT NOT NULL, state TEXT NOT NULL, lease_owner TEXT, beat INTEGER NOT NULL DEFAULT 0,
   attempts INTEGER NOT NULL DEFAULT 0, next_at INTEGER NOT NULL, error TEXT,
   UNIQUE(kind, key)
 ) STRICT;
+CREATE INDEX job_due ON job(kind, next_at) WHERE state = 'queued';
+CREATE INDEX job_owner ON job(owner, kind) WHERE state = 'queued';
 
 CREATE TABLE purge(
   session_id TEXT PRIMARY KEY REFERENCES session(id), actor TEXT NOT NULL, at INTEGER NOT NULL,
@@ -520,9 +523,24 @@ CREATE TRIGGER usage_stays BEFORE DELETE ON usage BEGIN SELECT RAISE(ABORT, 'cle
 CREATE TRIGGER usage_moves BEFORE UPDATE ON usage
 WHEN NEW.id IS NOT OLD.id OR NEW.owner IS NOT OLD.owner OR NEW.session_id IS NOT OLD.session_id OR OLD.state IN ('settled','failed')
 BEGIN SELECT RAISE(ABORT, 'clew: usage is settled once'); END;
-CREATE TRIGGER job_new BEFORE INSERT ON job
-WHEN NEW.session_id IS NOT NULL AND EXISTS (SELECT 1 FROM purge WHERE session_id = NEW.session_id)
-BEGIN SELECT RAISE(ABORT, 'clew: this session was deleted'); END;
+-- The lease of a compaction is taken over by an upsert, and is gone when it ends: it makes nothing safe.
+CREATE TRIGGER job_new BEFORE INSERT ON job BEGIN
+  SELECT CASE
+    WHEN NEW.session_id IS NOT NULL AND EXISTS (SELECT 1 FROM purge WHERE session_id = NEW.session_id)
+      THEN RAISE(ABORT, 'clew: this session was deleted')
+    WHEN NEW.kind <> 'compaction' AND EXISTS (SELECT 1 FROM job WHERE kind = NEW.kind AND key = NEW.key)
+      OR NEW.id > 0 AND EXISTS (SELECT 1 FROM job WHERE id = NEW.id)
+      THEN RAISE(ABORT, 'clew: this job exists')
+  END;
+END;
+CREATE TRIGGER job_moves BEFORE UPDATE ON job
+WHEN NEW.id IS NOT OLD.id OR NEW.kind IS NOT OLD.kind OR NEW.key IS NOT OLD.key OR NEW.owner IS NOT OLD.owner
+  OR NEW.session_id IS NOT OLD.session_id OR NEW.conversation IS NOT OLD.conversation OR NEW.next_at < OLD.next_at
+  OR OLD.state IN ('done','cancelled') OR OLD.state IN ('failed','spent')
+BEGIN SELECT RAISE(ABORT, 'clew: a job only goes forwards'); END;
+CREATE TRIGGER job_stays BEFORE DELETE ON job
+WHEN OLD.kind <> 'compaction' AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = OLD.session_id)
+BEGIN SELECT RAISE(ABORT, 'clew: jobs are not deleted'); END;
 CREATE TRIGGER fact_new BEFORE INSERT ON fact
 WHEN NEW.session_id IS NOT NULL AND EXISTS (SELECT 1 FROM purge WHERE session_id = NEW.session_id)
 BEGIN SELECT RAISE(ABORT, 'clew: this session was deleted'); END;
