@@ -269,6 +269,8 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
     """In a thread each person has a session of their own."""
     require_mention: bool = True
     """Where several people talk, answer only what names Clew, answers it, or is a command for it."""
+    bystanders: Annotated[int, Meta(ge=0, le=200)] = 0
+    """In a group that shares a session, so many lines that are not for Clew wait as context for the next that is."""
     drain_seconds: Pause = 30
     """Time running turns have to end when the gateway stops."""
     edits: Literal["retry", "ignore"] = "retry"

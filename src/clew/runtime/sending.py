@@ -28,6 +28,7 @@ from clew.runtime.turns.waiting import (
     BusyMode,
     NewFile,
     QueuedMessage,
+    Speaker,
     messages_among,
     pack_message,
     unpack,
@@ -99,7 +100,9 @@ class Sender:
         """Puts it into the inbox; it is on disk when this returns. Raises Refused over the limit."""
         if len(await self._waiting(session)) >= QUEUED_MAX:
             raise Refused(f"{QUEUED_MAX} messages wait already: this one was not taken.")
-        return await self.receive(session, MESSAGE, pack_message(said.text, said.cwd, said.files, mode))
+        return await self.receive(
+            session, MESSAGE, pack_message(said.text, said.cwd, said.files, mode, speaker=said.speaker)
+        )
 
     async def receive(
         self, session: SessionId, kind: str, body: QueuedMessage, key: str | None = None
@@ -131,7 +134,10 @@ class Sender:
             text: str | bytes = message.text
             if body.original is not None:
                 text = (await self._ledger.blob(self._who, session, body.original)).bytes
-            steering = pack_message(text, body.cwd, files, BusyMode.STEER, not_before=message.step)
+            speaker = Speaker(who=PrincipalId(message.actor), name=body.sender) if body.sender else None
+            steering = pack_message(
+                text, body.cwd, files, BusyMode.STEER, not_before=message.step, speaker=speaker
+            )
             await self.receive(session, MESSAGE, steering)
 
     async def _file(self, session: SessionId, attachment: Attachment) -> NewFile:
@@ -143,7 +149,13 @@ class Sender:
         for row in await self._ours(session):
             if row.principal == self._who:
                 body = unpack(row.body)
-                return Say(text=body.said, cwd=body.cwd, files=body.attached, inbox=(row.id,))
+                return Say(
+                    text=body.said,
+                    cwd=body.cwd,
+                    files=body.attached,
+                    inbox=(row.id,),
+                    speaker=body.speaker,
+                )
         return None
 
     async def still_waits(self, session: SessionId, said: Say) -> bool:

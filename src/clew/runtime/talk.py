@@ -48,6 +48,7 @@ from clew.runtime.turns.waiting import (
     BusyMode,
     NewFile,
     QueuedMessage,
+    Speaker,
     pack_event,
 )
 
@@ -141,10 +142,11 @@ class Talk:
         self._before_temporary: _BeforeTemporary | None = None
 
     # -- lines ---------------------------------------------------------------------------------------------------
-    async def command(self, text: str) -> CommandReply:
+    async def command(self, text: str, speaker: Speaker | None = None) -> CommandReply:
         """Does a command. Raises CommandError with the one clear answer."""
         try:
-            reply = await run_command(await self._context(), text)
+            context = msgspec.structs.replace(await self._context(), speaker=speaker)
+            reply = await run_command(context, text)
         finally:
             if self.running is not None:
                 self.running.look()  # the command may have ended its turn

@@ -48,11 +48,13 @@ def process(
     chats: FakeChats,
     owner: str,
     dead: tuple[str, ...] = (),
+    *,
     script: Callable[[ModelRequest], Step] = answer,
+    gateway: GatewaySettings | None = None,
 ) -> tuple[World, Gateway]:
     world = World(MemoryLedger(disk), script, owner=owner, clock=LoopClock(), seed=len(dead))
     world.owners.dead |= set(dead)
-    settings = Settings(gateway=GatewaySettings(drain_seconds=5))
+    settings = Settings(gateway=gateway or GatewaySettings(drain_seconds=5))
     channel = open_channel(world.services, settings, FakePlatform(chats), Path("/work"), frozenset(PEOPLE))
     return world, Gateway([channel])
 

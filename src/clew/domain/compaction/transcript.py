@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from clew.domain.compaction.estimate import fitting_characters, text_tokens
-from clew.domain.conversation.messages import Attachment, EventBody, Message, Role, Status
+from clew.domain.conversation.messages import Attachment, EventBody, Message, Role, Status, UserBody
 
 _MARK_TOKENS: Final = 24
 """For the words that say how much was left out."""
@@ -78,6 +78,8 @@ def abridged_to(text: str, tokens: int) -> str:
 def _speaker(message: Message) -> str:
     kind = f" {message.body.kind}" if isinstance(message.body, EventBody) else ""
     name = f" {message.actor}" if message.role == Role.TOOL else ""
+    if isinstance(message.body, UserBody) and message.body.sender:
+        name = f" {message.body.sender} ({message.actor})"
     status = "" if message.status == Status.OK else f" ({message.status})"
     return f"{message.role}{kind}{name}{status}"
 

@@ -84,6 +84,8 @@ class UserBody(
     cwd: str | None = None
     original: str | None = None
     """sha256 of the blob with the bytes as they came, when they were not valid Unicode."""
+    sender: str = ""
+    """The name of whoever said this, where several people share the session; the message's actor is their id."""
 
 
 class AssistantBody(

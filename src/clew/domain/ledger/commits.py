@@ -298,7 +298,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it. `cancelled` counts inbox rows; `repeated` means the key was known and nothing was written."""
+    """What came of it. `cancelled` counts messages that waited; `repeated` means the key was known and nothing was written."""
 
     handle: Handle
     opened: Handle | None = None

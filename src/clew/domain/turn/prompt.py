@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from html import escape
 from typing import Final, assert_never
 
 import msgspec
@@ -146,8 +147,8 @@ class _Renderer:
         body = message.body if isinstance(message.body, UserBody) else UserBody()
         parts: list[Part] = [TextPart(message.text)] if message.text or not body.attachments else []
         parts.extend(self._attached(attachment) for attachment in body.attachments)
-        if self._profile.shows_context:
-            parts.append(TextPart(_context(message.created_at, body.cwd)))
+        if self._profile.shows_context or body.sender:
+            parts.append(TextPart(_context(message, body, full=self._profile.shows_context)))
         if message.seq == self._last_opening:
             parts.extend(TextPart(overlay.text) for overlay in self._overlays)
         return UserTurn(parts=tuple(parts))
@@ -203,9 +204,17 @@ class _Renderer:
         return ToolTurn(call=self._wire_id(call), name=call.name, text=text, images=images)
 
 
-def _context(created_at: int, cwd: str | None) -> str:
-    sent = datetime.fromtimestamp(created_at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return f'<sent at="{sent}" cwd="{cwd}"/>' if cwd else f'<sent at="{sent}"/>'
+def _context(message: Message, body: UserBody, *, full: bool) -> str:
+    """When, where and, in a shared session, by whom; a name is what somebody calls themselves, so it is quoted."""
+    said = ["<sent"]
+    if full:
+        sent = datetime.fromtimestamp(message.created_at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        said.append(f'at="{sent}"')
+    if body.sender:
+        said.append(f'by="{escape(body.sender)}" id="{escape(message.actor)}"')
+    if full and body.cwd:
+        said.append(f'cwd="{body.cwd}"')
+    return f"{' '.join(said)}/>"
 
 
 def _event(message: Message) -> UserTurn:

@@ -20,6 +20,7 @@ from clew.domain.conversation.messages import (
     Status,
     ToolBody,
     ToolCall,
+    UserBody,
 )
 from clew.domain.ledger.rows import SessionRow, SummaryRow
 from clew.runtime.archive.tree import Reader, Segment, Snapshot, snapshot
@@ -163,7 +164,8 @@ def speaker(message: Message, owner: str) -> str:
 def _who(message: Message, owner: str) -> str:
     match message.role:
         case Role.USER:
-            return "User" if message.actor == owner else f"User ({message.actor})"
+            name = message.body.sender if isinstance(message.body, UserBody) else ""
+            return "User" if message.actor == owner else f"User ({name or message.actor})"
         case Role.ASSISTANT:
             return f"Assistant ({message.actor})"
         case Role.TOOL:

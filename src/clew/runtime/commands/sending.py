@@ -36,7 +36,7 @@ _ANSWERS = {
 
 
 async def _send(context: CommandContext, name: str, arguments: str, mode: BusyMode) -> CommandReply:
-    said = Say(text=_text(name, arguments), cwd=str(context.cwd))
+    said = Say(text=_text(name, arguments), cwd=str(context.cwd), speaker=context.speaker)
     sent = await context.sender.send(context.current.id, said, mode, occupied=context.is_occupied)
     if sent.opening is not None:
         return CommandReply(text="", opening=sent.opening)

@@ -19,6 +19,7 @@ from clew.runtime.ports.world import Clock
 from clew.runtime.sending import Sender
 from clew.runtime.sessions import Place, SessionDesk
 from clew.runtime.turns.openings import Opening
+from clew.runtime.turns.waiting import Speaker
 
 
 class CommandError(Exception):
@@ -78,6 +79,8 @@ class CommandContext(msgspec.Struct, frozen=True, kw_only=True):
     compactor: Compactor
     cwd: Path
     sender: Sender
+    speaker: Speaker | None = None
+    """Who gives the command, where several people share the session."""
     stop: Callable[[], Awaitable[bool]]
     """Ends the running turn, or keeps one from beginning; False when there is neither."""
     is_occupied: bool = False

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import msgspec
 
 from clew.domain.conversation.ids import PrincipalId
-from clew.domain.conversation.messages import NewMessage
 from clew.domain.ledger.commits import (
     Append,
     AsObserver,
@@ -27,7 +26,7 @@ from clew.runtime.ports.ledger import Ledger
 from clew.runtime.turns.job import Means, TurnJob
 from clew.runtime.turns.leases import Holder
 from clew.runtime.turns.openings import Again, GoOn, Opening, Say
-from clew.runtime.turns.waiting import event_message, events_among, message_of_person, unpack
+from clew.runtime.turns.waiting import event_messages, events_among, message_of_person
 
 TRIES_MAX = 50
 TITLE_CHARACTERS_MAX = 60
@@ -129,21 +128,18 @@ def _opened(claim: Commit, job: TurnJob, turn: int) -> Commit:
 
 
 def _say(work: Commit, row: SessionRow, say: Say, turn: int, events: Sequence[InboxRow]) -> Commit:
-    message, blobs = message_of_person(say.text, say.files, say.cwd, actor=work.actor, step=0)
+    message, blobs = message_of_person(
+        say.text, say.files, say.cwd, actor=work.actor, speaker=say.speaker, step=0
+    )
     patch = None if row.title or row.temporary else SessionPatch(title=first_words(message.text))
     return msgspec.structs.replace(
         work,
-        op=Append(messages=(*(_event_of(row) for row in events), message), turn=turn),
+        op=Append(messages=(*event_messages(events, 0), message), turn=turn),
         blobs=blobs,
         take=(*(row.id for row in events), *say.inbox),
         patch=patch,
         idempotency_key=say.key,
     )
-
-
-def _event_of(row: InboxRow) -> NewMessage:
-    body = unpack(row.body)
-    return event_message(body.event, body.text, 0)
 
 
 def first_words(text: str) -> str | None:

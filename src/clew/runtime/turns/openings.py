@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from clew.domain.conversation.ids import InboxId
-from clew.runtime.turns.waiting import NewFile
+from clew.runtime.turns.waiting import NewFile, Speaker
 
 
 class Say(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +18,7 @@ class Say(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[NewFile, ...] = ()
     cwd: str | None = None
     inbox: tuple[InboxId, ...] = ()
+    speaker: Speaker | None = None
     key: str | None = None
     """Idempotency key: the same message sent again starts nothing."""
 

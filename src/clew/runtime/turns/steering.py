@@ -16,7 +16,15 @@ from clew.domain.ledger.rows import InboxRow
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.people import Joined, Watch
 from clew.runtime.turns.recording import Recorder
-from clew.runtime.turns.waiting import EVENT, BusyMode, event_message, message_of_person, unpack
+from clew.runtime.turns.waiting import (
+    EVENT,
+    BusyMode,
+    event_messages,
+    events_among,
+    message_of_person,
+    messages_among,
+    unpack,
+)
 
 TRIES_MAX: Final = 20
 JOINING_MAX: Final = 100
@@ -38,10 +46,18 @@ class Steering:
             rows = await self._joining(step)
             if not rows:
                 return
-            messages: list[NewMessage] = []
+            messages: list[NewMessage] = [*event_messages(events_among(rows), step)]
             blobs: list[NewBlob] = []
-            for row in rows:
-                message, needed = _as_message(row, step)
+            for row in messages_among(rows):
+                body = unpack(row.body)
+                message, needed = message_of_person(
+                    body.said,
+                    body.attached,
+                    body.cwd,
+                    actor=row.principal,
+                    speaker=body.speaker,
+                    step=step,
+                )
                 messages.append(message)
                 blobs.extend(needed)
             try:
@@ -69,10 +85,3 @@ class Steering:
             body = unpack(row.body)
             if not body.event:
                 self._watch(Joined(text=body.text, files=tuple(name or kind for kind, _, name in body.files)))
-
-
-def _as_message(row: InboxRow, step: int) -> tuple[NewMessage, tuple[NewBlob, ...]]:
-    body = unpack(row.body)
-    if body.event:
-        return event_message(body.event, body.text, step), ()
-    return message_of_person(body.said, body.attached, body.cwd, actor=row.principal, step=step)

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from clew.domain.conversation.ids import PrincipalId
 from clew.domain.conversation.messages import Attachment, EventBody, NewMessage, Role, UserBody
 from clew.domain.conversation.text import clean
 from clew.domain.ledger.commits import NewBlob
@@ -17,6 +18,10 @@ from clew.domain.ledger.rows import InboxRow
 
 MESSAGE: Final = "message"
 EVENT: Final = "event"
+BYSTANDER: Final = "said_in_the_group"
+"""The kind of event that something said in a group is, but not to us."""
+NOT_TO_US: Final = "Said in this group meanwhile, not to you:"
+BYSTANDER_CHARACTERS_MAX: Final = 500
 
 
 class BusyMode(StrEnum):
@@ -38,6 +43,14 @@ class NewFile(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
 
 
+class Speaker(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the people who share a session."""
+
+    who: PrincipalId
+    name: str
+    """What they call themselves, on one line."""
+
+
 class QueuedMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The body of an inbox row: what a person sent, or what happened, before a turn took it."""
 
@@ -52,7 +65,13 @@ class QueuedMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     not_before: int = 0
     """The first step of a turn that a steering message may join: where it stood in a turn that is tried again."""
     sender: str = ""
-    """The person who sent it, where a group owns the session."""
+    """The person who sent it: where a group owns the session, another than the row's principal."""
+    sender_name: str = ""
+    """What they call themselves, where several people share the session."""
+
+    @property
+    def speaker(self) -> Speaker | None:
+        return Speaker(who=PrincipalId(self.sender), name=self.sender_name) if self.sender_name else None
 
     @property
     def said(self) -> str | bytes:
@@ -72,6 +91,8 @@ def pack_message(
     files: Sequence[NewFile],
     mode: BusyMode = BusyMode.QUEUE,
     not_before: int = 0,
+    *,
+    speaker: Speaker | None = None,
 ) -> QueuedMessage:
     """A message as it is kept; nothing of it is lost."""
     cleaned = clean(text)
@@ -82,11 +103,21 @@ def pack_message(
         files=tuple((f.media_type, base64.b64encode(f.bytes).decode(), f.name) for f in files),
         mode=mode,
         not_before=not_before,
+        sender=speaker.who if speaker else "",
+        sender_name=speaker.name if speaker else "",
     )
 
 
 def pack_event(kind: str, text: str) -> QueuedMessage:
     return QueuedMessage(text=clean(text).text, event=kind)
+
+
+def pack_bystander(speaker: Speaker, text: str) -> QueuedMessage:
+    """One line, whatever somebody calls themselves or writes: none of it can look like another's."""
+    said = " ".join(text.split())
+    if len(said) > BYSTANDER_CHARACTERS_MAX:
+        said = f"{said[:BYSTANDER_CHARACTERS_MAX]} …"
+    return pack_event(BYSTANDER, f"{speaker.name} ({speaker.who}): {said}")
 
 
 def written(body: QueuedMessage) -> str:
@@ -98,7 +129,13 @@ unpack: Final = msgspec.json.Decoder(QueuedMessage).decode
 
 # -- as messages of the ledger -----------------------------------------------------------------------------------
 def message_of_person(
-    text: str | bytes, files: Sequence[NewFile], cwd: str | None, *, actor: str, step: int
+    text: str | bytes,
+    files: Sequence[NewFile],
+    cwd: str | None,
+    *,
+    actor: str,
+    step: int,
+    speaker: Speaker | None = None,
 ) -> tuple[NewMessage, tuple[NewBlob, ...]]:
     """What a person said, byte for byte, and the blobs it needs. Step 0 opens a turn."""
     cleaned = clean(text)
@@ -111,12 +148,14 @@ def message_of_person(
     if cleaned.original is not None:
         blobs.append(_blob(cleaned.original, "application/octet-stream"))
         original = blobs[-1].sha256
-    body = UserBody(attachments=attachments, cwd=cwd, original=original)
+    body = UserBody(
+        attachments=attachments, cwd=cwd, original=original, sender=speaker.name if speaker else ""
+    )
     message = NewMessage(
         role=Role.USER,
         text=cleaned.text,
         step=step,
-        actor=actor,
+        actor=speaker.who if speaker else actor,
         body=body if body != UserBody() else None,
     )
     return message, tuple(blobs)
@@ -127,6 +166,19 @@ def event_message(kind: str, text: str, step: int) -> NewMessage:
     return NewMessage(
         role=Role.EVENT, text=clean(text).text, step=step, actor="clew", body=EventBody(kind=kind)
     )
+
+
+def event_messages(rows: Iterable[InboxRow], step: int) -> tuple[NewMessage, ...]:
+    """What waited as events. What bystanders said becomes one message, before the others."""
+    bodies = [unpack(row.body) for row in rows]
+    said = [body.text for body in bodies if body.event == BYSTANDER]
+    overheard = (event_message(BYSTANDER, "\n".join((NOT_TO_US, *said)), step),) if said else ()
+    others = [event_message(body.event, body.text, step) for body in bodies if body.event != BYSTANDER]
+    return (*overheard, *others)
+
+
+def bystanders_among(rows: Iterable[InboxRow]) -> list[InboxRow]:
+    return [row for row in events_among(rows) if unpack(row.body).event == BYSTANDER]
 
 
 def _blob(content: bytes, media_type: str) -> NewBlob:

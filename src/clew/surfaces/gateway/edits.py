@@ -13,7 +13,7 @@ from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.errors import Refused
 from clew.domain.ledger.rows import InboxRow, InboxState
 from clew.runtime.talk import Services
-from clew.runtime.turns.waiting import MESSAGE
+from clew.runtime.turns.waiting import MESSAGE, messages_among
 
 LOOKED_AT: Final = 100
 """The newest messages of a session that a change is looked for among."""
@@ -56,7 +56,7 @@ async def _undo(services: Services, who: PrincipalId, row: InboxRow) -> Stays | 
     newest = await services.ledger.turn(who, row.session)
     if newest is None or newest.turn != row.turn:
         return Stays(TOO_OLD)
-    if await services.ledger.queued(who, row.session):
+    if messages_among(await services.ledger.queued(who, row.session)):
         return Stays(TOO_OLD)  # others wait behind it already
     starts = await services.ledger.turn_starts(who, row.session, 1)
     if starts and starts[0].turn == row.turn:

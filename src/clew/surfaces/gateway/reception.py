@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-import msgspec
-
 from clew.domain.conversation.ids import InboxId, PrincipalId, SessionId
+from clew.domain.conversation.text import clean
 from clew.domain.ledger.errors import LedgerError, NotFound, Refused
 from clew.domain.ledger.rows import SessionRow
 from clew.domain.reset.policy import in_words, reset_due
@@ -26,7 +26,16 @@ from clew.runtime.ports.platforms import Attached, Incoming, NeverSent, Platform
 from clew.runtime.sending import Sender
 from clew.runtime.sessions import Place
 from clew.runtime.turns import NewFile
-from clew.runtime.turns.waiting import MESSAGE, BusyMode, pack_message, unpack
+from clew.runtime.turns.waiting import (
+    EVENT,
+    MESSAGE,
+    BusyMode,
+    Speaker,
+    bystanders_among,
+    pack_bystander,
+    pack_message,
+    unpack,
+)
 from clew.surfaces.gateway.access import Access
 from clew.surfaces.gateway.channel import LOG, Channel
 from clew.surfaces.gateway.edits import make_way
@@ -34,6 +43,7 @@ from clew.surfaces.gateway.line import Line
 from clew.surfaces.gateway.resets import reset_policy
 
 COMMAND: Final = "command"
+NAME_CHARACTERS_MAX: Final = 80
 INTERRUPTED_COMMAND: Final = "Clew stopped while it did “{}”, and does not do it again by itself. /history and /status show where things are."
 OF_THE_ASKER: Final = frozenset({"/approve", "/deny", "/retry"})
 NOT_YOURS: Final = "That is for whoever asked to decide."
@@ -133,7 +143,10 @@ class Reception:
             await self._say(incoming, self._access.greeting(incoming))
             return
         require = self._channel.settings.gateway.require_mention
+        shared = self._sharing.is_shared(incoming.kind)
         if not is_meant(incoming.kind, addressed=incoming.addressed, require_mention=require):
+            if shared and self._channel.settings.gateway.bystanders:
+                await self._overhear(incoming, route, person)
             return
         if incoming.unsupported:
             await self._say(incoming, f"I can read text, photos and files, not a {incoming.unsupported}.")
@@ -141,7 +154,6 @@ class Reception:
         if incoming.text.split(maxsplit=1)[:1] == ["/start"]:
             await self._say(incoming, GREETING)
             return
-        shared = self._sharing.is_shared(incoming.kind)
         who = await self._access.group(route.key) if shared else person
         await self._receive(incoming, route, who, person, durable)
 
@@ -183,9 +195,8 @@ class Reception:
         sender = Sender(services.desk, runner, services.clock, services.chance, who, place)
         is_a_command = not files and not incoming.edits and is_command(incoming.text)
         busy = BusyMode.QUEUE if is_a_command else runner.settings.busy
-        body = msgspec.structs.replace(
-            pack_message(incoming.text, str(self._channel.cwd), files, busy), sender=person
-        )
+        speaker = Speaker(who=person, name=_name(incoming)) if who != person else None
+        body = pack_message(incoming.text, str(self._channel.cwd), files, busy, speaker=speaker)
         received = await sender.receive(session, COMMAND if is_a_command else MESSAGE, body, key)
         durable.set_result(None)
         if received.duplicate:
@@ -197,12 +208,31 @@ class Reception:
                 await line.tell(NOT_YOURS, f"command:{received.id}")
                 await self._consume(who, session, received.id)
             else:
-                await self._command(line, place, incoming.text, received.id)
+                await self._command(line, place, incoming.text, received.id, speaker)
             return
         running = await runner.under_way(who, session) if busy == BusyMode.INTERRUPT else None
         line.wake()
         if running is not None:
             await sender.cut(session, running)
+
+    async def _overhear(self, incoming: Incoming, route: Route, person: PrincipalId) -> None:
+        """Keeps what the people of a shared place say to each other: the newest lines, until a message is for us."""
+        if incoming.edits or not incoming.text.strip():
+            return
+        services, most = self._channel.services, self._channel.settings.gateway.bystanders
+        place, who = self.place(route), await self._access.group(route.key)
+        session = await self._known_session(place, who)
+        if session is None:
+            session = (await services.desk.open(who, place, cwd=str(self._channel.cwd))).row
+        sender = Sender(services.desk, services.runner, services.clock, services.chance, who, place)
+        key = f"{self._channel.platform.account}/{incoming.key}"
+        await sender.receive(
+            session.id, EVENT, pack_bystander(Speaker(who=person, name=_name(incoming)), incoming.text), key
+        )
+        waiting = bystanders_among(await services.ledger.queued(who, session.id))
+        for row in waiting[:-most]:
+            with suppress(Refused):  # a turn has just taken it
+                await services.desk.cancel(who, session.id, row.id)
 
     async def _fetched(self, files: tuple[Attached, ...]) -> tuple[tuple[NewFile, ...], list[str]]:
         """The files, and a sentence for each that could not be had. Raises NotSent: then the message comes again."""
@@ -226,12 +256,7 @@ class Reception:
         """The place's session; a new one if it has none that this person sees, or if the reset policy says so."""
         services, cwd = self._channel.services, str(self._channel.cwd)
         known = await services.ledger.conversation(place.route_key)
-        row: SessionRow | None = None
-        if known is not None and known.session is not None:
-            try:
-                row = await services.ledger.session(who, known.session)
-            except NotFound:
-                row = None  # it was deleted, or belonged to whoever this person was before
+        row = await self._known_session(place, who)
         if row is None or known is None:
             return (await services.desk.open(who, place, cwd=cwd)).row.id
         # A session that was resumed is as fresh as the place: what was said last counts, not where.
@@ -244,6 +269,17 @@ class Reception:
         self._channel.delivery.wake()
         return left.row.id
 
+    async def _known_session(self, place: Place, who: PrincipalId) -> SessionRow | None:
+        """The session that the place has, if this person sees it."""
+        ledger = self._channel.services.ledger
+        known = await ledger.conversation(place.route_key)
+        if known is None or known.session is None:
+            return None
+        try:
+            return await ledger.session(who, known.session)
+        except NotFound:
+            return None  # it was deleted, or belonged to whoever this person was before
+
     async def _reset(self, incoming: Incoming, row: SessionRow, who: PrincipalId, last: int) -> str | None:
         """Why a new session begins, in words. Never while a turn is under way, or something waits."""
         services, settings = self._channel.services, self._channel.settings.reset
@@ -252,9 +288,9 @@ class Reception:
         reason = reset_due(policy, last_active_ms=last, now_ms=now)
         if reason is None or row.handle.head.seq == 0:
             return None
-        if await services.runner.under_way(who, row.id) is not None or await services.ledger.queued(
-            who, row.id
-        ):
+        queued = await services.ledger.queued(who, row.id)
+        waits = len(queued) > len(bystanders_among(queued))
+        if waits or await services.runner.under_way(who, row.id) is not None:
             return None
         return in_words(reason, policy.zone)
 
@@ -265,16 +301,19 @@ class Reception:
         ledger, who = self._channel.services.ledger, line.talk.principal
         turn = await ledger.turn(who, line.session)
         rows = await ledger.received(who, line.session, 100)
-        senders = {unpack(r.body).sender for r in rows if turn is not None and r.turn == turn.turn and r.body}
-        return not senders or person in senders
+        of_turn = sorted((r.id, r.body) for r in rows if turn is not None and r.turn == turn.turn and r.body)
+        senders = [sender for _, body in of_turn if (sender := unpack(body).sender)]
+        return not senders or person == senders[0]  # those after the first joined it
 
     # -- commands ------------------------------------------------------------------------------------------------
-    async def _command(self, line: Line, place: Place, text: str, received: InboxId) -> None:
+    async def _command(
+        self, line: Line, place: Place, text: str, received: InboxId, speaker: Speaker | None
+    ) -> None:
         """Does a command and tells its answer, then settles its row: a crash in between is said, see `left_over`."""
         talk, session = line.talk, line.session
         target = line
         try:
-            reply = await talk.command(text)
+            reply = await talk.command(text, speaker)
         except CommandError as error:
             await line.tell(str(error), f"command:{received}")
         else:
@@ -305,6 +344,11 @@ class Reception:
             pass  # `/delete` took it along, or `/new` cancelled it: it is settled either way
         except LedgerError as error:
             LOG.error("command not settled", session=session, why=str(error))
+
+
+def _name(incoming: Incoming) -> str:
+    """What somebody calls themselves, in one line."""
+    return " ".join(clean(incoming.sender_name or incoming.sender).text.split())[:NAME_CHARACTERS_MAX]
 
 
 def _first_word(body: str) -> str:

@@ -308,11 +308,12 @@ class InboxContract(LedgerCase):
         await refused(ledger, work(other, take=(waiting.id,)), Refused)
         assert len(await ledger.queued(ANN, handle.session)) == 1
 
-    async def test_cancelling_counts_what_waited(self, ledger: Ledger) -> None:
-        """Only this session's, only what was still waiting; cancelled ones cannot be taken."""
+    async def test_cancelling_counts_the_messages_that_waited(self, ledger: Ledger) -> None:
+        """Only this session's, only what was still waiting; an event is cancelled too, and is no message."""
         handle, chat = await at_place(ledger)
         other = await begin(ledger, 2)
-        taken, *waiting = [await receive(ledger, handle, chat, key) for key in "abc"]
+        kinds = {"a": "message", "b": "message", "c": "event", "d": "message"}
+        taken, *waiting = [await receive(ledger, handle, chat, key, kind=kind) for key, kind in kinds.items()]
         await receive(ledger, other, chat, "other's")
         handle = await take(ledger, handle, taken.id)
         leave = work(handle, op=Note(kind=OpKind.LEAVE), cancel_queued=True, cut_reason="new")
@@ -320,7 +321,7 @@ class InboxContract(LedgerCase):
         assert await ledger.queued(ANN, handle.session) == ()
         assert len(await ledger.queued(ANN, other.session)) == 1
         settled = [(row.state, row.settled_by) for row in await ledger.received(ANN, handle.session)]
-        assert settled == [(InboxState.CONSUMED, None), *[(InboxState.CANCELLED, "new")] * 2]
+        assert settled == [(InboxState.CONSUMED, None), *[(InboxState.CANCELLED, "new")] * 3]
         after = work(handle, fence=as_holder(handle), take=(waiting[0].id,))
         await refused(ledger, after, Refused)
 

@@ -102,7 +102,7 @@ def write_turn_rows(state: State, work: Commit) -> None:
 
 
 def cancel_queued(state: State, work: Commit) -> int:
-    """Cancels what still waits for this session. Returns how many."""
+    """Cancels what still waits for this session. Returns how many messages that were."""
     waiting = queued(state, work.session)
     for ident in waiting:
         state.inbox[ident] = replace(
@@ -111,7 +111,7 @@ def cancel_queued(state: State, work: Commit) -> int:
             settled_at=work.at,
             settled_by=work.cut_reason or None,
         )
-    return len(waiting)
+    return sum(state.inbox[ident].kind == "message" for ident in waiting)
 
 
 def queued(state: State, session: SessionId) -> list[InboxId]:

@@ -155,11 +155,13 @@ def _take_over(db: apsw.Connection, work: Commit, seen: Seen) -> tuple[int, int]
         db.execute("UPDATE session SET lease_owner = NULL WHERE id = ?", (work.session,))
     cancelled = 0
     if work.cancel_queued:
-        db.execute(
-            "UPDATE inbox SET state = 'cancelled', epoch = ?, settled_at = ?, settled_by = ? WHERE session_id = ? AND state = 'queued'",
+        ended = fetch(
+            db,
+            "UPDATE inbox SET state = 'cancelled', epoch = ?, settled_at = ?, settled_by = ?"
+            " WHERE session_id = ? AND state = 'queued' RETURNING kind",
             (epoch, work.at, work.cut_reason or None, work.session),
         )
-        cancelled = db.changes()
+        cancelled = sum(kind == "message" for (kind,) in ended)
     return epoch, cancelled
 
 
