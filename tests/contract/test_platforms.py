@@ -15,11 +15,18 @@ from clew.testing.telegram import BotApi, Fault, Person
 
 
 class FakeBench:
-    def __init__(self) -> None:
+    def __init__(self, *, takes_key: bool = False) -> None:
         self._chats = FakeChats()
+        self._takes_key = takes_key
+
+    def sender(self, who: str) -> str:
+        return who
+
+    def chat(self, where: str) -> str:
+        return where
 
     def connect(self) -> Platform:
-        return FakePlatform(self._chats)
+        return FakePlatform(self._chats, takes_key=self._takes_key)
 
     async def say(
         self, sender: str, text: str, *, group: str = "", topic: str = "", named: bool = False
@@ -59,10 +66,24 @@ class TestFakePlatform(PlatformContract):
         return FakeBench()
 
 
+class TestFakePlatformWithKeys(PlatformContract):
+    """The one in memory, where it takes our keys."""
+
+    @pytest.fixture
+    async def bench(self) -> Bench:
+        return FakeBench(takes_key=True)
+
+
 class TelegramBench:
     def __init__(self, api: BotApi) -> None:
         self._api = api
         self.connected: list[Platform] = []
+
+    def sender(self, who: str) -> str:
+        return who
+
+    def chat(self, where: str) -> str:
+        return where
 
     def connect(self) -> Platform:
         self.connected.append(Telegram(BotApi.TOKEN, base_url=self._api.base_url))

@@ -25,12 +25,15 @@ def open_gateway(services: Services, settings: Settings, home: Home, environ: Ma
     # are no words that the inbox may not hold.
     own = msgspec.structs.replace(services, export=None, in_memory=None)
     meter = Meter()
-    found = (_telegram(own, settings, home, environ, meter),)
+    found = (
+        _telegram(own, settings, home, environ, meter),
+        _matrix(own, settings, home, environ, meter),
+    )
     channels = [channel for channel in found if channel is not None]
     if not channels:
-        name = settings.gateway.telegram.token_env
+        names = f"{settings.gateway.telegram.token_env} or {settings.gateway.matrix.token_env}"
         sentence = (
-            f"no chat platform is set up: put a bot's token into {name}, or into secrets.toml under that name"
+            f"no chat platform is set up: put a token into {names}, or into secrets.toml under that name"
         )
         raise SettingsError(Problem(path=("gateway",), sentence=sentence))
     return Gateway(channels, _listener(settings.http) if settings.http.enabled else None)
@@ -55,4 +58,27 @@ def _telegram(
     from clew.surfaces.gateway.platforms.telegram import Telegram  # noqa: PLC0415  0.24 s
 
     platform = Telegram(token.reveal(), base_url=own.base_url, base_file_url=own.base_file_url)
+    return open_channel(services, settings, platform, Path.cwd(), frozenset(own.allow), meter=meter)
+
+
+def _matrix(
+    services: Services, settings: Settings, home: Home, environ: Mapping[str, str], meter: Meter
+) -> Channel | None:
+    own = settings.gateway.matrix
+    token = load_secrets(home, environ).get(own.token_env)
+    if token is None:
+        return None
+    if not own.base_url:
+        sentence = "gateway.matrix.base_url: say the address of the account's homeserver, such as https://matrix.example.org"
+        raise SettingsError(Problem(path=("gateway", "matrix", "base_url"), sentence=sentence))
+    from clew.surfaces.gateway.platforms.matrix import NAME, Matrix  # noqa: PLC0415  0.7 s: aiohttp, nio
+
+    async def welcomes(sender: str, is_direct: bool) -> bool:
+        """People who are known; in a talk of two also strangers, for as long as somebody may show a pairing code."""
+        ledger = services.ledger
+        if sender in own.allow or await ledger.identified(NAME, sender) is not None:
+            return True
+        return is_direct and await ledger.pairing_is_open(services.clock.now_ms())
+
+    platform = Matrix(token.reveal(), own.base_url, welcomes)
     return open_channel(services, settings, platform, Path.cwd(), frozenset(own.allow), meter=meter)

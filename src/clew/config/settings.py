@@ -235,7 +235,8 @@ class SlackSettings(PlatformSettings, frozen=True, kw_only=True):
 
 
 class MatrixSettings(PlatformSettings, frozen=True, kw_only=True):
-    """Matrix. It is used when its token and the address of a homeserver are there."""
+    """Matrix. It is used when its token is there; `base_url` is the address of the account's homeserver, and `allow` has ids
+    such as `@ann:example.org`."""
 
     token_env: SecretName = "MATRIX_ACCESS_TOKEN"
     """Name of the variable or secret that holds the access token."""

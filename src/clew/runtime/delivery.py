@@ -33,7 +33,7 @@ from clew.runtime.ports.platforms import (
     PlatformRefused,
 )
 from clew.runtime.ports.world import Clock
-from clew.runtime.turns.outbox import NOTICE, shown_part
+from clew.runtime.turns.outbox import NOTICE, call_key, preview_of, shown_part
 
 POSSIBLY_REPEATED: Final = "(possibly repeated)\n"
 SEND_SECONDS_MAX: Final = 60.0
@@ -217,8 +217,11 @@ class Delivery:
 
     async def _call(self, route: Route, row: Undelivered, text: str, edits: str | None) -> str:
         """The supervisor of an adapter: an error that is none of its port becomes an unknown outcome of this one message."""
-        markdown = row.kind != NOTICE
+        markdown, traits = row.kind != NOTICE, self._platform.traits
         try:
+            if row.may_be_shown and traits.edits and traits.takes_key:
+                key = call_key(row.session, preview_of(row.key))  # the preview itself, whatever became of it
+                edits = await self._platform.send(route, text, markdown=markdown, key=key)
             if edits is not None:
                 try:
                     await self._platform.edit(route, edits, text, markdown=markdown)
@@ -226,9 +229,8 @@ class Delivery:
                     pass  # the preview is gone, or too old to be changed: it is said anew
                 else:
                     return edits
-            return await self._platform.send(
-                route, text, markdown=markdown, buttons=buttons_of(row), key=row.key
-            )
+            key = call_key(row.session, row.key)
+            return await self._platform.send(route, text, markdown=markdown, buttons=buttons_of(row), key=key)
         except (PlatformError, TimeoutError):
             raise
         except Exception as error:

@@ -41,6 +41,8 @@ class FakeChats:
         self.messages: dict[str, dict[str, tuple[str, tuple[Button, ...]]]] = {}
         self.files: dict[str, bytes] = {}
         self.files_shown: dict[str, list[tuple[str, bytes]]] = {}
+        self.taken: dict[str, str] = {}
+        """Keys that messages were sent with, and the ids of those, where the platform takes keys."""
         self.moved: dict[str, str] = {}
         """Chats that have another id by now."""
         self._unconfirmed: list[Incoming] = []
@@ -124,7 +126,9 @@ class FakeChats:
         ident: str,
         text: str,
         buttons: tuple[Button, ...],
+        *,
         file: tuple[str, bytes] | None = None,
+        key: str = "",
     ) -> None:
         """A message as it is from now on. A fault that was asked for is met here.
 
@@ -136,6 +140,8 @@ class FakeChats:
             raise self.failing.pop(0)
         if chat in self.moved:
             raise ChatMoved("The chat has another id.", self.moved[chat])
+        if key:
+            self.taken[key] = ident
         self.messages.setdefault(chat, {})[ident] = (text, buttons)
         if file is not None:
             self.files_shown.setdefault(chat, []).append(file)
@@ -149,9 +155,15 @@ class FakeChats:
 class FakePlatform:
     """`Platform` over `FakeChats`: one process's connection."""
 
-    def __init__(self, chats: FakeChats, *, most: int = 200, edits: bool = True) -> None:
+    def __init__(
+        self, chats: FakeChats, *, most: int = 200, edits: bool = True, takes_key: bool = False
+    ) -> None:
         self.traits = Traits(
-            holds=TextLimit(most=most), edits=edits, edit_seconds=0.0, sends_bytes_max=1_000_000
+            holds=TextLimit(most=most),
+            edits=edits,
+            edit_seconds=0.0,
+            takes_key=takes_key,
+            sends_bytes_max=1_000_000,
         )
         self.name = chats.name
         self.account = ""
@@ -188,15 +200,21 @@ class FakePlatform:
         self, to: Route, text: str, *, markdown: bool = False, buttons: Sequence[Button] = (), key: str = ""
     ) -> str:
         self._check(text)
+        key = key if self.traits.takes_key else ""
+        if key in self._chats.taken:
+            return self._chats.taken[key]
         ident = str(sum(map(len, self._chats.messages.values())) + 1)
-        await self._chats.put(to.chat, ident, text, tuple(buttons))
+        await self._chats.put(to.chat, ident, text, tuple(buttons), key=key)
         return ident
 
     async def send_file(self, to: Route, name: str, media_type: str, content: bytes, *, key: str = "") -> str:
         if len(content) > self.traits.sends_bytes_max:
             raise NeverSent("The file is too large.")
+        key = key if self.traits.takes_key else ""
+        if key in self._chats.taken:
+            return self._chats.taken[key]
         ident = str(sum(map(len, self._chats.messages.values())) + 1)
-        await self._chats.put(to.chat, ident, f"[file {name}]", (), (name, content))
+        await self._chats.put(to.chat, ident, f"[file {name}]", (), file=(name, content), key=key)
         return ident
 
     async def edit(self, to: Route, message: str, text: str, *, markdown: bool = False) -> None:

@@ -51,11 +51,13 @@ def process(
     *,
     script: Callable[[ModelRequest], Step] = answer,
     gateway: GatewaySettings | None = None,
+    takes_key: bool = False,
 ) -> tuple[World, Gateway]:
     world = World(MemoryLedger(disk), script, owner=owner, clock=LoopClock(), seed=len(dead))
     world.owners.dead |= set(dead)
     settings = Settings(gateway=gateway or GatewaySettings(drain_seconds=5))
-    channel = open_channel(world.services, settings, FakePlatform(chats), Path("/work"), frozenset(PEOPLE))
+    platform = FakePlatform(chats, takes_key=takes_key)
+    channel = open_channel(world.services, settings, platform, Path("/work"), frozenset(PEOPLE))
     return world, Gateway([channel])
 
 
@@ -116,6 +118,39 @@ def test_killed_while_a_preview_is_sent_the_answer_beside_it_is_marked() -> None
         assert chats.shown("ann") == ["re: a", f"{POSSIBLY_REPEATED}re: a"]
         second.stop()
         await serving
+
+    simulate(0, run())
+
+
+@pytest.mark.parametrize("shows_more", [True, False])
+def test_where_the_platform_takes_keys_no_preview_is_in_doubt(shows_more: bool) -> None:
+    """Killed while it sent one, the answer takes its place all the same: there is one message, without a mark."""
+
+    async def run() -> None:
+        disk, chats, held = Disk(), FakeChats(), Hold()
+
+        def script(_: ModelRequest) -> Step:
+            return Step(deltas=("re: ", held, "a"))
+
+        _, first = process(disk, chats, "one", script=script, takes_key=True)
+        program = Program()
+        program.start(first.run())
+        chats.answer_seconds = 60
+        await chats.say("ann", "a")
+        await chats.until(lambda: chats.shown("ann") != [])
+        program.kill()
+        chats.answer_seconds = 0
+        again = script if shows_more else lambda _: Step(deltas=("re: a",))
+        held = Hold()
+        _, second = process(disk, chats, "two", ("one",), script=again, takes_key=True)
+        serving = asyncio.create_task(second.run())
+        if shows_more:
+            await held.reached()
+            held.release()
+        await chats.until(lambda: chats.shown("ann") == ["re: a"])
+        second.stop()
+        await serving
+        assert chats.shown("ann") == ["re: a"]
 
     simulate(0, run())
 

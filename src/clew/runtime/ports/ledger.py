@@ -130,6 +130,10 @@ class Ledger(Protocol):
         """Lets whoever shows this code become an identity of the principal, once and in time."""
         ...
 
+    async def pairing_is_open(self, at: int) -> bool:
+        """Whether somebody may still show a code that was offered."""
+        ...
+
     async def pair(self, code_sha256: str, platform: str, external_id: str, at: int) -> PrincipalId:
         """Spends a code. Raises NotFound when there is none, or no more."""
         ...

@@ -17,6 +17,20 @@ PARTS_MAX: Final = 100
 """Messages that one answer may be cut into; what is left then is in the last, and cut off by the platform."""
 
 
+def preview_key(session: SessionId, turn: int, step: int) -> str:
+    return f"{PREVIEW}:{session}:{turn}:{step}"
+
+
+def preview_of(reply: str) -> str:
+    """The key of the preview that a reply with this key takes the place of."""
+    return f"{PREVIEW}:{reply.partition(':')[2].rpartition(':')[0]}"
+
+
+def call_key(session: SessionId, key: str) -> str:
+    """By which a platform knows a repetition. Ids of rows begin anew with each ledger, those of sessions do not."""
+    return f"{session}:{key}"
+
+
 def part_number(step: int, part: int = 0) -> int:
     """The place of a message among those of a turn."""
     return step * PARTS_MAX + part

@@ -17,7 +17,7 @@ from clew.surfaces.cli.host import Host
 @click.option("--check", is_flag=True, help="Ask every platform whether it takes us, and end.")
 @click.pass_obj
 def serve(host: Host, check: bool) -> int:
-    """Talk to people on chat platforms (Telegram)."""
+    """Talk to people on chat platforms (Telegram, Matrix)."""
     _log_to_stderr()
     return asyncio.run(_check(host) if check else _serve(host))
 

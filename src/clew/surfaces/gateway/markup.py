@@ -1,4 +1,4 @@
-"""A model's Markdown as plain text and spans, for platforms that take formatting as ranges of the text.
+"""A model's Markdown as plain text and spans, for platforms that take formatting as ranges of the text; and as HTML.
 
 Line by line, and with what a line begins with (a bullet, a number, a quote) left as it is: a message that was cut anywhere is
 still read right, and nothing a person could miss is dropped. What is no markup stays letter for letter.
@@ -7,11 +7,14 @@ still read right, and nothing a person could miss is dropped. What is no markup 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final
+from html import escape
+from typing import Any, Final
 
 import msgspec
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 
 from clew.domain.routing.splitting import TextLimit, Units
@@ -136,3 +139,18 @@ def _line(writer: _Writer, line: str) -> None:
         writer.write(f"{bullet[1]}• ")
         line = line[bullet.end() :]
     writer.inline(line)
+
+
+def _picture(_: RendererHTML, tokens: Sequence[Token], at: int, *__: Any) -> str:
+    """As a link: chat programs show no pictures from elsewhere."""
+    source = str(tokens[at].attrGet("src") or "")
+    return f'<a href="{escape(source)}">{escape(tokens[at].content or source)}</a>'
+
+
+_HTML: Final = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["strikethrough", "table"])
+_HTML.add_render_rule("image", _picture)
+
+
+def html_of(markdown: str) -> str:
+    """What it means as HTML. HTML in it is text; a line break stays one."""
+    return str(_HTML.render(markdown)).strip()

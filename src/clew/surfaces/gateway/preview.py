@@ -19,7 +19,7 @@ from clew.runtime.delivery import chat_of
 from clew.runtime.ports.people import AttemptVoid, StepRecorded, TextShown, TurnNews
 from clew.runtime.ports.platforms import ChatMoved, MaybeSent, NeverSent, NotSent, PlatformError
 from clew.runtime.talk import Talk
-from clew.runtime.turns.outbox import PREVIEW, part_number
+from clew.runtime.turns.outbox import PREVIEW, call_key, part_number, preview_key
 from clew.runtime.turns.runner import RunningTurn
 from clew.surfaces.gateway.channel import Channel
 
@@ -111,12 +111,12 @@ class Preview:
                     self._known[row.turn, row.part] = row.platform_id
             self._looked_at = turn.turn
         at = (turn.turn, part_number(turn.step))
-        if at in self._known:
-            if (shown := self._known[at]) is None:
-                raise MaybeSent("an earlier process was killed while it sent this preview")
+        if (shown := self._known.get(at)) is not None:
             await self._channel.platform.edit(self._route, shown, text, markdown=True)
             return
-        key = f"preview:{turn.session}:{turn.turn}:{turn.step}"
+        if at in self._known and not self._channel.platform.traits.takes_key:
+            raise MaybeSent("an earlier process was killed while it sent this preview")
+        key = preview_key(turn.session, turn.turn, turn.step)
         conversation = await self._conversation()
         if await ledger.undelivered(self._channel.platform.name, EVER, conversation=conversation):
             return  # what was said before comes first
@@ -125,7 +125,9 @@ class Preview:
         ident = await ledger.add_reply(turn.session, preview, now)
         self._known[at] = None
         try:
-            shown = await self._channel.platform.send(self._route, text, markdown=True, key=key)
+            shown = await self._channel.platform.send(
+                self._route, text, markdown=True, key=call_key(turn.session, key)
+            )
         except (NotSent, NeverSent, ChatMoved):
             await ledger.settle_reply(ident, "failed", None)
             del self._known[at]

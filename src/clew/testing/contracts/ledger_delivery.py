@@ -186,9 +186,12 @@ class PairingContract(LedgerCase):
 
     async def test_a_code_is_spent_once(self, ledger: Ledger) -> None:
         """Whoever shows it first becomes an identity of its principal; a second time it is nothing."""
+        assert not await ledger.pairing_is_open(START_MS)
         await ledger.offer_pairing("c0de", ANN, LATE)
+        assert await ledger.pairing_is_open(START_MS)
         assert await ledger.identified("telegram", "42") is None
         assert await ledger.pair("c0de", "telegram", "42", START_MS) == ANN
+        assert not await ledger.pairing_is_open(START_MS)
         assert await ledger.identified("telegram", "42") == ANN
         assert await ledger.identified("matrix", "42") is None
         with pytest.raises(NotFound):
@@ -198,6 +201,7 @@ class PairingContract(LedgerCase):
     async def test_a_code_expires(self, ledger: Ledger) -> None:
         """At its time it is over; one that never was is refused in the same way."""
         await ledger.offer_pairing("c0de", ANN, START_MS)
+        assert not await ledger.pairing_is_open(START_MS)
         for code in ("c0de", "other"):
             with pytest.raises(NotFound):
                 await ledger.pair(code, "telegram", "42", START_MS)

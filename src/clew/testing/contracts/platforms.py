@@ -39,7 +39,15 @@ PICTURE = (
 
 
 class Bench(Protocol):
-    """People on a platform, and what they see."""
+    """People on a platform, and what they see. Whom and where is said in the suite's words: `ANN`, `BEN`, `GROUP`."""
+
+    def sender(self, who: str) -> str:
+        """The platform's id of a person."""
+        ...
+
+    def chat(self, where: str) -> str:
+        """The platform's id of a person's own chat, or of the group."""
+        ...
 
     def connect(self) -> Platform:
         """A new connection to the same account, not opened yet."""
@@ -115,7 +123,11 @@ class PlatformContract:
         await bench.say(ANN, "and more")
         first, second = await received(platform, 2)
         assert (first.text, second.text) == ("héllo 😀\n\nthere", "and more")
-        assert (first.sender, first.kind, first.chat.chat) == (ANN, ChatKind.DM, ANN)
+        assert (first.sender, first.kind, first.chat.chat) == (
+            bench.sender(ANN),
+            ChatKind.DM,
+            bench.chat(ANN),
+        )
         assert (first.chat.platform, first.chat.account) == (platform.name, platform.account)
         assert first.chat == second.chat
         assert first.key != second.key
@@ -145,19 +157,20 @@ class PlatformContract:
         aside, named, topic = await received(platform, 3)
         assert (aside.kind, aside.addressed, named.addressed) == (ChatKind.GROUP, False, True)
         assert aside.chat == named.chat != topic.chat
-        assert (topic.kind, topic.chat.thread) == (ChatKind.THREAD, "7")
+        assert (topic.kind, topic.chat.chat) == (ChatKind.THREAD, aside.chat.chat)
+        assert topic.chat.thread
 
     async def test_a_message_is_sent_and_changed(self, bench: Bench) -> None:
         """To the chat that was named; changing it to what it is already is no error."""
         platform = await opened(bench)
-        message = await platform.send(chat(platform, ANN), "hello")
-        await platform.send(chat(platform, BEN), "ben's")
+        message = await platform.send(chat(platform, bench.chat(ANN)), "hello")
+        await platform.send(chat(platform, bench.chat(BEN)), "ben's")
         if platform.traits.edits:
-            await platform.edit(chat(platform, ANN), message, "hello there")
-            await platform.edit(chat(platform, ANN), message, "hello there")
+            await platform.edit(chat(platform, bench.chat(ANN)), message, "hello there")
+            await platform.edit(chat(platform, bench.chat(ANN)), message, "hello there")
             assert bench.shown(ANN) == ["hello there"]
             with pytest.raises(NeverSent):
-                await platform.edit(chat(platform, ANN), "999999", "nothing")
+                await platform.edit(chat(platform, bench.chat(ANN)), "999999", "nothing")
         assert bench.shown(BEN) == ["ben's"]
 
     async def test_a_message_as_long_as_promised_is_taken(self, bench: Bench) -> None:
@@ -166,18 +179,24 @@ class PlatformContract:
         holds = platform.traits.holds
         text = "😀" * holds.prefix("😀" * holds.most, holds.most)
         assert holds.fits(text)
-        await platform.send(chat(platform, ANN), "(possibly repeated)\n" + text)
+        await platform.send(chat(platform, bench.chat(ANN)), "(possibly repeated)\n" + text)
         assert bench.shown(ANN) == ["(possibly repeated)\n" + text]
 
     async def test_pressing_a_button_says_its_command(self, bench: Bench) -> None:
         """On behalf of whoever pressed."""
         platform = await opened(bench)
         await platform.send(
-            chat(platform, ANN), "May I?", buttons=[Button("Yes", "/approve x"), Button("No", "/deny x")]
+            chat(platform, bench.chat(ANN)),
+            "May I?",
+            buttons=[Button("Yes", "/approve x"), Button("No", "/deny x")],
         )
         await bench.press(ANN, "No")
         (pressed,) = await received(platform, 1)
-        assert (pressed.text, pressed.sender, pressed.chat) == ("/deny x", ANN, chat(platform, ANN))
+        assert (pressed.text, pressed.sender, pressed.chat) == (
+            "/deny x",
+            bench.sender(ANN),
+            chat(platform, bench.chat(ANN)),
+        )
 
     async def test_files_are_fetched_when_they_are_wanted(self, bench: Bench) -> None:
         """Byte for byte; one that is not there is an error."""
@@ -194,7 +213,7 @@ class PlatformContract:
         platform = await opened(bench)
         if not platform.traits.sends_bytes_max:
             return
-        to = chat(platform, ANN)
+        to = chat(platform, bench.chat(ANN))
         sent = [await platform.send_file(to, "ä b.bin", "application/octet-stream", b"\x00\xffdata\r\n")]
         sent.append(await platform.send_file(to, "dot.png", "image/png", PICTURE))
         sent.append(await platform.send_file(to, "no.png", "image/png", b"no picture at all"))
@@ -212,7 +231,7 @@ class PlatformContract:
         platform = await opened(bench)
         bench.slow_down(7)
         with pytest.raises(NotSent) as caught:
-            await platform.send(chat(platform, ANN), "hello")
+            await platform.send(chat(platform, bench.chat(ANN)), "hello")
         assert caught.value.after == 7
         assert bench.shown(ANN) == []
 
@@ -221,14 +240,30 @@ class PlatformContract:
         platform = await opened(bench)
         bench.lose_answer()
         with pytest.raises(MaybeSent):
-            await platform.send(chat(platform, ANN), "hello")
+            await platform.send(chat(platform, bench.chat(ANN)), "hello")
         assert bench.shown(ANN) == ["hello"]
+
+    async def test_the_same_key_is_one_message(self, bench: Bench) -> None:
+        """Where the platform takes our key: sent again it is the message that is there, also when nobody knew of it."""
+        platform = await opened(bench)
+        if not platform.traits.takes_key:
+            return
+        to = chat(platform, bench.chat(ANN))
+        bench.lose_answer()
+        with pytest.raises(MaybeSent):
+            await platform.send(to, "hello", key="a:1")
+        again = await platform.send(to, "hello again", key="a:1")
+        assert bench.shown(ANN) == ["hello"]
+        await platform.edit(to, again, "hello there")
+        other = await platform.send(to, "bye", key="a:2")
+        assert bench.shown(ANN) == ["hello there", "bye"]
+        assert await platform.send(to, "bye", key="a:2") == other != again
 
     async def test_an_empty_message_is_refused_for_good(self, bench: Bench) -> None:
         """What can never be sent is not tried again."""
         platform = await opened(bench)
         with pytest.raises(NeverSent):
-            await platform.send(chat(platform, ANN), " ")
+            await platform.send(chat(platform, bench.chat(ANN)), " ")
 
     async def test_a_platform_that_does_not_take_us_says_so(self, bench: Bench) -> None:
         """When it is opened, and when our token is taken back while we listen."""

@@ -147,6 +147,9 @@ class MemoryLedger(Ledger):
     async def offer_pairing(self, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:
         await self._write(lambda state: outbox.offer_pairing(state, code_sha256, principal, expires_at))
 
+    async def pairing_is_open(self, at: int) -> bool:
+        return any(expires_at > at for _, expires_at in (await self._now()).pairings.values())
+
     async def pair(self, code_sha256: str, platform: str, external_id: str, at: int) -> PrincipalId:
         return await self._write(lambda state: outbox.pair(state, code_sha256, platform, external_id, at))
 

@@ -162,6 +162,9 @@ class SqliteLedger:
             partial(outbox.offer_pairing, code_sha256=code_sha256, principal=principal, expires_at=expires_at)
         )
 
+    async def pairing_is_open(self, at: int) -> bool:
+        return await self._readers.glance(lambda db: outbox.pairing_is_open(db, at))
+
     async def pair(self, code_sha256: str, platform: str, external_id: str, at: int) -> PrincipalId:
         return await self._writer.do(
             partial(outbox.pair, code_sha256=code_sha256, platform=platform, external_id=external_id, at=at)

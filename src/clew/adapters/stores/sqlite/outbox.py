@@ -123,6 +123,11 @@ def offer_pairing(db: apsw.Connection, code_sha256: str, principal: PrincipalId,
     )
 
 
+def pairing_is_open(db: apsw.Connection, at: int) -> bool:
+    query = "SELECT 1 FROM job WHERE kind = 'pairing' AND state = 'offered' AND next_at > ? LIMIT 1"
+    return bool(fetch(db, query, (at,)))
+
+
 def pair(db: apsw.Connection, code_sha256: str, platform: str, external_id: str, at: int) -> PrincipalId:
     """Whoever was paired before is paired anew: the newest code counts."""
     found = fetch(

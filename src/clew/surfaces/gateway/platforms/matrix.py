@@ -1,0 +1,590 @@
+"""Matrix, through matrix-nio: rooms and threads of one account, without end-to-end encryption.
+
+A homeserver does not remember what we took of a sync. So the position up to which everything is in the inbox is kept with the
+account (account data), written after the inbox has it: what came later comes again after a crash, wherever we start. The same
+data names the gateway that listens; a second one asks, and ends when it is answered. A message is named by its event id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import logging
+import math
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import quote
+from uuid import uuid4
+
+import aiohttp
+import msgspec
+from nio import AsyncClient, AsyncClientConfig, ErrorResponse, MessageDirection
+
+from clew.domain.routing.pairing import pairing_code
+from clew.domain.routing.routes import ChatKind, Route
+from clew.domain.routing.splitting import TextLimit, Units
+from clew.runtime.commands import is_command
+from clew.runtime.ports.platforms import (
+    Attached,
+    Button,
+    Incoming,
+    MaybeSent,
+    NeverSent,
+    NotSent,
+    PlatformError,
+    PlatformRefused,
+    Take,
+    Traits,
+)
+from clew.surfaces.gateway.channel import LOG
+from clew.surfaces.gateway.markup import html_of
+
+# nio logs what it could not read, word for word.
+logging.getLogger("nio").addHandler(logging.NullHandler())
+logging.getLogger("nio").propagate = False
+
+NAME: Final = "matrix"
+HOLDS: Final = TextLimit(most=9000, units=Units.BYTES)
+"""An event is at most 65,536 bytes of JSON, and an edit holds the text twice, and once more as HTML."""
+EVENT_BYTES_MAX: Final = 60_000
+"""Above this the HTML is left out."""
+FALLBACK_MAX: Final = 1000
+"""Characters of an edit that are repeated for those whose program does not know edits."""
+SENDS_BYTES_MAX: Final = 50_000_000
+FETCHED_BYTES_MAX: Final = 20_000_000
+POLL_SECONDS: Final = 30
+CALL_SECONDS: Final = 20.0
+UPLOAD_SECONDS: Final = 55.0
+TYPING_SECONDS: Final = 4.0
+PAGE: Final = 100
+PAGES_MAX: Final = 20
+"""How many pages of a room that we missed are read; what is before them is left, and logged."""
+ASK_SECONDS: Final = 3.0
+"""Time that another gateway has to say that it is there."""
+CLOSE_SECONDS: Final = 5.0
+POSITION: Final = "clew.position"
+OWNER: Final = "clew.gateway"
+ASKING: Final = "clew.gateway.asking"
+TAKEN: Final = "Another program already answers for this Matrix account."
+ENCRYPTED: Final = (
+    "This room is encrypted, and I cannot read encrypted messages. Invite me to a room without encryption."
+)
+LOST: Final = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTIVATED", "M_USER_LOCKED", "M_USER_SUSPENDED"})  # fmt: skip
+FILES: Final = frozenset({"m.image", "m.file", "m.audio", "m.video"})
+UNSUPPORTED: Final = {"m.sticker": "sticker", "m.poll.start": "poll", "org.matrix.msc3381.poll.start": "poll"}
+Json = dict[str, Any]
+Welcomes = Callable[[str, bool], Awaitable[bool]]
+"""Whether somebody may invite us: their id, and whether it is to a talk of two."""
+
+
+class _Reply(msgspec.Struct, frozen=True):
+    event_id: str = ""
+
+
+class _Relation(msgspec.Struct, frozen=True):
+    rel_type: str | None = None
+    event_id: str | None = None
+    is_falling_back: bool | None = None
+    in_reply_to: _Reply | None = msgspec.field(name="m.in_reply_to", default=None)
+
+
+class _Info(msgspec.Struct, frozen=True):
+    mimetype: str | None = None
+    size: int | None = None
+
+
+class _Mentions(msgspec.Struct, frozen=True):
+    user_ids: tuple[str, ...] | None = None
+
+
+class _Content(msgspec.Struct, frozen=True):
+    """What a message says; https://spec.matrix.org/v1.11/client-server-api/#mroommessage."""
+
+    msgtype: str | None = None
+    body: str | None = None
+    formatted_body: str | None = None
+    filename: str | None = None
+    url: str | None = None
+    info: _Info | None = None
+    mentions: _Mentions | None = msgspec.field(name="m.mentions", default=None)
+    relates: _Relation | None = msgspec.field(name="m.relates_to", default=None)
+    new: _Content | None = msgspec.field(name="m.new_content", default=None)
+    membership: str | None = None
+    displayname: str | None = None
+    is_direct: bool | None = None
+
+
+class _Event(msgspec.Struct, frozen=True):
+    type: str
+    sender: str
+    content: _Content
+    event_id: str = ""
+    state_key: str | None = None
+
+    def moves(self, who: str, membership: str) -> bool:
+        """Whether it makes somebody a member of this kind."""
+        return self.type == "m.room.member" and (self.state_key, self.content.membership) == (who, membership)
+
+
+class Matrix:
+    """`Platform` for one account. `welcomes` decides whose invitations are accepted."""
+
+    name = NAME
+
+    def __init__(self, token: str, homeserver: str, welcomes: Welcomes) -> None:
+        self.traits = Traits(
+            holds=HOLDS,
+            edits=True,
+            edit_seconds=3.0,  # each is an event for ever, and homeservers allow one in five seconds, ten in a row
+            typing_seconds=TYPING_SECONDS,
+            takes_key=True,
+            file_bytes_max=FETCHED_BYTES_MAX,
+            sends_bytes_max=SENDS_BYTES_MAX,
+        )
+        self.account = ""
+        self.contact = -math.inf
+        config = AsyncClientConfig(
+            encryption_enabled=False, max_limit_exceeded=0, max_timeouts=0, request_timeout=CALL_SECONDS
+        )
+        self._client = AsyncClient(homeserver.rstrip("/"), config=config)
+        self._client.access_token = token
+        self._welcomes = welcomes
+        self._me = uuid4().hex
+        """This gateway, among those that may use the account."""
+        self._listens = False
+        self._position = ""
+        self._invitations: dict[str, tuple[str, bool]] = {}
+        self._people: dict[str, dict[str, str]] = {}
+        """Names of those who are in a room, or are invited to it, by their id."""
+        self._encrypted: set[str] = set()
+
+    async def open(self) -> None:
+        me = await _polled(self._client.whoami())
+        self.account = self._client.user_id = str(me.user_id)
+        self.contact = asyncio.get_running_loop().time()
+        if not self._position:
+            self._position = str((await self._kept(POSITION)).get("next_batch", ""))
+        if not self._position:  # the first time: what was said before is not answered
+            first = await _polled(self._client.sync(0, self._filter(1)))
+            self._note_invitations(first)
+            self._position = first.next_batch
+            await _retried(self._keep(POSITION, {"next_batch": self._position}))
+
+    async def receive(self, take: Take) -> None:
+        await self._claim()
+        while True:
+            synced = await _polled(self._client.sync(POLL_SECONDS * 1000, self._filter(PAGE), self._position))
+            self.contact = asyncio.get_running_loop().time()
+            await self._look_for_others(synced.account_data_events)
+            self._note_invitations(synced)
+            incoming: list[Incoming] = []
+            foreign = bool(synced.rooms.invite)
+            for room, info in synced.rooms.join.items():
+                events = await self._events(room, info)
+                foreign = foreign or any(event.sender != self.account for event in events)
+                incoming += [
+                    found for event in events if (found := await self._read(room, event)) is not None
+                ]
+            await asyncio.gather(*map(take, incoming))
+            await self._accept()
+            self._position = synced.next_batch
+            if foreign:
+                with suppress(NotSent, MaybeSent, NeverSent):  # what was taken may come again
+                    await self._keep(POSITION, {"next_batch": self._position})
+
+    async def fetch(self, file: Attached) -> bytes:
+        server, slash, media = file.reference.removeprefix("mxc://").partition("/")
+        if not slash or not file.reference.startswith("mxc://"):
+            raise NeverSent("this is not the address of a file on Matrix")
+        path = f"/_matrix/client/v1/media/download/{quote(server, safe='')}/{quote(media, safe='')}"
+        try:
+            return await self._asked("GET", path, most=self.traits.file_bytes_max)
+        except MaybeSent as error:
+            raise NeverSent(str(error)) from error  # the server that has it does not give it
+
+    async def send(
+        self, to: Route, text: str, *, markdown: bool = False, buttons: Sequence[Button] = (), key: str = ""
+    ) -> str:
+        shown = "\n".join((text, *(f"{button.label}: {button.command}" for button in buttons)))
+        content = _written(shown, markdown) | _in_thread(to)
+        return await self._put(to, content, key)
+
+    async def send_file(self, to: Route, name: str, media_type: str, content: bytes, *, key: str = "") -> str:
+        kind = media_type.partition("/")[0]
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                uploading = self._client.upload(
+                    lambda *_: io.BytesIO(content), media_type, name, filesize=len(content)
+                )
+                uploaded = await _called(_first(uploading))
+        except (MaybeSent, TimeoutError) as error:
+            raise NotSent(f"the file was not uploaded: {error}") from error  # nobody sees it yet
+        described = {
+            "msgtype": f"m.{kind}" if f"m.{kind}" in FILES else "m.file",
+            "body": name,
+            "filename": name,
+            "url": uploaded.content_uri,
+            "info": {"mimetype": media_type, "size": len(content)},
+        }
+        return await self._put(to, described | _in_thread(to), key)
+
+    async def edit(self, to: Route, message: str, text: str, *, markdown: bool = False) -> None:
+        event = await self._event(to.chat, message)
+        if event is None or event.sender != self.account or event.content.msgtype is None:
+            raise NeverSent("there is no such message of ours, or no more")
+        content = _written(text, markdown)
+        await self._put(to, {
+            "msgtype": "m.text",
+            "body": f"* {content['body'][:FALLBACK_MAX]}",
+            "m.new_content": content,
+            "m.relates_to": {"rel_type": "m.replace", "event_id": message},
+        })  # fmt: skip
+
+    async def typing(self, to: Route) -> None:
+        await _called(self._client.room_typing(to.chat, True, int(TYPING_SECONDS * 1500)))
+
+    async def close(self) -> None:
+        if self._listens:
+            self._listens = False
+            with suppress(PlatformError, TimeoutError):  # then the next one asks, and is not answered
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._keep(OWNER, {})
+        await self._client.close()
+
+    async def _put(self, to: Route, content: Json, key: str = "") -> str:
+        transaction = hashlib.sha256(key.encode()).hexdigest() if key else uuid4().hex
+        sent = await _called(self._client.room_send(to.chat, "m.room.message", content, transaction))
+        return str(sent.event_id)
+
+    # -- one gateway an account ----------------------------------------------------------------------------------
+    async def _claim(self) -> None:
+        """Makes this the gateway that listens. Raises PlatformRefused when there is another that lives."""
+        owner = (await self._kept(OWNER)).get("owner", self._me)
+        if owner != self._me:
+            await _retried(self._keep(ASKING, {"gateway": self._me}))
+            with suppress(TimeoutError):  # it does not live: nobody answers
+                async with asyncio.timeout(ASK_SECONDS):
+                    while True:
+                        if (await self._kept(OWNER)).get("answered") == self._me:
+                            raise PlatformRefused(TAKEN)
+                        await asyncio.sleep(ASK_SECONDS / 15)
+        await _retried(self._keep(OWNER, {"owner": self._me}))
+        self._listens = True
+
+    async def _look_for_others(self, events: Sequence[Any]) -> None:
+        """Answers a gateway that asks, and ends when another one took over: while we could not be reached, say."""
+        told = {
+            event.type: event.content for event in events if getattr(event, "type", None) in {OWNER, ASKING}
+        }
+        if (
+            OWNER in told and (await self._kept(OWNER)).get("owner") != self._me
+        ):  # a sync may be an old one's answer
+            self._listens = False
+            raise PlatformRefused(TAKEN)
+        asking = told.get(ASKING, {}).get("gateway", self._me)
+        if asking != self._me:
+            await _retried(self._keep(OWNER, {"owner": self._me, "answered": asking}))
+
+    async def _kept(self, kind: str) -> Json:
+        """What is kept with the account under a name; nothing where there is nothing. Raises NotSent, PlatformRefused."""
+        try:
+            kept = msgspec.json.decode(await _retried(self._asked("GET", self._data_path(kind))))
+        except NeverSent:
+            return {}
+        return kept if isinstance(kept, dict) else {}
+
+    async def _keep(self, kind: str, content: Json) -> None:
+        await self._asked("PUT", self._data_path(kind), content)
+
+    def _data_path(self, kind: str) -> str:
+        return f"/_matrix/client/v3/user/{quote(self.account, safe='')}/account_data/{kind}"
+
+    async def _asked(self, method: str, path: str, content: Json | None = None, most: int = 0) -> bytes:
+        """A call that nio does not know, or would not bound. Raises as `_called`."""
+        data = None if content is None else msgspec.json.encode(content).decode()
+        headers = {"Authorization": f"Bearer {self._client.access_token}"}
+        with _Outcome():
+            async with await self._client.send(method, path, data, headers) as response:
+                body = bytearray()
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if most and len(body) > most:
+                        raise NeverSent(f"it is larger than {most // 1_000_000} MB")
+        if response.status >= 400:
+            raise _error(response.status, *_reason(bytes(body)))
+        return bytes(body)
+
+    # -- what arrives --------------------------------------------------------------------------------------------
+    def _filter(self, limit: int) -> Json:
+        nothing: Json = {"types": []}
+        timeline = {"limit": limit, "lazy_load_members": True}
+        state = {"types": ["m.room.member"], "lazy_load_members": True}
+        return {
+            "presence": nothing,
+            "account_data": {"types": [OWNER, ASKING]},
+            "room": {"timeline": timeline, "state": state, "ephemeral": nothing, "account_data": nothing},
+        }
+
+    def _note_invitations(self, synced: Any) -> None:
+        for room, info in synced.rooms.invite.items():
+            for event in _events(info.invite_state):
+                if event.moves(self.account, "invite"):
+                    self._invitations[room] = (event.sender, event.content.is_direct or False)
+                    LOG.info("invited", platform=NAME, room=room, sender=event.sender)
+
+    async def _accept(self) -> None:
+        """Joins where somebody invited us who may. Other invitations stay: their sender may be paired yet."""
+        for room, (sender, is_direct) in list(self._invitations.items()):
+            if not await self._welcomes(sender, is_direct):
+                continue
+            try:
+                await _called(self._client.join(room))
+            except NeverSent as error:
+                LOG.warning("not joined", platform=NAME, room=room, why=str(error))
+            except (NotSent, MaybeSent):
+                continue  # at the next poll
+            del self._invitations[room]
+
+    async def _events(self, room: str, info: Any) -> list[_Event]:
+        """What happened in a room since the last sync; in a new one, since we were invited."""
+        events, state = _events(info.timeline.events), _events(info.state)
+        if any(event.type == "m.room.member" for event in (*events, *state)):
+            self._people.pop(room, None)
+        invited = [at for at, event in enumerate(events) if event.moves(self.account, "invite")]
+        if invited:
+            return events[invited[-1] + 1 :]
+        if info.timeline.limited and not any(event.moves(self.account, "invite") for event in state):
+            return await self._missed(room, info.timeline.prev_batch) + events
+        return events
+
+    async def _missed(self, room: str, until: str) -> list[_Event]:
+        """What happened between our position and a later one."""
+        missed: list[_Event] = []
+        for _ in range(PAGES_MAX):
+            call = self._client.room_messages(room, until, self._position, MessageDirection.back, PAGE)
+            try:
+                page = await _retried(_called(call))
+            except NeverSent as error:  # we may not look (any more)
+                LOG.warning("not read", platform=NAME, room=room, why=str(error))
+                break
+            missed += _events(page.chunk)
+            if not page.chunk or not page.end:
+                break
+            until = page.end
+        else:
+            LOG.warning("too much was missed to read all of it", platform=NAME, room=room, read=len(missed))
+        return missed[::-1]
+
+    async def _read(self, room: str, event: _Event) -> Incoming | None:
+        content, changed = event.content, ""
+        if event.sender == self.account or not event.event_id:
+            return None
+        if event.type == "m.room.encrypted":
+            await self._say_encrypted(room)
+            return None
+        if event.type != "m.room.message" and event.type not in UNSUPPORTED:
+            return None
+        relates = content.relates or _Relation()
+        if relates.rel_type == "m.replace":
+            original = await self._event(room, relates.event_id or "")
+            if original is None or original.sender != event.sender or content.new is None:
+                return None  # nobody changes what others said
+            content, changed = content.new, relates.event_id or ""
+            relates = original.content.relates or _Relation()
+        text, files, unsupported = _said(content, event.type, relates)
+        if not text.strip() and not files and not unsupported:
+            return None  # a program's notice, a redaction
+        thread = relates.event_id if relates.rel_type == "m.thread" else None
+        people = await self._members(room)
+        return Incoming(
+            key=event.event_id,
+            chat=Route(platform=NAME, account=self.account, chat=room, thread=thread),
+            kind=ChatKind.DM if len(people) == 2 else ChatKind.THREAD if thread else ChatKind.GROUP,
+            sender=event.sender,
+            sender_name=people.get(event.sender) or event.sender,
+            text=text,
+            files=files,
+            addressed=await self._is_addressed(room, text, content, relates, people),
+            edits=changed,
+            unsupported=unsupported,
+        )
+
+    async def _is_addressed(
+        self, room: str, text: str, content: _Content, relates: _Relation, people: dict[str, str]
+    ) -> bool:
+        """A command, our name, or an answer to us."""
+        if text.startswith("/") or (content.mentions and self.account in (content.mentions.user_ids or ())):
+            return True
+        own = (self.account, self.account.partition(":")[0], people.get(self.account) or self.account)
+        names = "|".join(re.escape(name) for name in own)
+        if re.search(rf"(?i)(?<!\w)(?:{names})(?!\w)", text):
+            return True
+        if relates.in_reply_to is None or relates.is_falling_back:
+            return False
+        answered = await self._event(room, relates.in_reply_to.event_id)
+        return answered is not None and answered.sender == self.account
+
+    async def _say_encrypted(self, room: str) -> None:
+        """Once: with a key of its own, so that it is not said again after a restart either."""
+        if room not in self._encrypted:
+            self._encrypted.add(room)
+            with suppress(NotSent, MaybeSent, NeverSent):
+                to = Route(platform=NAME, account=self.account, chat=room)
+                await self.send(to, ENCRYPTED, key=f"encrypted:{room}")
+
+    async def _event(self, room: str, ident: str) -> _Event | None:
+        """An event that was named; None where there is none that we may see. Raises NotSent, PlatformRefused."""
+        path = f"/_matrix/client/v3/rooms/{quote(room, safe='')}/event/{quote(ident, safe='')}"
+        try:
+            return msgspec.json.decode(await _retried(self._asked("GET", path)), type=_Event)
+        except (NeverSent, msgspec.DecodeError):
+            return None
+
+    async def _members(self, room: str) -> dict[str, str]:
+        if room not in self._people:
+            path = f"/_matrix/client/v3/rooms/{quote(room, safe='')}/members?not_membership=leave"
+            try:
+                found = msgspec.json.decode(await _retried(self._asked("GET", path)))
+            except NeverSent:
+                return {}  # we were sent away meanwhile
+            self._people[room] = {
+                event.state_key: event.content.displayname or ""
+                for event in _converted(found.get("chunk", []))
+                if event.state_key and event.content.membership in {"join", "invite"}
+            }
+        return self._people[room]
+
+
+def _events(parsed: Sequence[Any]) -> list[_Event]:
+    return _converted([event.source for event in parsed])
+
+
+def _converted(raw: Sequence[Any]) -> list[_Event]:
+    """Those that are what Matrix says an event is."""
+    events = []
+    for event in raw:
+        try:
+            events.append(msgspec.convert(event, _Event))
+        except msgspec.ValidationError:
+            LOG.warning("an event that is none", platform=NAME, event=str(event.get("event_id", ""))[:100])
+    return events
+
+
+def _said(content: _Content, kind: str, relates: _Relation) -> tuple[str, tuple[Attached, ...], str]:
+    """Text, files, and what it is if it is nothing that can be answered."""
+    body = content.body or ""
+    if kind in UNSUPPORTED:
+        return "", (), UNSUPPORTED[kind]
+    if content.msgtype == "m.location":
+        return "", (), "location"
+    if content.msgtype in FILES and content.url:
+        info, name = content.info or _Info(), content.filename or body
+        file = Attached(
+            reference=content.url,
+            media_type=info.mimetype or "application/octet-stream",
+            size=info.size,
+            name=name or None,
+        )
+        return "" if body == name else body, (file,), ""
+    if content.msgtype not in {"m.text", "m.emote"}:
+        return "", (), ""
+    if relates.in_reply_to is not None and not relates.is_falling_back:
+        body = re.sub(r"\A(?:>[^\n]*\n)+\n", "", body)  # the quoted message, put there by their program
+    spoken = f"/{body[1:]}"
+    if body.startswith("!") and (is_command(spoken) or pairing_code(spoken)):
+        body = spoken  # their program keeps what begins with / for itself
+    return body, (), ""
+
+
+# -- what is sent --------------------------------------------------------------------------------------------------
+def _written(text: str, markdown: bool) -> Json:
+    """A text as the content of a message. Raises NeverSent for an empty one."""
+    if not text.strip():
+        raise NeverSent("the text is empty")
+    body = text.encode("utf-8", "replace").decode()
+    content = {"msgtype": "m.text", "body": body}
+    if markdown:
+        with_html = content | {"format": "org.matrix.custom.html", "formatted_body": html_of(body)}
+        if 2 * len(msgspec.json.encode(with_html)) < EVENT_BYTES_MAX:
+            return with_html
+    return content
+
+
+def _in_thread(to: Route) -> Json:
+    if to.thread is None:
+        return {}
+    fallback = {"is_falling_back": True, "m.in_reply_to": {"event_id": to.thread}}
+    return {"m.relates_to": {"rel_type": "m.thread", "event_id": to.thread, **fallback}}
+
+
+# -- what became of a call -----------------------------------------------------------------------------------------
+class _Outcome:
+    """Turns what breaks a call into the words of the port."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            raise NotSent(f"the homeserver cannot be reached: {error}") from error
+        if isinstance(error, aiohttp.InvalidURL):
+            raise PlatformRefused("gateway.matrix.base_url is no address") from error
+        if isinstance(error, aiohttp.ClientError | TimeoutError):
+            raise MaybeSent(f"the homeserver did not answer: {type(error).__name__}") from error
+
+
+async def _called(call: Awaitable[Any]) -> Any:
+    """A call of nio's. Raises NotSent, MaybeSent, NeverSent, PlatformRefused."""
+    with _Outcome():
+        answer = await call
+    if isinstance(answer, ErrorResponse):
+        status = answer.transport_response.status if answer.transport_response is not None else 500
+        raise _error(status, str(answer.status_code or ""), answer.message, answer.retry_after_ms or 0)
+    return answer
+
+
+async def _first(call: Awaitable[tuple[Any, Any]]) -> Any:
+    return (await call)[0]
+
+
+async def _retried(call: Awaitable[Any]) -> Any:
+    """A call that may be made again as it is, so that nothing about it is doubtful. Raises NotSent, NeverSent, PlatformRefused."""
+    try:
+        return await call
+    except MaybeSent as error:
+        raise NotSent(str(error)) from error
+
+
+async def _polled(call: Awaitable[Any]) -> Any:
+    """A call without which we cannot go on. Raises NotSent, PlatformRefused."""
+    try:
+        return await _retried(_called(call))
+    except NeverSent as error:
+        raise NotSent(str(error)) from error
+
+
+def _error(status: int, code: str, message: str, after_ms: int) -> PlatformError:
+    if code == "M_LIMIT_EXCEEDED" or status == 429:
+        return NotSent("the homeserver asks for a pause", after_ms / 1000)
+    if code in LOST:
+        return PlatformRefused("The homeserver does not know this access token (any more).")
+    if status >= 500 or status < 400:
+        return MaybeSent(f"the homeserver failed: {status} {code}")
+    return NeverSent(f"{code} {message}".strip())
+
+
+class _Wrong(msgspec.Struct, frozen=True):
+    errcode: str = ""
+    error: str = ""
+    retry_after_ms: int = 0
+
+
+def _reason(body: bytes) -> tuple[str, str, int]:
+    try:
+        wrong = msgspec.json.decode(body, type=_Wrong)
+    except msgspec.DecodeError:
+        return "", "", 0
+    return wrong.errcode, wrong.error, wrong.retry_after_ms
