@@ -23,31 +23,24 @@ REPLAYED: Final = frozenset({
     "user_message_chunk", "agent_message_chunk", "agent_thought_chunk", "tool_call", "tool_call_update",
 })  # fmt: skip
 """Updates that hold what was said; the others hold what a session is like now."""
-ANSWERS: Final = {
-    "initialize": "InitializeResponse",
-    "session/new": "NewSessionResponse",
-    "session/fork": "NewSessionResponse",
-    "session/load": "LoadSessionResponse",
-    "session/resume": "ResumeSessionResponse",
-    "session/list": "ListSessionsResponse",
-    "session/delete": "DeleteSessionResponse",
-    "session/close": "CloseSessionResponse",
-    "session/set_mode": "SetSessionModeResponse",
-    "session/set_config_option": "SetSessionConfigOptionResponse",
-    "session/prompt": "PromptResponse",
-}
-ASKED: Final = {
-    "session/update": "SessionNotification",
-    "session/request_permission": "RequestPermissionRequest",
-    "fs/read_text_file": "ReadTextFileRequest",
-    "fs/write_text_file": "WriteTextFileRequest",
-    "terminal/create": "CreateTerminalRequest",
-    "terminal/wait_for_exit": "WaitForTerminalExitRequest",
-    "terminal/output": "TerminalOutputRequest",
-    "terminal/kill": "KillTerminalRequest",
-    "terminal/release": "ReleaseTerminalRequest",
-    "$/cancel_request": "CancelRequestNotification",
-}
+NOT_STABLE: Final = {"session/fork": "session/new"}
+"""Methods that are not in the stable schema, by the one whose answer they have."""
+
+
+@cache
+def _schema() -> Frame:
+    schema: Frame = json.loads(SCHEMA.read_text())["$defs"]
+    return schema
+
+
+@cache
+def _types() -> dict[tuple[str, bool], str]:
+    """The official type of the parameters of each method, and of its result."""
+    return {
+        (found["x-method"], name.endswith("Response")): name
+        for name, found in _schema().items()
+        if "x-method" in found
+    }
 
 
 class Refused(Exception):
@@ -61,8 +54,12 @@ class Refused(Exception):
 
 @cache
 def _validator(name: str) -> jsonschema.Draft202012Validator:
-    schema = json.loads(SCHEMA.read_text())
-    return jsonschema.Draft202012Validator({"$defs": schema["$defs"], "$ref": f"#/$defs/{name}"})
+    return jsonschema.Draft202012Validator({"$defs": _schema(), "$ref": f"#/$defs/{name}"})
+
+
+def check(value: object, method: str, *, is_result: bool = False) -> None:
+    """Raises where it is not what the official schema says of the method."""
+    _validator(_types()[NOT_STABLE.get(method, method), is_result]).validate(value)
 
 
 class Editor:
@@ -77,6 +74,8 @@ class Editor:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.frames: list[Frame] = []
+        self.log: list[tuple[str, Frame]] = []
+        """Every frame in order: what was `sent`, and what was `heard`."""
         self._command = command
         self._capabilities = capabilities or {}
         self._asked = asked
@@ -119,6 +118,7 @@ class Editor:
         self._methods[self._number] = method
         answer = self._waiting[self._number] = asyncio.get_running_loop().create_future()
         frame = {"jsonrpc": "2.0", "id": self._number, "method": method, "params": params}
+        self.log.append(("sent", frame))
         await self.send(json.dumps(frame).encode())
         return answer
 
@@ -203,6 +203,7 @@ class Editor:
         while line := await self.process.stdout.readline():
             frame = json.loads(line)
             self._check(frame)
+            self.log.append(("heard", frame))
             async with self._news:
                 self.frames.append(frame)
                 self._news.notify_all()
@@ -220,16 +221,18 @@ class Editor:
         answer = await self._asked(frame["method"], frame["params"])
         if answer is not None:
             member = {"error": answer["error"]} if "error" in answer else {"result": answer}
-            await self.send(json.dumps({"jsonrpc": "2.0", "id": frame["id"], **member}).encode())
+            reply = {"jsonrpc": "2.0", "id": frame["id"], **member}
+            self.log.append(("sent", reply))
+            await self.send(json.dumps(reply).encode())
 
     def _check(self, frame: Frame) -> None:
         assert frame["jsonrpc"] == "2.0"
         if "error" in frame:
             _validator("Error").validate(frame["error"])
         elif "method" in frame:
-            _validator(ASKED[frame["method"]]).validate(frame["params"])
+            check(frame["params"], frame["method"])
         elif frame["id"] in self._methods:
-            _validator(ANSWERS[self._methods[frame["id"]]]).validate(frame["result"])
+            check(frame["result"], self._methods[frame["id"]], is_result=True)
 
 
 def update(frame: Frame) -> Frame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -17,9 +16,8 @@ import pytest
 
 from clew.testing.command_line import CommandLine
 from clew.testing.model_server import ModelServer, Script, Served, ServedCall, echo
-from tests.acceptance.editing import Editor, Frame, Refused, call_of, chosen
+from tests.acceptance.editing import Editor, Frame, Refused, chosen
 from tests.acceptance.test_version_skew import RESTART, UPDATED, Package, migrated
-from tests.unit.tools.bench import lives
 
 pytestmark = pytest.mark.anyio
 NEXT = Served(when="next", text="as if nothing had been")
@@ -377,208 +375,6 @@ async def test_modes_models_and_directories_are_kept(tmp_path: Path) -> None:
             assert len(ids) == len(set(ids)) == 57
             with pytest.raises(Refused):
                 await editor.call("session/list", cursor="bogus")
-
-
-class Buffers:
-    """An editor's files: what is typed and not saved."""
-
-    def __init__(self, **texts: str) -> None:
-        self.texts = texts
-
-    async def __call__(self, method: str, params: Frame) -> Any:
-        name = Path(params.get("path", "")).name
-        if method == "fs/read_text_file":
-            return (
-                {"content": self.texts[name]}
-                if name in self.texts
-                else {"error": {"code": -32002, "message": "no"}}
-            )
-        if method == "fs/write_text_file":
-            self.texts[name] = params["content"]
-            return {}
-        return {"outcome": {"outcome": "selected", "optionId": "once"}}
-
-
-async def test_text_is_read_and_written_in_the_editor(tmp_path: Path) -> None:
-    """Unsaved words are seen and changed there; nothing is written to the disk behind the editor's back."""
-    (tmp_path / "note.txt").write_text("saved\n")
-    buffers = Buffers(**{"note.txt": "typed, not saved\n"})
-    async with ModelServer(echo) as server:
-        clew = CommandLine(tmp_path / "home", server.base_url)
-        capabilities = {"fs": {"readTextFile": True, "writeTextFile": True}}
-        async with Editor(clew, asked=buffers, capabilities=capabilities) as editor:
-            session = await editor.new()
-            await editor.prompt(session, 'go\nCALL_TOOL read {"path": "note.txt"}')
-            assert "typed, not saved" in editor.said(session)
-            edit = {"path": "note.txt", "old_text": "typed", "new_text": "changed"}
-            await editor.prompt(session, f"go\nCALL_TOOL edit {json.dumps(edit)}")
-            await editor.prompt(session, 'go\nCALL_TOOL write {"path": "new.txt", "text": "made"}')
-            await editor.prompt(session, 'go\nCALL_TOOL read {"path": "absent.txt"}')
-            assert "the editor says: no" in editor.said(session)
-            diffs = [part for u in editor.updates(session) if u["sessionUpdate"] == "tool_call"
-                     for part in u.get("content", ()) if part["type"] == "diff"]  # fmt: skip
-    assert buffers.texts == {"note.txt": "changed, not saved\n", "new.txt": "made"}
-    assert (tmp_path / "note.txt").read_text() == "saved\n"
-    assert not (tmp_path / "new.txt").exists()
-    assert diffs[0] == {
-        "type": "diff",
-        "path": str(tmp_path / "note.txt"),
-        "oldText": "typed",
-        "newText": "changed",
-    }
-
-
-class Terminal:
-    """An editor's terminals: real processes, whose output is kept."""
-
-    def __init__(self) -> None:
-        self.made: list[Frame] = []
-        self.released: list[str] = []
-        self._processes: list[asyncio.subprocess.Process] = []
-
-    async def __call__(self, method: str, params: Frame) -> Any:
-        match method:
-            case "terminal/create":
-                self.made.append(params)
-                environ = {**os.environ, **{each["name"]: each["value"] for each in params["env"]}}
-                started = await asyncio.create_subprocess_exec(
-                    params["command"], *params["args"], cwd=params["cwd"], env=environ,
-                    stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
-                )  # fmt: skip
-                self._processes.append(started)
-                return {"terminalId": f"terminal-{len(self._processes) - 1}"}
-            case "terminal/wait_for_exit":
-                return {"exitCode": max(0, await self._of(params).wait())}
-            case "terminal/output":
-                process = self._of(params)
-                assert process.stdout is not None
-                text = (await process.stdout.read()).decode()
-                return {"output": text, "truncated": False, "exitStatus": {"exitCode": process.returncode}}
-            case "terminal/kill":
-                os.killpg(self._of(params).pid, signal.SIGKILL)
-                return {}
-            case "terminal/release":
-                if self._of(params).returncode is None:
-                    os.killpg(self._of(params).pid, signal.SIGKILL)
-                self.released.append(params["terminalId"])
-                return {}
-            case _:
-                return {"outcome": {"outcome": "selected", "optionId": "once"}}
-
-    def _of(self, params: Frame) -> asyncio.subprocess.Process:
-        return self._processes[int(params["terminalId"].rpartition("-")[2])]
-
-
-async def test_commands_run_in_the_editors_terminals(tmp_path: Path) -> None:
-    """Shown where the call is, kept in the ledger; the directory is kept from one to the next; cancelling ends them."""
-    (tmp_path / "inner").mkdir()
-    terminal = Terminal()
-    async with ModelServer(echo) as server:
-        clew = CommandLine(tmp_path / "home", server.base_url)
-        async with Editor(clew, asked=terminal, capabilities={"terminal": True}) as editor:
-            session = await editor.new()
-            await editor.prompt(session, call_of("shell", command="cd inner; echo $PAGER; exit 3"))
-            assert (
-                editor.said(session)
-                == f"the tool said: [failed] cat\n[exit code 3]\n[now in {tmp_path}/inner]"
-            )
-            await editor.prompt(session, call_of("shell", command="touch made"))
-            assert (tmp_path / "inner" / "made").exists()
-            parts = [
-                u["content"]
-                for u in editor.updates(session)
-                if u["sessionUpdate"] == "tool_call_update" and "content" in u
-            ]
-            assert parts[0] == parts[1] == [{"type": "terminal", "terminalId": "terminal-0"}]
-            answer = await editor.prompting(session, call_of("shell", command="echo $$ > pid; sleep 1000"))
-            await until(
-                lambda: (
-                    (tmp_path / "inner" / "pid").exists() and (tmp_path / "inner" / "pid").read_text() != ""
-                )
-            )
-            await editor.tell("session/cancel", sessionId=session)
-            assert await editor.result(answer) == {"stopReason": "cancelled"}
-            await until(lambda: not lives(int((tmp_path / "inner" / "pid").read_text())))
-            loaded = [u for u in await editor.load(session) if u["sessionUpdate"] == "tool_call_update"]
-            assert loaded[0]["rawOutput"]["text"].startswith("cat")
-    assert [each["cwd"] for each in terminal.made] == [
-        str(tmp_path),
-        str(tmp_path / "inner"),
-        str(tmp_path / "inner"),
-    ]
-    assert len(terminal.released) == 3
-
-
-def servers(who: str, program: str = "") -> list[Frame]:
-    arguments = [
-        str(Path(__file__).parents[1] / "integration" / "mcp_program.py"),
-        *([program] if program else []),
-    ]
-    return [
-        {
-            "name": "probe",
-            "command": sys.executable,
-            "args": arguments,
-            "env": [{"name": "WHO", "value": who}],
-        }
-    ]
-
-
-async def test_tool_servers_belong_to_their_session(tmp_path: Path) -> None:
-    """Two of the same name are two; each ends with its session, and with the editor; one that is broken costs its tools."""
-    async with ModelServer(echo) as server:
-        clew = CommandLine(tmp_path / "home", server.base_url)
-        async with Editor(clew, environ=ALL_ALLOWED) as editor:
-            sessions = {who: await editor.new(mcpServers=servers(who)) for who in ("anna", "bert")}
-            pids = []
-            for who, session in sessions.items():
-                await editor.prompt(session, 'go\nCALL_TOOL probe__look {"name": "WHO"}')
-                assert editor.said(session) == f"the tool said: {who}"
-                await editor.prompt(session, "go\nCALL_TOOL probe__pid {}")
-                pids.append(int(editor.said(session).rpartition(" ")[2]))
-            await editor.call("session/close", sessionId=sessions["anna"])
-            assert [lives(pid) for pid in pids] == [False, True]
-            broken = await editor.new(mcpServers=servers("carl", "broken"))
-            assert await editor.prompt(broken, "hello") == "end_turn"
-            assert "the database is missing" in editor.said(broken, "agent_thought_chunk")
-            for wrong in (
-                {"name": "x", "type": "sse", "url": "http://127.0.0.1:1", "headers": []},
-                {"name": "x"},
-            ):
-                with pytest.raises(Refused):
-                    await editor.new(mcpServers=[wrong])
-            assert await editor.leave() == 0
-        assert [lives(pid) for pid in pids] == [False, False]
-
-
-async def test_a_prompt_of_images_and_files(tmp_path: Path) -> None:
-    """A picture reaches the model, a mentioned file stands as a link, its content is attached; loading shows all of it."""
-    picture = (
-        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-    )
-    blocks = [
-        {"type": "text", "text": "look at "},
-        {"type": "resource_link", "name": "a.py", "uri": "file:///x/a.py"},
-        {"type": "resource", "resource": {"uri": "file:///x/b.txt", "text": "inside of b"}},
-        {"type": "image", "mimeType": "image/png", "data": picture},
-    ]
-    async with ModelServer([Served(text="seen")]) as server:
-        async with Editor(CommandLine(tmp_path / "home", server.base_url)) as editor:
-            session = await editor.new()
-            await editor.call("session/prompt", sessionId=session, prompt=blocks)
-            shown = [
-                u["content"] for u in await editor.load(session) if u["sessionUpdate"] == "user_message_chunk"
-            ]
-            for wrong in ([], [{"type": "text", "text": " "}], [{"type": "audio", "mimeType": "audio/wav", "data": ""}],
-                          [{"type": "image", "mimeType": "image/png", "data": "!"}]):  # fmt: skip
-                with pytest.raises(Refused):
-                    await editor.call("session/prompt", sessionId=session, prompt=wrong)
-    request = server.requests[0]
-    assert b"look at [@a.py](file:///x/a.py)[@b.txt](file:///x/b.txt)" in request
-    assert b"inside of b" in request
-    assert picture.encode() in request
-    assert [block["type"] for block in shown] == ["text", "resource", "image"]
-    assert shown[1]["resource"] == {"uri": "file:///x/b.txt", "mimeType": "text/plain", "text": "inside of b"}
 
 
 async def test_the_editor_leaves_in_mid_turn(tmp_path: Path) -> None:

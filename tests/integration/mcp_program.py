@@ -36,6 +36,12 @@ def look(name: str) -> str:
     return os.environ.get(name, "-")
 
 
+@server.tool()
+def where() -> str:
+    """The directory it was started in."""
+    return os.getcwd()
+
+
 @server.tool(annotations=ToolAnnotations(idempotent_hint=True))
 def pid() -> int:
     """The number of this process."""
@@ -90,6 +96,7 @@ def large(size: int) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[1]))
+        sse = sys.argv[2:] == ["sse"]
+        server.run("sse" if sse else "streamable-http", host="127.0.0.1", port=int(sys.argv[1]))
     else:
         server.run("stdio")

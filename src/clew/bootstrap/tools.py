@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from clew.adapters.mcp.servers import McpServers
 from clew.adapters.mcp.settings import McpLimits, McpServer
 from clew.adapters.processes.groups import StartedGroups
@@ -97,18 +99,15 @@ class SettingsToolmaker:
             terminals=self._surroundings.terminals,
             hidden_variables=self._hidden(),
         )
-        return OpenedTools(LocalToolbox(options, self._groups), await self._servers())
+        return OpenedTools(LocalToolbox(options, self._groups), await self._servers(cwd))
 
-    async def _servers(self) -> McpServers | None:
+    async def _servers(self, cwd: Path) -> McpServers | None:
         """The session's own MCP servers, connected; those that do not start are said and left out. An editor's come
         first: where a tool of theirs has the name of one of the settings', theirs is the one that is offered."""
         if not self._settings.mcp and not self._surroundings.servers:
             return None
-        servers = [
-            McpServer(name=s.name, command=s.command, args=s.args, env=s.env, url=s.url, headers=s.headers)
-            for s in self._surroundings.servers
-        ] + [
-            McpServer(name=name, command=s.command, args=s.args, env=s.env, url=s.url, headers=s.headers)
+        servers = [McpServer(**msgspec.structs.asdict(s), cwd=cwd) for s in self._surroundings.servers] + [
+            McpServer(**msgspec.structs.asdict(s), name=name, cwd=cwd)
             for name, s in self._settings.mcp.items()
         ]
         limits = McpLimits(output_bytes=self._settings.limits.tool_output_bytes)

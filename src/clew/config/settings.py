@@ -318,6 +318,8 @@ class McpSettings(Section, frozen=True, kw_only=True):
     """Variables of its environment."""
     url: Url = ""
     """Address of a running server."""
+    sse: bool = False
+    """Whether that one speaks the older transport, of server-sent events."""
     headers: Mapping[str, SecretText] = {}
     """Headers sent with every request."""
 

@@ -457,6 +457,10 @@ class Talk:
             )
         return self._tools[session]
 
+    async def happened(self, kind: str, text: str) -> None:
+        """Tells the model of something that happened outside the talk: an event of the running turn, or of the next."""
+        await self._notify_for(await self.ensure_session())(kind, text)
+
     def _notify_for(self, session: SessionId) -> Notify:
         async def notify(kind: str, text: str) -> None:
             """A running turn records the event at once; otherwise it waits in the inbox for the next turn."""

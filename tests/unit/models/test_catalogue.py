@@ -179,6 +179,32 @@ def test_families_are_known_by_their_names(name: str, window: int) -> None:
     assert family.context_window == window
 
 
+@pytest.mark.parametrize(
+    ("item", "effort", "audio"),
+    [
+        ({"id": "gpt-oss:20b"}, True, False),
+        ({"id": "gpt-4o-audio-preview"}, False, True),
+        ({"id": "gpt-5.5", "supported_parameters": ["tools"]}, False, False),
+        (
+            {
+                "id": "x",
+                "supported_parameters": ["reasoning_effort"],
+                "architecture": {"input_modalities": ["audio"]},
+            },
+            True,
+            True,
+        ),
+        ({"id": "local"}, False, False),
+    ],
+)
+def test_thinking_and_hearing_are_believed_where_somebody_says_so(
+    item: dict[str, Any], effort: bool, audio: bool
+) -> None:
+    """The server first, then the family; a model that nobody knows is offered neither."""
+    profile = profile_of(item["id"], entry_of(item))
+    assert (profile.takes_effort, profile.takes_audio) == (effort, audio)
+
+
 @pytest.mark.parametrize("name", ["fake-model", "proto1-x", "foo3-x", "local", "my-opt-4x"])
 def test_a_name_that_only_looks_alike_is_not_known(name: str) -> None:
     assert known_family(name) is None

@@ -6,6 +6,7 @@ import json
 from base64 import b64decode
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from clew.adapters.models.openai_chat.codec import encode_request, estimate_input
 from clew.domain.models.request import (
     AssistantTurn,
+    AudioPart,
     CallPart,
     ImagePart,
     ModelRequest,
@@ -23,6 +25,7 @@ from clew.domain.models.request import (
     ToolTurn,
     UserTurn,
 )
+from clew.domain.tools.session_settings import Effort
 
 
 def request_of(*messages: RequestMessage, system: str = "", **fields: Any) -> ModelRequest:
@@ -68,6 +71,21 @@ def test_an_image_is_a_data_url() -> None:
     content = messages_of(UserTurn(parts=(ImagePart("abc", "image/png"),)), abc=b"\x89PNG")[0]["content"]
     head, _, data = content[0]["image_url"]["url"].partition(",")
     assert (content[0]["type"], head, b64decode(data)) == ("image_url", "data:image/png;base64", b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"), [("audio/mpeg", "mp3"), ("audio/x-wav", "wav"), ("audio/ogg", "ogg")]
+)
+def test_sound_is_named_by_its_format(kind: str, ending: str) -> None:
+    content = messages_of(UserTurn(parts=(AudioPart("abc", kind),)), abc=b"RIFF")[0]["content"]
+    assert content == [{"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": ending}}]
+
+
+def test_how_long_to_think_is_said_only_when_chosen() -> None:
+    request = request_of(user("hi"))
+    assert b"reasoning_effort" not in encode_request(request, {})
+    chosen = msgspec.structs.replace(request, effort=Effort.LOW)
+    assert msgspec.json.decode(encode_request(chosen, {}))["reasoning_effort"] == "low"
 
 
 def test_an_image_without_bytes_is_refused() -> None:

@@ -37,6 +37,7 @@ from clew.domain.models.answer import (
 from clew.domain.models.request import (
     AssistantTurn,
     CallPart,
+    ImagePart,
     ModelRequest,
     RequestMessage,
     TextPart,
@@ -181,7 +182,7 @@ def test_thinking_of_another_wire_is_left_out(signature: str) -> None:
 
 def test_images_of_results_stay_with_them() -> None:
     (image,) = [
-        p for m in REQUEST.messages if isinstance(m, UserTurn) for p in m.parts if not isinstance(p, TextPart)
+        p for m in REQUEST.messages if isinstance(m, UserTurn) for p in m.parts if isinstance(p, ImagePart)
     ]
     (request,) = messages_of(request_of(ToolTurn(call="c", name="look", text="seen", images=(image,))), BLOBS)
     (part,) = request.parts

@@ -25,6 +25,7 @@ DECLARED = {
     "edit": (Effect.EDIT, False),
     "glob": (Effect.READ, True),
     "grep": (Effect.READ, True),
+    "plan": (Effect.READ, True),
     "process_output": (Effect.READ, True),
     "read": (Effect.READ, True),
     "session_search": (Effect.READ, True),

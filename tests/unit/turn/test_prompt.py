@@ -38,7 +38,7 @@ from clew.domain.models.request import (
 )
 from clew.domain.tools.spec import Effect, ToolSpec
 from clew.domain.turn.prefix import Instructions, freeze
-from clew.domain.turn.prompt import NO_REPLY, ORPHAN, Overlay, build_request, canonical, images_named
+from clew.domain.turn.prompt import NO_REPLY, ORPHAN, Overlay, build_request, canonical, media_named
 
 PREFIX = Prefix(sha256="0", system_prompt="be good", tools="[]")
 PROFILE = ModelProfile(name="m")
@@ -159,12 +159,23 @@ def test_an_image_is_named_where_the_model_takes_none() -> None:
     """Nothing is dropped without a word."""
     image = Attachment(sha256="a", media_type="image/png", size=3, name="p.png")
     path = [message(1, Role.USER, "look", UserBody(attachments=(image,)))]
-    assert images_named(build(path)) == ("a",)
+    assert media_named(build(path)) == ("a",)
     blind = build(path, ModelProfile(name="m", takes_images=False))
-    assert images_named(blind) == ()
+    assert media_named(blind) == ()
     assert isinstance(blind.messages[0], UserTurn)
     assert TextPart("[image p.png: this model takes no images]") in blind.messages[0].parts
     assert ImagePart("a", "image/png") not in blind.messages[0].parts
+
+
+def test_sound_is_named_where_the_model_hears_nothing() -> None:
+    """And sent where it hears."""
+    sound = Attachment(sha256="a", media_type="audio/wav", size=3, name="s.wav")
+    path = [message(1, Role.USER, "listen", UserBody(attachments=(sound,)))]
+    assert media_named(build(path)) == ()
+    deaf = build(path).messages[0]
+    assert isinstance(deaf, UserTurn)
+    assert TextPart("[sound s.wav: this model takes no sound]") in deaf.parts
+    assert media_named(build(path, ModelProfile(name="m", takes_audio=True))) == ("a",)
 
 
 def test_a_summary_stands_for_what_it_covers() -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import httpx2
 from mcp import Client, MCPError, StdioServerParameters, stdio_client
+from mcp.client.sse import sse_client
 from mcp.client.stdio import get_default_environment
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
@@ -107,6 +108,8 @@ class Connection:
         )
 
     def _transport(self) -> AbstractAsyncContextManager[TransportStreams]:
+        if self._server.sse:
+            return self._over_events()
         return self._over_http() if self._server.url else self._over_pipes()
 
     @asynccontextmanager
@@ -116,6 +119,7 @@ class Connection:
         parameters = StdioServerParameters(
             command=program,
             args=arguments,
+            cwd=self._server.cwd,
             env={**self._server.env, **self._groups.variables(self._mark)},
             encoding_error_handler="replace",
         )
@@ -132,6 +136,14 @@ class Connection:
         async with httpx2.AsyncClient(headers=dict(self._server.headers), timeout=timeout) as http:
             async with streamable_http_client(self._server.url, http_client=http) as streams:
                 yield streams
+
+    @asynccontextmanager
+    async def _over_events(self) -> AsyncGenerator[TransportStreams]:
+        """Open for as long as the session is, however quiet; each call has its own limit."""
+        async with sse_client(
+            self._server.url, dict(self._server.headers), self._limits.connect_seconds, math.inf
+        ) as (reading, writing):
+            yield _Watched(reading, self._has_died), writing
 
     async def _end_leftovers(self) -> None:
         """What a server leaves behind: its wrapper (npx, uvx, a shell script) goes when its input is closed, and the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -15,7 +16,11 @@ class McpServer(msgspec.Struct, frozen=True, kw_only=True):
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = {}
     """Added to what every server gets: home, path, user, shell. Nothing else of our environment reaches it."""
+    cwd: Path | None = None
+    """Where it is started."""
     url: str = ""
+    sse: bool = False
+    """Whether it speaks the protocol's older transport over HTTP: events one way, posts the other."""
     headers: Mapping[str, str] = {}
 
 

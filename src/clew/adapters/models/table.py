@@ -19,37 +19,53 @@ class KnownFamily(msgspec.Struct, frozen=True, kw_only=True):
 
     context_window: int
     takes_images: bool | None = None
+    takes_effort: bool = False
+    takes_audio: bool = False
     needs_alternation: bool = False
 
 
 def _family(
-    pattern: str, window: int, *, images: bool | None = None, alternation: bool = False
+    pattern: str,
+    window: int,
+    *,
+    images: bool | None = None,
+    alternation: bool = False,
+    effort: bool = False,
+    audio: bool = False,
 ) -> tuple[re.Pattern[str], KnownFamily]:
-    family = KnownFamily(context_window=window, takes_images=images, needs_alternation=alternation)
+    family = KnownFamily(
+        context_window=window,
+        takes_images=images,
+        needs_alternation=alternation,
+        takes_effort=effort,
+        takes_audio=audio,
+    )
     return re.compile(rf"(?:^|[/:_. -])(?:{pattern})"), family
 
 
 _FAMILIES: Final = (
     # OpenAI
-    _family(r"gpt-oss", 131_072, images=False),
-    _family(r"gpt-[6-9]|gpt-5\.[4-9](?!-(mini|nano))", 1_000_000),
-    _family(r"gpt-5\.3(?!-codex)", 128_000),
-    _family(r"gpt-5", 400_000),
+    _family(r"gpt-oss", 131_072, images=False, effort=True),
+    _family(r"gpt-[6-9]|gpt-5\.[4-9](?!-(mini|nano))", 1_000_000, effort=True),
+    _family(r"gpt-5\.3(?!-codex)", 128_000, effort=True),
+    _family(r"gpt-5", 400_000, effort=True),
     _family(r"gpt-4\.1", 1_000_000),
+    _family(r"gpt-audio|gpt-4o(-mini)?-audio", 128_000, images=False, audio=True),
     _family(r"gpt-4o|chatgpt-4o|gpt-4-turbo|gpt-4-vision", 128_000),
     _family(r"gpt-4-32k", 32_000, images=False),
     _family(r"gpt-4", 8_192, images=False),
     _family(r"gpt-3\.5", 16_385, images=False),
     _family(r"o1-(mini|preview)", 128_000, images=False),
-    _family(r"o[134](-|$)", 200_000),
+    _family(r"o[134](-|$)", 200_000, effort=True),
     # Anthropic
     _family(r"claude-(opus|sonnet)-4[.-][6-9]|claude-[a-z]+-[5-9]", 1_000_000),
     _family(r"claude", 200_000),
     # Google
     _family(r"gemini-pro(-vision)?$|gemini-1\.0", 32_768),
-    _family(r"gemini", 1_000_000),
+    _family(r"gemini-(2\.5|[3-9])", 1_000_000, effort=True, audio=True),
+    _family(r"gemini", 1_000_000, audio=True),
     _family(r"gemma-?4", 131_072),
-    _family(r"gemma-?3n", 32_768, alternation=True),
+    _family(r"gemma-?3n", 32_768, alternation=True, audio=True),
     _family(r"gemma-?3(:|-)(270m|1b)", 32_768, images=False, alternation=True),
     _family(r"gemma-?3", 98_304, alternation=True),
     _family(r"gemma", 8_192, images=False, alternation=True),
@@ -87,6 +103,7 @@ _FAMILIES: Final = (
     _family(r"grok-4\.[34]", 1_000_000),
     _family(r"grok-4\.[5-9]", 500_000),
     _family(r"grok-[4-9]|grok-(code|build)", 256_000),
+    _family(r"grok-3-mini", 131_072, images=False, effort=True),
     _family(r"grok-3", 131_072, images=False),
     _family(r"minimax-m3", 512_000),
     _family(r"minimax", 196_000, images=False),

@@ -46,7 +46,9 @@ class StartedGroups:
         self._realm = realm()
 
     def variables(self, *marks: str) -> dict[str, str]:
-        """What goes into the environment of a process, by which it is found again wherever it went."""
+        """What goes into the environment of a process, by which it is found again wherever it went: also of one that is
+        on no record, because an editor starts it."""
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         return {MARK_VARIABLE: marked((self._owner, *marks))}
 
     def recorded(self, command: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from clew.adapters.tools.declared import DeclaredTool
 from clew.adapters.tools.files import edit_tool, write_tool
 from clew.adapters.tools.finding import glob_tool, grep_tool
 from clew.adapters.tools.limits import TimeLimits
+from clew.adapters.tools.plan import plan_tool
 from clew.adapters.tools.processes import BackgroundProcesses, process_output_tool
 from clew.adapters.tools.reading import read_tool
 from clew.adapters.tools.search import session_search_tool
@@ -75,6 +76,7 @@ class LocalToolbox:
             grep_tool(base, size, options.limits.search_seconds),
             shell_tool(base, shell),
             process_output_tool(self.processes),
+            plan_tool(),
             web_fetch_tool(
                 WebReader(allow_private=options.allow_private_addresses, limits=options.limits), size
             ),

@@ -18,6 +18,8 @@ from clew.domain.ledger.rows import Prefix
 
 IMAGE_TOKENS: Final = 2_000
 """An image at the resolution that providers scale it to; Anthropic says at most about 1,600."""
+AUDIO_BYTES_PER_TOKEN: Final = 100
+"""Of a minute of 64 kbit/s: 480 kB, which OpenAI counts as 600 tokens and Google as 1,900."""
 MESSAGE_TOKENS: Final = 12
 """What a message takes beside its text: role, separators, the time it was sent."""
 _BLANKS: Final = b" \t\n\r"
@@ -60,6 +62,8 @@ def message_tokens(message: Message) -> int:
 def attachment_tokens(attachment: Attachment) -> int:
     if attachment.is_image:
         return IMAGE_TOKENS
+    if attachment.is_audio:
+        return MESSAGE_TOKENS + attachment.size // AUDIO_BYTES_PER_TOKEN
     return MESSAGE_TOKENS * 2 + (attachment.size // 2 if attachment.is_text else 0)
 
 

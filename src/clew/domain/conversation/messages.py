@@ -55,6 +55,10 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         return self.media_type.startswith("image/")
 
     @property
+    def is_audio(self) -> bool:
+        return self.media_type.startswith("audio/")
+
+    @property
     def is_text(self) -> bool:
         """Whether a model is shown the file as text."""
         return self.media_type.startswith("text/") or self.media_type in _TEXT_TYPES

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from clew.domain.tools.session_settings import Effort
 from clew.domain.tools.spec import JsonObject
 
 
@@ -20,7 +21,14 @@ class ImagePart(msgspec.Struct, frozen=True, tag="image", tag_field="type"):
     media_type: str
 
 
-Part = TextPart | ImagePart
+class AudioPart(msgspec.Struct, frozen=True, tag="audio", tag_field="type"):
+    """Sound, likewise."""
+
+    sha256: str
+    media_type: str
+
+
+Part = TextPart | ImagePart | AudioPart
 
 
 class CallPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +76,8 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     system: str
     tools: tuple[ToolDeclaration, ...]
     messages: tuple[RequestMessage, ...]
+    effort: Effort | None = None
+    """None leaves it to the provider."""
     max_output: int | None = None
 
 
@@ -81,6 +91,9 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
     """Otherwise the window is a guess, and only the provider can say that something does not fit."""
     max_output: int | None = None
     takes_images: bool = True
+    takes_audio: bool = False
+    takes_effort: bool = False
+    """Whether it can be told how long to think."""
     takes_tools: bool = True
     needs_alternation: bool = False
     """Refuses two messages of one role in a row."""

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 import msgspec
 
 from clew.domain.tools.policy import ApprovalMode
 
+DEFAULT_EFFORT: Final = "default"
+"""What a person says for: the provider decides how long the model thinks."""
+
+
+class Effort(StrEnum):
+    """How long a model thinks before it answers."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
 
 class SessionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     approval: ApprovalMode | None = None
+    effort: Effort | None = None
+    """How long the model thinks, where it can be told."""
     allow: tuple[str, ...] = ()
     """Tools the person allowed for the whole session."""
 

@@ -30,6 +30,7 @@ from clew.domain.conversation.messages import (
 from clew.domain.ledger.rows import Prefix, SummaryRow
 from clew.domain.models.request import (
     AssistantTurn,
+    AudioPart,
     CallPart,
     ImagePart,
     ModelProfile,
@@ -42,6 +43,7 @@ from clew.domain.models.request import (
     ToolTurn,
     UserTurn,
 )
+from clew.domain.tools.session_settings import Effort
 
 ORPHAN: Final = "This call did not run to its end; whether it took effect is not known."
 NO_REPLY: Final = "(no reply)"
@@ -71,6 +73,7 @@ def build_request(
     summary: SummaryRow | None = None,
     overlays: Sequence[Overlay] = (),
     files: Mapping[str, str] | None = None,
+    effort: Effort | None = None,
 ) -> ModelRequest:
     """`files` holds the text of attached text files by hash. Promises a request that every server of this profile takes."""
     shown = standing(path, summary)
@@ -82,17 +85,18 @@ def build_request(
         system=prefix.system_prompt,
         tools=_declarations(prefix.tools) if profile.takes_tools else (),
         messages=tuple(_alternated(messages) if profile.needs_alternation else messages),
+        effort=effort if profile.takes_effort else None,
         max_output=profile.max_output,
     )
 
 
-def images_named(request: ModelRequest) -> tuple[str, ...]:
-    """The hashes of every image the request shows, once each, in order."""
+def media_named(request: ModelRequest) -> tuple[str, ...]:
+    """The hashes of every image and sound in the request, once each, in order."""
     named: dict[str, None] = {}
     for message in request.messages:
         parts = message.parts if isinstance(message, UserTurn) else ()
         images = message.images if isinstance(message, ToolTurn) else ()
-        named.update((part.sha256, None) for part in (*parts, *images) if isinstance(part, ImagePart))
+        named.update((part.sha256, None) for part in (*parts, *images) if not isinstance(part, TextPart))
     return tuple(named)
 
 
@@ -159,6 +163,10 @@ class _Renderer:
             if self._profile.takes_images:
                 return ImagePart(attachment.sha256, attachment.media_type)
             return TextPart(f"[image {name}: this model takes no images]")
+        if attachment.is_audio:
+            if self._profile.takes_audio:
+                return AudioPart(attachment.sha256, attachment.media_type)
+            return TextPart(f"[sound {name}: this model takes no sound]")
         text = self._files.get(attachment.sha256)
         if text is None:
             return TextPart(

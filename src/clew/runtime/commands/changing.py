@@ -7,7 +7,7 @@ import msgspec
 from clew.domain.ledger.commits import SessionPatch
 from clew.domain.ledger.rows import ApprovalRow, ApprovalState, CallState, TurnRow, TurnState
 from clew.domain.tools.policy import ApprovalMode
-from clew.domain.tools.session_settings import read_settings, write_settings
+from clew.domain.tools.session_settings import DEFAULT_EFFORT, Effort, read_settings, write_settings
 from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
 from clew.runtime.turns.openings import GoOn, Opening, Recover
 
@@ -48,6 +48,26 @@ async def approval_mode(context: CommandContext, arguments: str) -> CommandReply
         context.principal, context.current.id, SessionPatch(settings=write_settings(changed))
     )
     return CommandReply(text=f"The approval mode of this session is {typed}.")
+
+
+async def effort(context: CommandContext, arguments: str) -> CommandReply:
+    """How long the model thinks: `default` leaves that to its provider."""
+    typed = arguments.strip()
+    settings = read_settings(context.current.settings)
+    choice = await context.models.choose(context.current.model)
+    if not choice.profile.takes_effort:
+        raise CommandError(f"{choice.profile.name} cannot be told how long to think, as far as is known.")
+    if not typed:
+        return CommandReply(
+            text=f"{choice.profile.name} thinks with {settings.effort or DEFAULT_EFFORT} effort."
+        )
+    if typed not in (DEFAULT_EFFORT, *Effort):
+        raise CommandError(f"/effort takes {DEFAULT_EFFORT}, {', '.join(Effort)}, not “{typed[:40]}”.")
+    changed = msgspec.structs.replace(settings, effort=None if typed == DEFAULT_EFFORT else Effort(typed))
+    await context.desk.change(
+        context.principal, context.current.id, SessionPatch(settings=write_settings(changed))
+    )
+    return CommandReply(text=f"From the next turn on, {choice.profile.name} thinks with {typed} effort.")
 
 
 async def approve(context: CommandContext, arguments: str) -> CommandReply:

@@ -59,6 +59,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command(name="model", usage="/model [name]", summary="show or change the model", handler=changing.model),
     Command(name="mode", usage="/mode [ask|accept-edits|all]", summary="show or change what needs approval",
             handler=changing.approval_mode),
+    Command(name="effort", usage="/effort [default|low|medium|high]", summary="show or change how long the model thinks",
+            handler=changing.effort),
     Command(name="status", usage="/status", summary="session, model, usage", handler=looking.status),
     Command(name="usage", usage="/usage", summary="tokens and cost", handler=looking.usage),
     Command(name="why", usage="/why [n]", summary="what happened to the last turn, and to the messages that waited", handler=looking.why),

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from clew.domain.conversation.ids import ApprovalId, CallId
+from clew.domain.conversation.ids import ApprovalId, CallId, SummaryId
 from clew.domain.conversation.messages import Status
 from clew.domain.models.answer import Usage
 
@@ -74,6 +74,8 @@ class Noticed(msgspec.Struct, frozen=True):
     """One line that concerns the turn but is not part of it."""
 
     text: str
+    summary: SummaryId | None = None
+    """The news is this summary: from here on it stands for what it covers."""
 
 
 TurnNews = (

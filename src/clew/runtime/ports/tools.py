@@ -40,13 +40,14 @@ class Tool(Protocol):
 
 
 class ToolServer(msgspec.Struct, frozen=True, kw_only=True):
-    """An MCP server that belongs to one session: a command to start, or an address to talk to over HTTP."""
+    """An MCP server that belongs to one session: a command to start, or an address to talk to over HTTP, by its older transport where it is `sse`."""
 
     name: str
     command: str = ""
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = {}
     url: str = ""
+    sse: bool = False
     headers: Mapping[str, str] = {}
 
 

@@ -12,12 +12,13 @@ from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.conversation.messages import Message
 from clew.domain.ledger.rows import Handle, Prefix
 from clew.domain.models.request import ModelProfile, ModelRequest
-from clew.domain.turn.prompt import Overlay, build_request, images_named
+from clew.domain.tools.session_settings import Effort
+from clew.domain.turn.prompt import Overlay, build_request, media_named
 from clew.runtime.ports.ledger import Ledger
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """A request, and the bytes of the images it names."""
+    """A request, and the bytes of the images and sounds it names."""
 
     request: ModelRequest
     blobs: Mapping[str, bytes]
@@ -35,6 +36,7 @@ class TurnContext:
         prefix: Prefix,
         profile: ModelProfile,
         overlays: Sequence[Overlay],
+        effort: Effort | None,
     ) -> None:
         self._ledger = ledger
         self._principal = principal
@@ -42,9 +44,10 @@ class TurnContext:
         self._prefix = prefix
         self._profile = profile
         self._overlays = overlays
+        self._effort = effort
         self._path: tuple[Message, ...] = ()
         self._texts: dict[str, str] = {}
-        self._images: dict[str, bytes] = {}
+        self._media: dict[str, bytes] = {}
         hints = sum(text_tokens(overlay.text) for overlay in overlays)
         self._load = Load(prefix_tokens(prefix) + hints)
         self.tokens = 0
@@ -68,8 +71,9 @@ class TurnContext:
             summary=summary,
             overlays=self._overlays,
             files=self._texts,
+            effort=self._effort,
         )
-        return Ready(request, await self._image_bytes(request))
+        return Ready(request, await self._media_bytes(request))
 
     async def _read_text_files(self) -> None:
         for message in self._path:
@@ -79,8 +83,8 @@ class TurnContext:
                 blob = await self._ledger.blob(self._principal, self._session, attachment.sha256)
                 self._texts[attachment.sha256] = blob.bytes.decode("utf-8", errors="replace")
 
-    async def _image_bytes(self, request: ModelRequest) -> Mapping[str, bytes]:
-        for sha256 in images_named(request):
-            if sha256 not in self._images:
-                self._images[sha256] = (await self._ledger.blob(self._principal, self._session, sha256)).bytes
-        return self._images
+    async def _media_bytes(self, request: ModelRequest) -> Mapping[str, bytes]:
+        for sha256 in media_named(request):
+            if sha256 not in self._media:
+                self._media[sha256] = (await self._ledger.blob(self._principal, self._session, sha256)).bytes
+        return self._media

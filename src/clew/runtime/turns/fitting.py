@@ -79,7 +79,7 @@ class Fitting:
         outcome = await self._compactor.compact(self._asking(trigger))
         if isinstance(outcome, Compacted):
             self._recorder.summarised(outcome.summary.id)
-            self._watch(Noticed(outcome.sentence))
+            self._watch(Noticed(outcome.sentence, outcome.summary.id))
             return True
         if outcome.why == WhyNot.FAILED and outcome.is_news:
             self._watch(Noticed(outcome.sentence))

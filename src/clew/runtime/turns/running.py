@@ -140,6 +140,7 @@ class RunningTurn:
             prefix=prefix,
             profile=profile,
             overlays=(*job.overlays, *hint),
+            effort=read_settings(opened.row.settings).effort,
         )
         self._lease = Lease(means, job.session, opened.handle.epoch)
         self._steering = Steering(means.ledger, job.principal, self._recorder, self._watch)

@@ -24,7 +24,7 @@ from clew.runtime.ports.tools import Surroundings, ToolServer
 from clew.runtime.talk import Services
 from clew.surfaces.acp.content import said
 from clew.surfaces.acp.editor import Editor
-from clew.surfaces.acp.options import MODE, MODEL, commands, modes, options
+from clew.surfaces.acp.options import EFFORT, MODE, MODEL, commands, modes
 from clew.surfaces.acp.session import EditorSession, place_of
 from clew.wire.acp_types import (
     AgentCapabilities,
@@ -73,6 +73,9 @@ NOT_FOUND: Final = -32002
 SETUP: Final = "--setup"
 """The option of `clew acp` that an editor appends to let somebody choose a model in a terminal."""
 LISTED: Final = 50
+MOVED: Final = (
+    "The person's editor works in {cwd} from here on; before, it was {before}. Tools start from there."
+)
 MODELS_SHOWN_MAX: Final = 200
 
 Opened = NewSessionRequest | LoadSessionRequest | ResumeSessionRequest
@@ -151,8 +154,8 @@ class Agent:
             agent_info=Implementation(name="clew", title="Clew", version=__version__),
             agent_capabilities=AgentCapabilities(
                 load_session=True,
-                prompt_capabilities=PromptCapabilities(image=True, embedded_context=True),
-                mcp_capabilities=McpCapabilities(http=True),
+                prompt_capabilities=PromptCapabilities(image=True, audio=True, embedded_context=True),
+                mcp_capabilities=McpCapabilities(http=True, sse=True),
                 session_capabilities=SessionCapabilities(
                     list=SessionListCapabilities(),
                     delete=SessionDeleteCapabilities(),
@@ -178,35 +181,20 @@ class Agent:
         services = self._around(number, request)
         left = await self._services.desk.open(LOCAL, place_of(number), cwd=str(cwd), session=number)
         session = self._open(EditorSession(number, services, left.row, cwd, self._editor))
-        row = left.row
-        return Then(
-            NewSessionResponse(
-                session_id=number,
-                modes=modes(row, session.default_mode),
-                config_options=options(row, session.default_mode, self._models),
-            ),
-            partial(self._introduce, session),
-        )
+        answer = NewSessionResponse(session_id=number, **await self._settings(session))
+        return Then(answer, partial(self._introduce, session))
 
     async def _load(self, params: msgspec.Raw) -> object:
         request = decoded(params, LoadSessionRequest)
         session = await self._reopened(request.session_id, request)
         await session.replay()
-        row = await session.row()
-        answer = LoadSessionResponse(
-            modes=modes(row, session.default_mode),
-            config_options=options(row, session.default_mode, self._models),
-        )
+        answer = LoadSessionResponse(**await self._settings(session))
         return Then(answer, partial(self._go_on, session))
 
     async def _resume(self, params: msgspec.Raw) -> object:
         request = decoded(params, ResumeSessionRequest)
         session = await self._reopened(request.session_id, request)
-        row = await session.row()
-        answer = ResumeSessionResponse(
-            modes=modes(row, session.default_mode),
-            config_options=options(row, session.default_mode, self._models),
-        )
+        answer = ResumeSessionResponse(**await self._settings(session))
         return Then(answer, partial(self._go_on, session))
 
     async def _fork(self, params: msgspec.Raw) -> object:
@@ -219,11 +207,7 @@ class Agent:
         row = await self._services.desk.branch(LOCAL, parent.id, place_of(number), into=number)
         row = await self._moved(row, cwd)
         session = self._open(EditorSession(number, services, row, cwd, self._editor))
-        answer = NewSessionResponse(
-            session_id=number,
-            modes=modes(row, session.default_mode),
-            config_options=options(row, session.default_mode, self._models),
-        )
+        answer = NewSessionResponse(session_id=number, **await self._settings(session))
         return Then(answer, partial(self._introduce, session))
 
     async def _list(self, params: msgspec.Raw) -> object:
@@ -286,11 +270,10 @@ class Agent:
     async def _set_option(self, params: msgspec.Raw) -> object:
         request = decoded(params, SetSessionConfigOptionRequest)
         session = self._session(request.session_id)
-        if request.config_id not in (MODE, MODEL) or not isinstance(request.value, str):
+        if request.config_id not in (MODE, MODEL, EFFORT) or not isinstance(request.value, str):
             raise RpcError(INVALID_PARAMS, f"There is no option {request.config_id[:40]} with such a value.")
         await self._set(session, request.config_id, request.value)
-        found = options(await session.row(), session.default_mode, self._models)
-        return SetSessionConfigOptionResponse(config_options=found)
+        return SetSessionConfigOptionResponse(config_options=await session.options())
 
     async def _set(self, session: EditorSession, name: str, value: str) -> None:
         if not value.strip():
@@ -315,7 +298,15 @@ class Agent:
                 pass  # what it was in was deleted: the id itself is next
         return await self._services.ledger.session(LOCAL, SessionId(number))
 
+    async def _settings(self, session: EditorSession) -> dict[str, Any]:
+        """What every answer that opens a session says of it."""
+        return {
+            "modes": modes(await session.row(), session.default_mode),
+            "config_options": await session.options(),
+        }
+
     def _open(self, session: EditorSession) -> EditorSession:
+        session.models = self._models
         self._sessions[session.id] = session
         return session
 
@@ -328,7 +319,10 @@ class Agent:
         if known is not None and known.is_busy:
             return known
         await self._shut(number)
-        return self._open(EditorSession(number, services, await self._moved(row, cwd), cwd, self._editor))
+        session = self._open(EditorSession(number, services, await self._moved(row, cwd), cwd, self._editor))
+        if row.cwd != str(cwd) and row.handle.head.seq:
+            await session.talk.happened("moved", MOVED.format(cwd=cwd, before=row.cwd or "nowhere"))
+        return session
 
     async def _shut(self, number: str) -> None:
         session = self._sessions.pop(number, None)
@@ -336,7 +330,7 @@ class Agent:
             await session.close()
 
     async def _moved(self, row: SessionRow, cwd: Path) -> SessionRow:
-        """Keeps where a session works now; the next message tells the model."""
+        """Keeps where a session works now."""
         if row.cwd == str(cwd):
             return row
         return await self._services.desk.change(LOCAL, row.id, SessionPatch(cwd=str(cwd)))
@@ -428,13 +422,11 @@ def _cursor(typed: str) -> tuple[int, str]:
 def _server(server: McpServer) -> ToolServer:
     if not server.name:
         raise RpcError(INVALID_PARAMS, "An MCP server has no name.")
-    if server.type == "sse":
-        raise RpcError(INVALID_PARAMS, f"MCP server {server.name}: SSE is not spoken here; use HTTP.")
-    if server.type == "http":
+    if server.type in ("http", "sse"):
         if not server.url:
             raise RpcError(INVALID_PARAMS, f"MCP server {server.name} has no address.")
         headers = {header.name: header.value for header in server.headers or ()}
-        return ToolServer(name=server.name, url=server.url, headers=headers)
+        return ToolServer(name=server.name, url=server.url, sse=server.type == "sse", headers=headers)
     if not server.command:
         raise RpcError(INVALID_PARAMS, f"MCP server {server.name} has no command.")
     environ = {variable.name: variable.value for variable in server.env or ()}

@@ -35,13 +35,17 @@ class Said(NamedTuple):
 
 
 def said(blocks: Sequence[Block]) -> Said:
-    """Raises RpcError for a prompt without content, for sound, and for what is no base64."""
+    """Raises RpcError for a prompt without content, and for what is no base64 or no sound."""
     texts: list[str] = []
     files: list[NewFile] = []
     for block in blocks:
         match block:
             case TextBlock(text=text):
                 texts.append(text)
+            case AudioBlock(data=data, mime_type=kind):
+                if not kind.startswith("audio/"):
+                    raise RpcError(INVALID_PARAMS, f"{kind[:40]!r} is no type of sound.")
+                files.append(NewFile(media_type=kind, bytes=_bytes(data)))
             case ImageBlock(data=data, mime_type=kind, uri=uri):
                 files.append(NewFile(media_type=kind, bytes=_bytes(data), name=_path(uri) if uri else None))
             case ResourceLinkBlock(name=name, uri=uri):
@@ -49,8 +53,6 @@ def said(blocks: Sequence[Block]) -> Said:
             case ResourceBlock(resource=resource):
                 texts.append(_link(PurePosixPath(_path(resource.uri)).name, resource.uri))
                 files.append(_embedded(resource))
-            case AudioBlock():
-                raise RpcError(INVALID_PARAMS, "Sound is not understood here; it was not announced either.")
     text = "".join(texts)
     if not text.strip() and not files:
         raise RpcError(INVALID_PARAMS, "There is nothing to say: the prompt is empty.")
@@ -92,6 +94,8 @@ def attached(attachment: Attachment, content: bytes) -> Block:
     if attachment.is_image:
         data = base64.b64encode(content).decode()
         return ImageBlock(data=data, mime_type=attachment.media_type, uri=uri if attachment.name else None)
+    if attachment.is_audio:
+        return AudioBlock(data=base64.b64encode(content).decode(), mime_type=attachment.media_type)
     if attachment.is_text:
         text = content.decode("utf-8", errors="replace")
         resource = EmbeddedResourceResource(uri=uri, mime_type=attachment.media_type, text=text)

@@ -76,6 +76,11 @@ class Editor:
         else:
             self.update(session, AgentThoughtChunkSent(content=TextBlock(text=f"{text}\n")))
 
+    @property
+    def takes_compactions(self) -> bool:
+        takes = self.capabilities.session
+        return takes is not None and takes.compaction is not None
+
     async def permission(self, session: str, call: ShownCall, seconds_max: float) -> Consent | None:
         """The person's answer; None when none came. Raises Dismissed. Cancelled, the question is taken back."""
         question = RequestPermissionRequest(session_id=session, tool_call=call.asked(), options=[*_CHOICES])

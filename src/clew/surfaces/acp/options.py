@@ -1,4 +1,4 @@
-"""What can be set in a session from an editor: the approval mode and the model."""
+"""What can be set in a session from an editor: the approval mode, the model, and how long that thinks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from clew.domain.ledger.rows import SessionRow
 from clew.domain.tools.policy import ApprovalMode
-from clew.domain.tools.session_settings import read_settings
+from clew.domain.tools.session_settings import DEFAULT_EFFORT, Effort, read_settings
 from clew.runtime.commands import COMMANDS
 from clew.wire.acp_types import (
     AvailableCommand,
@@ -21,6 +21,7 @@ from clew.wire.acp_types import (
 
 MODE: Final = "mode"
 MODEL: Final = "model"
+EFFORT: Final = "effort"
 _MODES: Final = {
     ApprovalMode.ASK: ("Ask", "Asks before anything but reading"),
     ApprovalMode.ACCEPT_EDITS: (
@@ -45,7 +46,7 @@ def modes(row: SessionRow, default: ApprovalMode) -> SessionModeState:
 
 
 def options(
-    row: SessionRow, default: ApprovalMode, models: Sequence[str]
+    row: SessionRow, default: ApprovalMode, models: Sequence[str], *, takes_effort: bool = False
 ) -> list[SelectOption | BooleanOption]:
     """`models` are the names that are known so far, the one in use when the session names none first."""
     found: list[SelectOption | BooleanOption] = [
@@ -61,6 +62,16 @@ def options(
             SelectOption(
                 id=MODEL, name="Model", category="model", current_value=row.model or names[0],
                 options=[SessionConfigChoice(value=name, name=name) for name in names],
+            )
+        )  # fmt: skip
+    if takes_effort:
+        levels = [
+            SessionConfigChoice(value=value, name=value.capitalize()) for value in (DEFAULT_EFFORT, *Effort)
+        ]
+        found.append(
+            SelectOption(
+                id=EFFORT, name="Thinking", category="thought_level", options=[*levels],
+                current_value=read_settings(row.settings).effort or DEFAULT_EFFORT,
             )
         )  # fmt: skip
     return found

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
-from clew.domain.conversation.ids import LOCAL, InboxId
+from clew.domain.conversation.ids import LOCAL, InboxId, SessionId
 from clew.domain.ledger.errors import Busy, NotFound, Outdated
 from clew.domain.ledger.rows import InboxState, SessionRow
 from clew.domain.tools.policy import ApprovalMode
+from clew.domain.tools.session_settings import read_settings
 from clew.runtime.commands import CommandError, is_command
-from clew.runtime.ports.people import Consent, Question
+from clew.runtime.ports.models import ModelUnavailable
+from clew.runtime.ports.people import Consent, Noticed, Question
 from clew.runtime.sessions import Place
 from clew.runtime.talk import Services, Talk
 from clew.runtime.turns import TurnOutcome, TurnStatus
@@ -31,14 +33,17 @@ from clew.surfaces.acp.options import mode_of, options
 from clew.surfaces.acp.updates import LiveTurn, Update, replayed
 from clew.wire.acp_types import (
     AgentMessageChunkSent,
+    BooleanOption,
+    CompactionUpdateSent,
     ConfigOptionUpdateSent,
     Cost,
     CurrentModeUpdateSent,
+    SelectOption,
     SessionInfoUpdateSent,
     TextBlock,
     UsageUpdateSent,
 )
-from clew.wire.jsonrpc import INTERNAL_ERROR, RpcError
+from clew.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 
 T = TypeVar("T")
 StopReason = Literal["end_turn", "max_tokens", "max_turn_requests", "refusal", "cancelled"]
@@ -49,6 +54,20 @@ REPLAYED_AT_ONCE: Final = 50
 
 def place_of(session: str) -> Place:
     return Place(route_key=f"acp:{session}", surface=SURFACE)
+
+
+class _Facts(NamedTuple):
+    """What an editor is told of a session beside what is said in it."""
+
+    title: str | None
+    mode: str
+    model: str | None
+    effort: str | None
+    summary: int
+
+    @property
+    def options(self) -> tuple[str | None, ...]:
+        return self.mode, self.model, self.effort
 
 
 class _Cancelled(Exception):
@@ -201,6 +220,8 @@ class EditorSession:
             raise outdated  # not taken: it would run a second time when it is sent again to our successor
         if not said.files and is_command(said.text):
             return await self._command(prompt, said.text)
+        if any(file.media_type.startswith("audio/") for file in said.files):
+            await prompt.leavable(self._refuse_deaf())
         async with self._sending:
             sent = await self.talk.send(said.text, said.files)
             if sent.received is None:
@@ -291,6 +312,14 @@ class EditorSession:
                     self.editor.notice(self.id, problem)
             self._told_problems = True
 
+    async def _refuse_deaf(self) -> None:
+        """Sound was sent: raises RpcError where the session's model takes none."""
+        profile = (await self.talk.services.models.choose((await self.row()).model)).profile
+        if not profile.takes_audio:
+            raise RpcError(
+                INVALID_PARAMS, f"{profile.name} takes no sound, as far as is known: nothing was sent."
+            )
+
     async def _waits(self, number: InboxId) -> bool:
         return number in {row.id for row in await self._inbox() if row.state == InboxState.QUEUED}
 
@@ -338,9 +367,13 @@ class EditorSession:
 
     # -- what is shown -------------------------------------------------------------------------------------------
     def _live(self) -> LiveTurn:
-        return LiveTurn(
-            self.talk.cwd, self._update, lambda text: self.editor.notice(self.id, text), self.editor.shown_in
-        )
+        return LiveTurn(self.talk.cwd, self._update, self._noticed, self.editor.shown_in)
+
+    def _noticed(self, news: Noticed) -> None:
+        if news.summary is not None and self.editor.takes_compactions:
+            self._update(CompactionUpdateSent(compaction_id=str(news.summary), status="completed"))
+        else:
+            self.editor.notice(self.id, news.text)
 
     def _update(self, update: Update) -> None:
         self.editor.update(self.id, update)
@@ -358,8 +391,11 @@ class EditorSession:
                 await self.editor.sent()
         self._told = self._facts(row)
 
-    def _facts(self, row: SessionRow) -> tuple[str | None, str, str | None]:
-        return row.title, mode_of(row, self.default_mode), row.model
+    def _facts(self, row: SessionRow) -> _Facts:
+        settings = read_settings(row.settings)
+        return _Facts(
+            row.title, mode_of(row, self.default_mode), row.model, settings.effort, row.handle.summary or 0
+        )
 
     async def _tell_changes(self) -> None:
         """What was changed since it was last told: by a command, by an option, by a turn."""
@@ -368,15 +404,39 @@ class EditorSession:
         except NotFound:
             return  # it was deleted: there is nothing to tell of it
         before, self._told = self._told, self._facts(row)
-        if row.title != before[0] and row.title:
+        if row.title != before.title and row.title:
             self._update(SessionInfoUpdateSent(title=row.title))
-        if self._told[1] != before[1]:
-            self._update(CurrentModeUpdateSent(current_mode_id=self._told[1]))
-        if self._told[1:] != before[1:]:
+        if self._told.mode != before.mode:
+            self._update(CurrentModeUpdateSent(current_mode_id=self._told.mode))
+        if self._told.options != before.options:
             await self.tell_options()
+        if self._told.summary > before.summary and self.editor.takes_compactions:
+            await self._tell_summary(row.id, self._told.summary)
+
+    async def _tell_summary(self, session: SessionId, number: int) -> None:
+        """What stands for the older part now; /expand, which goes back to an older one, is no compaction."""
+        for summary in await self.talk.services.ledger.summaries(LOCAL, session):
+            if summary.id == number:
+                said = [TextBlock(text=summary.text)]
+                self._update(
+                    CompactionUpdateSent(compaction_id=str(number), status="completed", summary=[*said])
+                )
+
+    async def options(self) -> list[SelectOption | BooleanOption]:
+        row = await self.row()
+        return options(row, self.default_mode, self.models, takes_effort=await self._takes_effort(row))
+
+    async def _takes_effort(self, row: SessionRow) -> bool:
+        """Whether the model can be told how long to think; nobody waits for its server to find that out."""
+        if not self.models:
+            return False
+        try:
+            return (await self.talk.services.models.choose(row.model)).profile.takes_effort
+        except ModelUnavailable:
+            return False
 
     async def tell_options(self) -> None:
-        found = options(await self.row(), self.default_mode, self.models)
+        found = await self.options()
         self._update(ConfigOptionUpdateSent(config_options=found))
 
     async def set(self, command: str) -> None:

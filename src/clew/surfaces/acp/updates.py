@@ -19,6 +19,7 @@ from clew.domain.conversation.messages import (
     ToolBody,
     UserBody,
 )
+from clew.domain.tools.plan import read_plan
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.people import (
     AttemptVoid,
@@ -39,9 +40,12 @@ from clew.wire.acp_types import (
     AgentMessageChunkSent,
     AgentThoughtChunkSent,
     AvailableCommandsUpdateSent,
+    CompactionUpdateSent,
     ConfigOptionUpdateSent,
     CurrentModeUpdateSent,
     NoticeSent,
+    PlanEntry,
+    PlanSent,
     SessionInfoUpdateSent,
     TextBlock,
     ToolCallSent,
@@ -53,13 +57,15 @@ from clew.wire.acp_types import (
 Update = (
     UserMessageChunkSent | AgentMessageChunkSent | AgentThoughtChunkSent | ToolCallSent | ToolCallUpdateSent
     | AvailableCommandsUpdateSent | CurrentModeUpdateSent | ConfigOptionUpdateSent | SessionInfoUpdateSent
-    | UsageUpdateSent | NoticeSent
+    | UsageUpdateSent | NoticeSent | PlanSent | CompactionUpdateSent
 )  # fmt: skip
 OUTPUT_CHARACTERS_MAX: Final = 8000
 """Of what a running call has said, only the end is shown; its result is whole."""
 OUTPUT_SECONDS_MIN: Final = 0.1
 """Between two showings: each holds all there is to show."""
 BEGINS_ANEW: Final = "\n\n*(The connection to the model broke here; the answer begins anew.)*\n\n"
+PLAN: Final = "plan"
+"""The tool whose calls are the editor's plan."""
 NEVER_ENDED: Final = "No result of this call is stored: whether it took effect is not known."
 
 
@@ -70,7 +76,7 @@ class LiveTurn:
         self,
         cwd: Path,
         send: Callable[[Update], None],
-        noticed: Callable[[str], None],
+        noticed: Callable[[Noticed], None],
         shown_in: dict[str, str],
     ) -> None:
         self.used = 0
@@ -80,6 +86,7 @@ class LiveTurn:
         self._send = send
         self._noticed = noticed
         self._calls: dict[str, ShownCall] = {}
+        self._plans: set[str] = set()
         self._output: dict[str, str] = {}
         self._output_shown_at = 0.0
         self._shown_of_attempt = False
@@ -95,13 +102,19 @@ class LiveTurn:
                 if self._shown_of_attempt:
                     self._send(AgentMessageChunkSent(content=TextBlock(text=BEGINS_ANEW)))
                 self._shown_of_attempt = False
-                self._noticed(f"{news.reason} Trying again in {news.after_seconds:.0f} s.")
+                self._noticed(Noticed(f"{news.reason} Trying again in {news.after_seconds:.0f} s."))
             case StepRecorded(usage=usage):
                 self._shown_of_attempt = False
                 self.used = usage.input + usage.output
             case CallAnnounced(call=call, name=name, arguments=arguments):
+                if (stated := plan_in(name, arguments)) is not None:
+                    self._plans.add(call)
+                    self._send(stated)
+                    return
                 self._calls[call] = shown = ShownCall(call, name, arguments, self._cwd)
                 self._send(shown.announced())
+            case CallRunning(call) | CallEnded(call=call) if call in self._plans:
+                pass  # the plan is on the screen
             case CallRunning(call):
                 self._send(running(call))
             case CallOutput(call, text):
@@ -113,8 +126,8 @@ class LiveTurn:
                 self._send(shown.ended(status, text, self._shown_in.pop(call, None)))
             case Joined():
                 pass  # whoever sent it has it on the screen already
-            case Noticed(text):
-                self._noticed(text)
+            case Noticed():
+                self._noticed(news)
             case _:
                 assert_never(news)
 
@@ -123,6 +136,16 @@ class LiveTurn:
         if now >= self._output_shown_at + OUTPUT_SECONDS_MIN:
             self._output_shown_at = now
             self._send(output(call, self._output[call]))
+
+
+def plan_in(name: str, arguments: str) -> PlanSent | None:
+    """The plan that a call states. One whose arguments hold none is a call like any other, and fails like one."""
+    entries = read_plan(arguments) if name == PLAN else None
+    if entries is None:
+        return None
+    return PlanSent(
+        entries=[PlanEntry(content=e.content, priority=e.priority, status=e.status) for e in entries]
+    )
 
 
 async def replayed(
@@ -147,6 +170,9 @@ async def replayed(
                 for update in _answered(message):
                     yield update
                 for call in message.calls:
+                    if (stated := plan_in(call.name, call.arguments)) is not None:
+                        yield stated
+                        continue
                     calls[call.id] = ShownCall(call.id, call.name, call.arguments, cwd)
                     yield calls[call.id].announced()
                     if call.id not in results:

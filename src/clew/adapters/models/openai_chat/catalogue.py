@@ -32,6 +32,8 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     context_window: int | None = None
     takes_images: bool | None = None
+    takes_audio: bool | None = None
+    takes_effort: bool | None = None
     takes_tools: bool | None = None
 
 
@@ -63,17 +65,24 @@ def profile_of(name: str, entry: CatalogueEntry | None, *, loaded_window: int | 
     entry = entry or CatalogueEntry(name=name)
     family = known_family(name)
     window = loaded_window or entry.context_window or (family.context_window if family else None)
-    images = (
-        entry.takes_images if entry.takes_images is not None else (family.takes_images if family else None)
-    )
+    images = _first(entry.takes_images, family.takes_images if family else None, default.takes_images)
+    audio = _first(entry.takes_audio, family.takes_audio if family else None, default.takes_audio)
+    effort = _first(entry.takes_effort, family.takes_effort if family else None, default.takes_effort)
     return ModelProfile(
         name=name,
         context_window=window or default.context_window,
         is_window_known=window is not None,
-        takes_images=default.takes_images if images is None else images,
+        takes_images=images,
+        takes_audio=audio,
+        takes_effort=effort,
         takes_tools=default.takes_tools if entry.takes_tools is None else entry.takes_tools,
         needs_alternation=family.needs_alternation if family else default.needs_alternation,
     )
+
+
+def _first(told: bool | None, family: bool | None, default: bool) -> bool:
+    known = family if told is None else told
+    return default if known is None else known
 
 
 def _items(answer: Any) -> list[Any]:
@@ -95,8 +104,10 @@ def _entry(item: Any) -> CatalogueEntry | None:
             return CatalogueEntry(
                 name=name,
                 context_window=_first_count(item, _WINDOWS),
-                takes_images=_takes_images(item),
-                takes_tools=_takes_tools(item),
+                takes_images=_takes(item, "image"),
+                takes_audio=_takes(item, "audio"),
+                takes_effort=_supports(item, "reasoning_effort"),
+                takes_tools=_supports(item, "tools"),
             )
         case _:
             return None
@@ -112,23 +123,23 @@ def _first_count(item: Any, paths: tuple[tuple[str, ...], ...]) -> int | None:
     return None
 
 
-def _takes_images(item: Any) -> bool | None:
+def _takes(item: Any, kind: str) -> bool | None:
     match item:
         case {"architecture": {"input_modalities": list(kinds)}}:  # OpenRouter
-            return "image" in kinds
-        case {"capabilities": {"vision": bool(vision)}}:  # Mistral
+            return kind in kinds
+        case {"capabilities": {"vision": bool(vision)}} if kind == "image":  # Mistral
             return vision
-        case {"type": "llm" | "vlm" as kind, "max_context_length": _}:  # LM Studio
-            return bool(kind == "vlm")
+        case {"type": "llm" | "vlm" as found, "max_context_length": _} if kind == "image":  # LM Studio
+            return bool(found == "vlm")
         case _:
             return None
 
 
-def _takes_tools(item: Any) -> bool | None:
+def _supports(item: Any, parameter: str) -> bool | None:
     match item:
         case {"supported_parameters": list(names)}:  # OpenRouter
-            return "tools" in names
-        case {"capabilities": {"function_calling": bool(calls)}}:  # Mistral
+            return parameter in names
+        case {"capabilities": {"function_calling": bool(calls)}} if parameter == "tools":  # Mistral
             return calls
         case _:
             return None

@@ -18,6 +18,7 @@ from msgspec import UNSET, UnsetType
 from clew.adapters.models.openai_chat.assembly import ReasoningField, estimate_tokens
 from clew.domain.models.request import (
     AssistantTurn,
+    AudioPart,
     ImagePart,
     ModelRequest,
     Part,
@@ -47,7 +48,16 @@ class _ImageContent(msgspec.Struct, tag="image_url"):
     image_url: _Url
 
 
-_Content = str | list[_TextContent | _ImageContent] | None
+class _Sound(msgspec.Struct):
+    data: str
+    format: str
+
+
+class _AudioContent(msgspec.Struct, tag="input_audio"):
+    input_audio: _Sound
+
+
+_Content = str | list[_TextContent | _ImageContent | _AudioContent] | None
 
 
 class _Function(msgspec.Struct):
@@ -89,6 +99,7 @@ class _Body(msgspec.Struct):
     model: str
     messages: list[_Message]
     tools: list[_Tool] | UnsetType = UNSET
+    reasoning_effort: str | UnsetType = UNSET
     stream: bool = True
     stream_options: _StreamOptions = _StreamOptions()
     max_tokens: int | UnsetType = UNSET
@@ -115,6 +126,7 @@ def encode_request(
             model=request.model,
             messages=list(_messages(request, blobs)),
             tools=[_tool(tool) for tool in request.tools] or UNSET,
+            reasoning_effort=request.effort or UNSET,
             max_tokens=limit if output_limit_field == "max_tokens" else UNSET,
             max_completion_tokens=limit if output_limit_field == "max_completion_tokens" else UNSET,
         )
@@ -189,13 +201,22 @@ def _user_content(parts: tuple[Part, ...], blobs: Mapping[str, bytes]) -> _Conte
             return [_part(part, blobs) for part in parts]
 
 
-def _part(part: Part, blobs: Mapping[str, bytes]) -> _TextContent | _ImageContent:
+def _part(part: Part, blobs: Mapping[str, bytes]) -> _TextContent | _ImageContent | _AudioContent:
     match part:
         case TextPart(text=text):
             return _TextContent(text=text)
         case ImagePart(sha256=sha256, media_type=media_type):
             encoded = b64encode(blobs[sha256]).decode("ascii")
             return _ImageContent(image_url=_Url(url=f"data:{media_type};base64,{encoded}"))
+        case AudioPart(sha256=sha256, media_type=media_type):
+            encoded = b64encode(blobs[sha256]).decode("ascii")
+            return _AudioContent(input_audio=_Sound(data=encoded, format=_audio_format(media_type)))
+
+
+def _audio_format(media_type: str) -> str:
+    """The wire knows sound by the ending of its files."""
+    kind = media_type.partition("/")[2].removeprefix("x-")
+    return {"mpeg": "mp3", "wave": "wav"}.get(kind, kind)
 
 
 def _assistant(turn: AssistantTurn) -> _Message:

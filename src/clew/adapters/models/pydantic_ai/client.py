@@ -93,6 +93,8 @@ class PydanticAIClient:
             context_window=window or default.context_window,
             is_window_known=window is not None,
             takes_images=known.get("supports_image_input", default.takes_images),
+            takes_audio=known.get("supports_audio_input", default.takes_audio),
+            takes_effort=known.get("supports_thinking", default.takes_effort),
             takes_tools=known.get("supports_tools", default.takes_tools),
         )
 

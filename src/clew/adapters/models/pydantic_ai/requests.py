@@ -14,6 +14,7 @@ from clew.adapters.models.attempts import Patience
 from clew.adapters.models.pydantic_ai.kept import Kept, KeptPart, decode_kept
 from clew.domain.models.request import (
     AssistantTurn,
+    AudioPart,
     CallPart,
     ImagePart,
     ModelRequest,
@@ -54,6 +55,8 @@ def settings_of(request: ModelRequest, patience: Patience) -> ModelSettings:
     settings = ModelSettings(max_retries=0, first_event_timeout=patience.first_byte, cache=True)
     if request.max_output is not None:
         settings["max_tokens"] = request.max_output
+    if request.effort is not None:
+        settings["thinking"] = request.effort.value
     return settings
 
 
@@ -72,7 +75,9 @@ def _asked(turn: RequestMessage, blobs: Mapping[str, bytes]) -> theirs.ModelRequ
             raise AssertionError("an answer is not asked")
 
 
-def _content(part: TextPart | ImagePart, blobs: Mapping[str, bytes]) -> str | theirs.BinaryContent:
+def _content(
+    part: TextPart | ImagePart | AudioPart, blobs: Mapping[str, bytes]
+) -> str | theirs.BinaryContent:
     if isinstance(part, TextPart):
         return part.text
     return theirs.BinaryContent(data=blobs[part.sha256], media_type=part.media_type)
