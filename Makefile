@@ -86,7 +86,7 @@ SYNAPSE := $(COUNTERPARTS)/synapse
 .PHONY: integration
 integration: $(EDITORS)/.ready $(SYNAPSE)/.ready ## Install the programs of others that the integration tests talk to
 
-$(EDITORS)/.ready: $(DEV_READY) requirements/editors.lock tests/integration/acpx/package-lock.json
+$(EDITORS)/.ready: requirements/editors.lock tests/integration/acpx/package-lock.json | $(DEV_READY)
 	$(call say,installing editors for the integration tests (requirements/editors.lock and acpx))
 	@rm -rf $(EDITORS) && mkdir -p $(EDITORS)/acpx && cp tests/integration/acpx/*.json $(EDITORS)/acpx
 	@{ $(PIP_INSTALL) --require-hashes --only-binary :all: --target $(EDITORS)/python --requirement requirements/editors.lock && \
