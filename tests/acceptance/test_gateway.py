@@ -131,19 +131,6 @@ async def test_a_penalty_is_waited_for(tmp_path: Path) -> None:
         await served.shows(42, "echo: a")
 
 
-async def test_the_check_says_what_is_wrong(tmp_path: Path) -> None:
-    """`clew serve --check` ends at once: 0 with a token that is taken, 1 with one that is not, 2 with none."""
-    async with gateway(tmp_path / "home", ModelServer(echo)) as served:
-        good = await served.clew.run("serve", "--check")
-        assert (good.code, good.out) == (0, "Every platform takes us.\n")
-        bad = await served.clew.run("serve", "--check", environ={"TELEGRAM_BOT_TOKEN": "123:no"})
-        assert bad.code == 1
-        assert "does not know this token" in bad.err
-        none = await served.clew.run("serve", "--check", environ={"TELEGRAM_BOT_TOKEN": ""})
-        assert none.code == 2
-        assert "no chat platform is set up" in none.err
-
-
 async def test_changing_the_last_message_answers_anew(tmp_path: Path) -> None:
     """The answer is taken back and the changed message answered, once; changing an older one changes nothing, and is said."""
     async with gateway(tmp_path / "home", ModelServer(echo)) as served:

@@ -274,6 +274,8 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
     """In a group that shares a session, so many lines that are not for Clew wait as context for the next that is."""
     drain_seconds: Pause = 30
     """Time running turns have to end when the gateway stops."""
+    log: Literal["text", "json"] = "text"
+    """How each line of the log is written."""
     edits: Literal["retry", "ignore"] = "retry"
     """What an edit of the last answered message does: take the answer back and answer anew, or nothing."""
     telegram: TelegramSettings = TelegramSettings()

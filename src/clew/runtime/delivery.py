@@ -88,7 +88,8 @@ def chat_of(route: Route) -> Route:
 
 
 class Delivery:
-    """Sends for one platform. `wake` says that something was put into the outbox; `said` is told what went wrong."""
+    """Sends for one platform. `wake` says that something was put into the outbox; `said` is told what went
+    wrong, `sent` what went out and as what."""
 
     def __init__(  # noqa: PLR0917
         self,
@@ -98,6 +99,7 @@ class Delivery:
         platform: Platform,
         gate: RateGate,
         said: Callable[[str, Undelivered], None],
+        sent: Callable[[Undelivered, str | None], None],
     ) -> None:
         self._ledger = ledger
         self._owners = owners
@@ -105,6 +107,7 @@ class Delivery:
         self._platform = platform
         self._gate = gate
         self._said = said
+        self._sent = sent
         self._woken = asyncio.Event()
         self._under_way: dict[ConversationId, asyncio.Task[None]] = {}
         self._pauses: dict[ConversationId, float] = {}
@@ -213,6 +216,7 @@ class Delivery:
             return True
         self._pauses.pop(row.conversation, None)
         await self._settle(row, "sent", shown)
+        self._sent(row, shown)
         return True
 
     async def _call(self, route: Route, row: Undelivered, text: str, edits: str | None) -> str:

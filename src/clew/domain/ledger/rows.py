@@ -273,6 +273,16 @@ class Undelivered(msgspec.Struct, frozen=True, kw_only=True):
     may_be_shown: bool
 
 
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """How much waits for a turn and for delivery, and since when: when the oldest message came, when the oldest reply was
+    to go out (next)."""
+
+    inbox: int = 0
+    inbox_since: int | None = None
+    outbox: int = 0
+    outbox_since: int | None = None
+
+
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """A place and session for which something waits in the inbox, and who sent it."""
 

@@ -32,6 +32,7 @@ from clew.domain.ledger.commits import (
 from clew.domain.ledger.rows import (
     ApprovalRow,
     ApprovalState,
+    Backlog,
     Blob,
     BranchRow,
     CallRow,
@@ -322,6 +323,10 @@ class Ledger(Protocol):
 
     async def waiting(self, surface: str) -> tuple[Waiting, ...]:
         """The places of a surface for which messages or commands wait in the inbox."""
+        ...
+
+    async def backlog(self, surface: str) -> Backlog:
+        """How much waits in the places of a surface; numbers alone."""
         ...
 
     async def is_received(self, account: str, external_key: str) -> bool:

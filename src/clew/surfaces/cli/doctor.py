@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import click
 
@@ -16,14 +16,20 @@ from clew.surfaces.cli.host import Host
 @click.pass_obj
 def doctor(host: Host) -> int:
     """Check home, settings, ledger and model."""
+    return say_all(examined(host))
+
+
+def say_all(findings: Iterable[tuple[str, str | None]]) -> Exit:
+    """One line each: what was looked at, and the problem if there is one. Returns the exit code."""
     healthy = True
-    for name, problem in _examined(host):
+    for name, problem in findings:
         click.echo(f"{'ok ' if problem is None else 'NOT'} {name}{'' if problem is None else ': ' + problem}")
         healthy = healthy and problem is None
     return Exit.DONE if healthy else Exit.FAILED
 
 
-def _examined(host: Host) -> Iterator[tuple[str, str | None]]:
+def examined(host: Host) -> Iterator[tuple[str, str | None]]:
+    """Home, settings, ledger and model; ends at settings that cannot be read."""
     home = host.home.root
     yield f"home {home}", "is not a directory" if home.exists() and not home.is_dir() else None
     try:

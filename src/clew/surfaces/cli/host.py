@@ -85,8 +85,8 @@ class Serving(Protocol):
         """Takes nothing more; `run` returns when what runs has ended."""
         ...
 
-    async def check(self) -> Sequence[str]:
-        """What is wrong with the platforms that are set up, a sentence each."""
+    async def check(self) -> list[tuple[str, str | None]]:
+        """Each platform, and the address that is listened on, with what is wrong with it."""
         ...
 
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 
 import click
-import structlog
 
+from clew.runtime.ports.platforms import PlatformError
 from clew.surfaces.cli.codes import Exit
+from clew.surfaces.cli.doctor import examined, say_all
 from clew.surfaces.cli.host import Host
+from clew.surfaces.cli.logs import log_to_stderr
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Ask every platform whether it takes us, and end.")
+@click.option("--check", is_flag=True, help="Say what is ready and what is not, a line each, and end.")
 @click.pass_obj
 def serve(host: Host, check: bool) -> int:
     """Talk to people on chat platforms (Telegram, Matrix)."""
-    _log_to_stderr()
-    return asyncio.run(_check(host) if check else _serve(host))
+    if check:
+        return _check(host)
+    log_to_stderr(host.settings().gateway.log)
+    return asyncio.run(_serve(host))
 
 
 async def _serve(host: Host) -> int:
@@ -36,24 +39,16 @@ async def _serve(host: Host) -> int:
     return Exit.DONE
 
 
-async def _check(host: Host) -> int:
-    async with host.gateway() as gateway:
-        wrong = await gateway.check()
-    for sentence in wrong:
-        click.echo(sentence, err=True)
-    if not wrong:
-        click.echo("Every platform takes us.")
-    return Exit.FAILED if wrong else Exit.DONE
+def _check(host: Host) -> int:
+    """What `clew doctor` looks at, then each platform and the address that is listened on. Raises ConfigError."""
+    code = say_all(examined(host))
+    host.settings()
+    return max(code, say_all(asyncio.run(_platforms(host))))
 
 
-def _log_to_stderr() -> None:
-    """One line an event: ids and reasons, no word of what anybody said."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+async def _platforms(host: Host) -> list[tuple[str, str | None]]:
+    try:
+        async with host.gateway() as gateway:
+            return await gateway.check()
+    except PlatformError as error:
+        return [("platforms", str(error))]

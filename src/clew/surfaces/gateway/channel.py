@@ -7,9 +7,11 @@ from typing import Final
 
 import msgspec
 import structlog
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from clew.config.settings import Settings
 from clew.domain.ledger.rows import Undelivered
+from clew.domain.routing.routes import Route
 from clew.runtime.delivery import Delivery, RateGate
 from clew.runtime.metering import Meter
 from clew.runtime.ports.platforms import Platform
@@ -45,10 +47,18 @@ def open_channel(
 
     def said(why: str, row: Undelivered) -> None:
         meter.count("clew_deliveries_troubled_total", platform=platform.name)
-        LOG.warning("delivery", platform=platform.name, reply=row.id, session=row.session, why=why)
+        LOG.warning("not delivered", **about(row), why=why)
+
+    def sent(row: Undelivered, shown: str | None) -> None:
+        meter.count("clew_deliveries_total", platform=platform.name)
+        LOG.info("delivered", **about(row), shown_as=shown)
+
+    def about(row: Undelivered) -> dict[str, object]:
+        ids = {"conversation": row.route_key, "session": row.session, "reply": row.id}
+        return {"platform": platform.name, **ids, "attempt": row.attempts + 1}
 
     gate = RateGate()
-    delivery = Delivery(services.ledger, services.runner.owners, services.clock, platform, gate, said)
+    delivery = Delivery(services.ledger, services.runner.owners, services.clock, platform, gate, said, sent)
     return Channel(
         services=services,
         settings=settings,
@@ -59,3 +69,9 @@ def open_channel(
         allow=allow,
         meter=meter,
     )
+
+
+def log_about(channel: Channel, route: Route, **ids: object) -> None:
+    """From now on every line that this task logs names its platform, place and these ids."""
+    clear_contextvars()
+    bind_contextvars(platform=channel.platform.name, conversation=route.key, **ids)

@@ -236,17 +236,25 @@ class Gateway:
         """Takes nothing more, and lets `run` come to its end."""
         self._ended.set()
 
-    async def check(self) -> list[str]:
-        """Opens every platform and closes it: what is wrong, a sentence each."""
-        wrong = []
+    async def check(self) -> list[tuple[str, str | None]]:
+        """Opens every platform and closes it, and looks whether we can listen: each by name, with what is wrong."""
+        found: list[tuple[str, str | None]] = []
         for wing in self._wings:
+            platform = wing.channel.platform
             try:
-                await wing.channel.platform.open()
+                await platform.open()
+                found.append((f"{platform.name} as {platform.account}", None))
             except PlatformError as error:
-                wrong.append(f"{wing.channel.platform.name}: {error}")
+                found.append((platform.name, str(error)))
             finally:
                 await wing.close()
-        return wrong
+        if self._listener is not None:
+            try:
+                self._listener.check()
+                found.append((str(self._listener), None))
+            except OSError as error:
+                found.append((str(self._listener), error.strerror or str(error)))
+        return found
 
     async def run(self) -> None:
         """Raises PlatformRefused when no platform took us, Outdated when another program has to go on."""

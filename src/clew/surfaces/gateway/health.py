@@ -82,7 +82,24 @@ class Health:
         )
 
     async def _metrics(self, _: Asked) -> Answered:
-        text = self._parts[0].channel.meter.text(self._now())
+        numbers = list(self._now())
+        for part in self._parts:
+            channel, services = part.channel, part.channel.services
+            try:
+                backlog = await services.ledger.backlog(channel.platform.name)
+            except LedgerError:
+                continue  # /healthz says so; the rest is as true as ever
+            labels, now = (("platform", channel.platform.name),), services.clock.now_ms()
+            for queue, depth, since in (
+                ("inbox", backlog.inbox, backlog.inbox_since),
+                ("outbox", backlog.outbox, backlog.outbox_since),
+            ):
+                age = 0.0 if since is None else max(now - since, 0) / 1000
+                numbers += [
+                    Number(f"clew_{queue}_depth", depth, labels),
+                    Number(f"clew_{queue}_oldest_seconds", age, labels),
+                ]
+        text = self._parts[0].channel.meter.text(numbers)
         return Answered(media_type=MEDIA_TYPE, body=text.encode())
 
     def _now(self) -> Iterator[Number]:

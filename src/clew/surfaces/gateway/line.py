@@ -17,13 +17,14 @@ from clew.domain.ledger.errors import LedgerError, NotFound, Outdated, Refused
 from clew.domain.ledger.rows import ApprovalState
 from clew.domain.routing.routes import Route
 from clew.domain.routing.splitting import split
+from clew.runtime.delivery import raised_at
 from clew.runtime.ports.models import ModelUnavailable
 from clew.runtime.ports.people import Consent, Noticed, Question, TurnNews
 from clew.runtime.talk import Talk
 from clew.runtime.turns import TurnOutcome
 from clew.runtime.turns.openings import Opening, Recover, Say
 from clew.runtime.turns.outbox import NOTICE, Outbox
-from clew.surfaces.gateway.channel import LOG, Channel
+from clew.surfaces.gateway.channel import LOG, Channel, log_about
 from clew.surfaces.gateway.preview import Preview
 
 LOOK_SECONDS: Final = 2.0
@@ -112,6 +113,7 @@ class Line:
     # -- turns ---------------------------------------------------------------------------------------------------
     async def _follow(self) -> None:
         """The supervisor of the line's turns: whatever goes wrong in one is said, and the next message finds it usable."""
+        log_about(self._channel, self.route, session=self.session)
         preview = Preview(self._channel, self.talk, self.route)
         beside = [asyncio.create_task(preview.run()), asyncio.create_task(preview.typing())]
         failed = True
@@ -124,9 +126,9 @@ class Line:
         except Outdated as error:
             self._outdated(error)
         except NotFound:
-            LOG.info("session is gone", session=self.session)
-        except Exception as error:  # noqa: BLE001 - the supervisor: logged in full, and said
-            LOG.exception("turn", session=self.session, error=type(error).__name__)
+            LOG.info("session is gone")
+        except Exception as error:  # noqa: BLE001 - the supervisor: logged by where it was raised, and said
+            LOG.error("turn broke", error=type(error).__name__, at=raised_at(error))
             await self._tell_if_possible(BROKEN)
         finally:
             for task in beside:
@@ -169,6 +171,15 @@ class Line:
         return True
 
     def _count(self, outcome: TurnOutcome, seconds: float) -> None:
+        code = None if outcome.error is None else outcome.error[0]
+        cause = (
+            {}
+            if outcome.cause is None
+            else {"cause": type(outcome.cause).__name__, "at": raised_at(outcome.cause)}
+        )
+        LOG.info(
+            "turn", turn=outcome.turn, status=outcome.status, error=code, seconds=round(seconds, 3), **cause
+        )
         meter, of = self._channel.meter, {"platform": self._channel.platform.name, "model": outcome.model}
         meter.count("clew_turns_total", status=outcome.status, **of)
         meter.observe("clew_turn_seconds", seconds, platform=of["platform"])
@@ -200,7 +211,7 @@ class Line:
         try:
             await self.tell(text)
         except LedgerError as error:
-            LOG.error("not told", session=self.session, error=str(error))
+            LOG.error("not told", session=self.session, why=str(error))
 
     # -- questions -----------------------------------------------------------------------------------------------
     async def ask(self, question: Question) -> Consent | None:

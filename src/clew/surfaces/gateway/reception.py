@@ -37,7 +37,7 @@ from clew.runtime.turns.waiting import (
     unpack,
 )
 from clew.surfaces.gateway.access import Access
-from clew.surfaces.gateway.channel import LOG, Channel
+from clew.surfaces.gateway.channel import LOG, Channel, log_about
 from clew.surfaces.gateway.edits import make_way
 from clew.surfaces.gateway.line import Line
 from clew.surfaces.gateway.resets import reset_policy
@@ -103,6 +103,7 @@ class Reception:
         """Until it is durable an error is the platform's: the message comes again, and is given up where that does not help.
         After that it is logged."""
         route = self._sharing.route(incoming.chat, incoming.kind, incoming.sender)
+        log_about(self._channel, route, message=incoming.key)
         try:
             async with self._locks.setdefault(route.key, asyncio.Lock()):
                 await self._handle(incoming, route, durable)
@@ -111,8 +112,7 @@ class Reception:
             last = durable.done() or (not known and self._tried(incoming.key) >= TRIES_MAX)
             if not known:
                 LOG.error(
-                    "message",
-                    key=incoming.key,
+                    "not taken",
                     error=type(error).__name__,
                     at=raised_at(error),
                     given_up=last,
@@ -139,7 +139,7 @@ class Reception:
             await self._say(incoming, await self._access.pair(incoming, code))
             return
         if person is None:
-            LOG.info("stranger", platform=self._channel.platform.name, sender=incoming.sender)
+            LOG.info("stranger", sender=incoming.sender)
             await self._say(incoming, self._access.greeting(incoming))
             return
         require = self._channel.settings.gateway.require_mention
@@ -164,7 +164,7 @@ class Reception:
         try:
             await self._channel.platform.send(incoming.chat, text)
         except PlatformError as error:
-            LOG.warning("not said", platform=self._channel.platform.name, why=str(error))
+            LOG.warning("not said", why=str(error))
 
     # -- known people --------------------------------------------------------------------------------------------
     async def _receive(
@@ -199,6 +199,7 @@ class Reception:
         body = pack_message(incoming.text, str(self._channel.cwd), files, busy, speaker=speaker)
         received = await sender.receive(session, COMMAND if is_a_command else MESSAGE, body, key)
         durable.set_result(None)
+        LOG.info("received", session=session, row=received.id, duplicate=received.duplicate)
         if received.duplicate:
             return
         for problem in problems:

@@ -95,6 +95,9 @@ class Listener:
         own = [Route(e.path, _served(e, bounds), methods=[e.method]) for e in endpoints]
         self._app = Starlette(routes=[*own, *routes])
 
+    def __str__(self) -> str:
+        return f"http://{self._host}:{self._port}"
+
     def check(self) -> None:
         """Raises OSError when the address cannot be listened on."""
         self._bound().close()

@@ -7,7 +7,7 @@ import pytest
 from clew.domain.conversation.ids import ConversationId
 from clew.domain.ledger.commits import AddReply, Append, OpenTurn
 from clew.domain.ledger.errors import NotFound
-from clew.domain.ledger.rows import Handle, Undelivered
+from clew.domain.ledger.rows import Backlog, Handle, Undelivered
 from clew.runtime.ports.ledger import Ledger
 from clew.testing.contracts.ledger_case import LedgerCase
 from clew.testing.ledgers import (
@@ -151,6 +151,24 @@ class DeliveryContract(LedgerCase):
         assert await ledger.waiting("matrix") == ()
         await do(ledger, handle, take=(received.id,))
         assert await ledger.waiting("telegram") == ()
+
+    async def test_a_backlog_counts_what_waits(self, ledger: Ledger) -> None:
+        """Messages that nobody has taken and replies that are not settled, by surface, with the time of the oldest."""
+        handle, chat = await answered(ledger)
+        handle = await told(ledger, handle, chat, "second", "and more")
+        await receive(ledger, handle, chat, "e", kind="event")
+        received = await receive(ledger, handle, chat, "m")
+        found = await ledger.backlog("telegram")
+        assert (found.inbox, found.inbox_since, found.outbox) == (1, START_MS, 2)
+        assert found.outbox_since is not None
+        assert (await ledger.backlog("matrix")) == Backlog()
+        (row,) = await due(ledger)
+        await ledger.settle_reply(row.id, "sent", "77")
+        handle = await do(ledger, handle, take=(received.id,))
+        found = await ledger.backlog("telegram")
+        assert (found.inbox, found.inbox_since, found.outbox) == (0, None, 1)
+        await ledger.forget(ANN, handle.session, START_MS)
+        assert (await ledger.backlog("telegram")) == Backlog()
 
     async def test_a_place_knows_when_it_was_last_used(self, ledger: Ledger) -> None:
         """By what people said there, in whatever session; not by events."""

@@ -39,6 +39,7 @@ from clew.domain.ledger.errors import StoreUnusable
 from clew.domain.ledger.rows import (
     ApprovalRow,
     ApprovalState,
+    Backlog,
     Blob,
     BranchRow,
     CallRow,
@@ -292,6 +293,9 @@ class MemoryLedger(Ledger):
 
     async def waiting(self, surface: str) -> tuple[Waiting, ...]:
         return outbox.waiting(await self._now(), surface)
+
+    async def backlog(self, surface: str) -> Backlog:
+        return outbox.backlog(await self._now(), surface)
 
     async def is_received(self, account: str, external_key: str) -> bool:
         return outbox.is_received(await self._now(), account, external_key)

@@ -10,7 +10,7 @@ from clew.adapters.stores.memory.state import State, StoredReply
 from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import NotFound, Refused
-from clew.domain.ledger.rows import InboxState, Undelivered, Waiting
+from clew.domain.ledger.rows import Backlog, InboxState, Undelivered, Waiting
 
 _OUTCOMES: Final = frozenset({"pending", "sending", "sent", "unknown", "failed"})
 _UNSETTLED: Final = frozenset({"pending", "sending", "unknown"})
@@ -122,6 +122,32 @@ def waiting(state: State, surface: str) -> tuple[Waiting, ...]:
             found.add((place.route_key, row.session, row.principal))
     return tuple(
         Waiting(route_key=key, session=session, principal=who) for key, session, who in sorted(found)
+    )
+
+
+def backlog(state: State, surface: str) -> Backlog:
+    def is_here(conversation: ConversationId) -> bool:
+        place = state.conversation_by_id(conversation)
+        return place is not None and place.surface == surface
+
+    received = [
+        row.at
+        for row in state.inbox.values()
+        if row.state == InboxState.QUEUED and row.kind != "event" and is_here(row.conversation)
+    ]
+    replies = [
+        stored.next_at
+        for stored in state.outbox.values()
+        if stored.state in _UNSETTLED
+        and stored.row.kind != "preview"
+        and is_here(stored.row.conversation)
+        and stored.session not in state.purged
+    ]
+    return Backlog(
+        inbox=len(received),
+        inbox_since=min(received, default=None),
+        outbox=len(replies),
+        outbox_since=min(replies, default=None),
     )
 
 

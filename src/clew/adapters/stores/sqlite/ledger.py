@@ -52,6 +52,7 @@ from clew.domain.ledger.errors import StoreUnusable
 from clew.domain.ledger.rows import (
     ApprovalRow,
     ApprovalState,
+    Backlog,
     Blob,
     BranchRow,
     CallRow,
@@ -310,6 +311,9 @@ class SqliteLedger:
 
     async def waiting(self, surface: str) -> tuple[Waiting, ...]:
         return await self._readers.glance(lambda db: outbox.waiting(db, surface))
+
+    async def backlog(self, surface: str) -> Backlog:
+        return await self._readers.glance(lambda db: outbox.backlog(db, surface))
 
     async def is_received(self, account: str, external_key: str) -> bool:
         return await self._readers.glance(lambda db: outbox.is_received(db, account, external_key))

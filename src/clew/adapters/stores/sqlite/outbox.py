@@ -11,7 +11,7 @@ from clew.adapters.stores.sqlite.open_session import refuse_absent
 from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import NotFound, Refused
-from clew.domain.ledger.rows import Undelivered, Waiting
+from clew.domain.ledger.rows import Backlog, Undelivered, Waiting
 
 _UNDELIVERED: Final = """
 -- the first unsettled row of each place; the index of due rows holds only unsettled ones
@@ -97,6 +97,21 @@ WHERE i.state = 'queued' AND i.kind <> 'event' AND c.surface = ? ORDER BY c.rout
 def waiting(db: apsw.Connection, surface: str) -> tuple[Waiting, ...]:
     rows = fetch(db, _WAITING, (surface,))
     return tuple(Waiting(route_key=row[0], session=row[1], principal=row[2]) for row in rows)
+
+
+_BACKLOG: Final = """
+SELECT count(i.id), min(i.at) FROM inbox i JOIN conversation c ON c.id = i.conversation
+WHERE i.state = 'queued' AND i.kind <> 'event' AND c.surface = ?1
+UNION ALL
+SELECT count(o.id), min(o.next_at) FROM outbox o JOIN conversation c ON c.id = o.conversation
+WHERE (o.state = 'pending' OR o.state = 'sending' OR o.state = 'unknown') AND o.kind <> 'preview' AND c.surface = ?1
+  AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = o.session_id)
+"""
+
+
+def backlog(db: apsw.Connection, surface: str) -> Backlog:
+    (inbox, inbox_since), (outbox, outbox_since) = fetch(db, _BACKLOG, (surface,))
+    return Backlog(inbox=inbox, inbox_since=inbox_since, outbox=outbox, outbox_since=outbox_since)
 
 
 def is_received(db: apsw.Connection, account: str, external_key: str) -> bool:
