@@ -159,7 +159,8 @@ def test_nothing_that_installs_names_a_package_index() -> None:
     """Packages come from whatever index pip is configured for, and only their hashes are ours to say."""
     locks = sorted((ROOT / "requirements").iterdir())
     assert {"run.lock", "dev.lock"} <= {path.name for path in locks}
-    files = [*locks, ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / ".ci" / "run"]
+    packaging = ROOT / "packaging" / "Containerfile"
+    files = [*locks, ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / ".ci" / "run", packaging]
     found = [f"{path.relative_to(ROOT)}:{line}" for path in files for line in hosts(path.read_text("utf-8"))]
     assert found == []
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
