@@ -102,9 +102,12 @@ $(SYNAPSE)/.ready: requirements/synapse.lock | $(DEV_READY)
 	  --no-input install --no-compile --no-deps --only-binary :all: --require-hashes --requirement requirements/synapse.lock; } \
 	  >$(COUNTERPARTS)/synapse.log 2>&1 && touch $@ || echo 'clew: no Matrix homeserver for the integration tests: $(COUNTERPARTS)/synapse.log says why' >&2
 
+# Tests that share one server are a group and stay together. ARGS='-n 0' runs them one after the other.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadgroup
+
 .PHONY: test
 test: $(DEV_READY) integration ## Run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 SEEDS ?= 1000
 .PHONY: simulate
