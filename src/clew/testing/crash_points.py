@@ -158,6 +158,7 @@ POINTS: Final[Mapping[str, Way]] = MappingProxyType(
 
 
 _SMALL_WRITES: Final = {
+    "open_and_point": "open",
     "settle_reply": "notice",
     "point_conversation": "point",
     "lease_compaction": "compaction lease",
@@ -173,18 +174,23 @@ SERVING: Final = tuple(
 
 def shape_of(work: Callable[..., object]) -> str:
     """The name of a write, as the ledger hands it to its writer."""
-    if isinstance(work, partial):
-        commit = work.keywords.get("work")
-        if isinstance(commit, Commit):
-            return next((name for name, fits in SHAPES if fits(commit)), "other")
-        return _SMALL_WRITES.get(work.func.__name__, work.func.__name__)
-    return work.__qualname__.removeprefix("SqliteLedger.").partition(".")[0]
+    said = _said(work)
+    if isinstance(said, Commit):
+        return next((name for name, fits in SHAPES if fits(said)), "other")
+    name = (work.func if isinstance(work, partial) else work).__name__
+    return _SMALL_WRITES.get(name, name)
 
 
 def texts_of(work: Callable[..., object]) -> tuple[str, ...]:
     """What people said that a write makes durable."""
-    commit = work.keywords.get("work") if isinstance(work, partial) else None
-    if isinstance(commit, Commit) and isinstance(commit.op, Append):
-        return tuple(message.text for message in commit.op.messages if message.role == Role.USER)
-    item = work.keywords.get("item") if isinstance(work, partial) else None
-    return (unpack(item.body).text,) if isinstance(item, Receive) and item.kind == MESSAGE else ()
+    match _said(work):
+        case Commit(op=Append(messages=messages)):
+            return tuple(message.text for message in messages if message.role == Role.USER)
+        case Receive(kind=kind, body=body) if kind == MESSAGE:
+            return (unpack(body).text,)
+        case _:
+            return ()
+
+
+def _said(work: Callable[..., object]) -> object:
+    return next(iter(work.keywords.values()), None) if isinstance(work, partial) else None

@@ -78,8 +78,8 @@ class FaultyLedger(MemoryLedger):
             raise StoreUnusable("The ledger cannot be read just now.")
         return state
 
-    async def _write(self, work: Callable[[State], T]) -> T:
-        return await self._written(work.__qualname__.removeprefix("MemoryLedger.").partition(".")[0], work)
+    async def _write(self, shape: str, work: Callable[[State], T]) -> T:
+        return await self._written(shape, work)
 
     async def _written(self, shape: str, work: Callable[[State], T], said: Commit | None = None) -> T:
         self.require_life()
@@ -100,7 +100,7 @@ class FaultyLedger(MemoryLedger):
             self._writing.wrote(shape, said, before, draft)
             return result
 
-        result = await super()._write(witnessed)
+        result = await super()._write(shape, witnessed)
         if fault == Fault.KILLED_AFTER:
             self._writing.killed(fault, shape)
             raise ProcessDied

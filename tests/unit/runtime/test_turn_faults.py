@@ -673,11 +673,11 @@ async def test_an_event_that_another_turn_takes_first_does_not_refuse_the_messag
     taken = asyncio.Event()
     original = disk._write
 
-    async def overtaken(work: Callable[[State], object]) -> object:
+    async def overtaken(shape: str, work: Callable[[State], object]) -> object:
         if not taken.is_set():
             taken.set()
             await exchange(other.talk(talk.session), "quicker")
-        return await original(work)
+        return await original(shape, work)
 
     disk._write = overtaken  # type: ignore[method-assign,assignment]
     assert (await exchange(talk, "2")).text == "b"

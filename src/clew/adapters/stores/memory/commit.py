@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import asdict, replace
 
-from clew.adapters.stores.memory.opening import open_session, point_conversation
+from clew.adapters.stores.memory.opening import open_session, point
 from clew.adapters.stores.memory.ops import aim, write_messages
 from clew.adapters.stores.memory.state import FirstUse, State
 from clew.adapters.stores.memory.turns import cancel_queued, settle_turns, write_turn_rows
@@ -38,7 +38,7 @@ def commit(state: State, work: Commit) -> Committed:
         _patch(state, work, work.patch)
     opened = open_session(state, work.opens, work.actor, work.at) if work.opens else None
     if work.conversation is not None:
-        point_conversation(state, work.conversation)
+        point(state, work.conversation)
     return Committed(handle=state.sessions[work.session].handle, opened=opened, cancelled=cancelled)
 
 

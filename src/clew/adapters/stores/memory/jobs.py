@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from clew.adapters.stores.memory.outbox import add_reply
 from clew.adapters.stores.memory.small_writes import receive
@@ -15,7 +15,7 @@ from clew.domain.ledger.errors import HeadMoved, NotFound, Refused
 from clew.domain.ledger.rows import JobRow, JobState
 
 
-def add_job(state: State, job: NewJob, most: int) -> JobRow:
+def add_job(state: State, job: NewJob, *, most: int) -> JobRow:
     """A known key returns the first row."""
     for row in state.jobs.values():
         if (row.kind, row.key, row.owner) == (job.kind, job.key, job.owner):
@@ -29,18 +29,7 @@ def add_job(state: State, job: NewJob, most: int) -> JobRow:
         raise Refused(f"{most} of this kind wait already: this one was not kept.")
     ident = JobId(state.next_id())
     state.jobs[ident] = JobRow(
-        id=ident,
-        kind=job.kind,
-        key=job.key,
-        owner=job.owner,
-        session=job.session,
-        conversation=job.conversation,
-        route_key=place.route_key,
-        payload=job.payload,
-        state=JobState.QUEUED,
-        attempts=0,
-        next_at=job.next_at,
-        error=None,
+        **asdict(job), id=ident, route_key=place.route_key, state=JobState.QUEUED, attempts=0, error=None
     )
     return state.jobs[ident]
 
@@ -74,7 +63,9 @@ def jobs(state: State, principal: PrincipalId, kind: str) -> tuple[JobRow, ...]:
     return tuple(row for row in _waiting(state, kind) if row.owner == principal)
 
 
-def due_jobs(state: State, kind: str, surface: str, at: int, owner: PrincipalId | None) -> tuple[JobRow, ...]:
+def due_jobs(
+    state: State, kind: str, surface: str, at: int, *, owner: PrincipalId | None = None
+) -> tuple[JobRow, ...]:
     found = [
         row for row in _waiting(state, kind)
         if row.next_at <= at and owner in (None, row.owner) and state.conversations[row.route_key].surface == surface

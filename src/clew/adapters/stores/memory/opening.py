@@ -53,19 +53,21 @@ def new_branch(state: State, session: SessionId, parent: Head | None) -> BranchI
     return ident
 
 
-def point_conversation(state: State, move: PointConversation) -> None:
+def point(state: State, conversation: PointConversation) -> None:
     """Points a place at a session. Raises HeadMoved when somebody moved it meanwhile, NotFound when there is none."""
-    if move.to not in state.sessions or move.to in state.purged:
-        raise NotFound(f"There is no session {move.to}.")
-    row = state.conversations.get(move.route_key)
-    if move.version != (row.version if row else 0):
+    if conversation.to not in state.sessions or conversation.to in state.purged:
+        raise NotFound(f"There is no session {conversation.to}.")
+    row = state.conversations.get(conversation.route_key)
+    if conversation.version != (row.version if row else 0):
         raise HeadMoved("This conversation moved meanwhile.")
     if row is None:
         ident = ConversationId(state.next_id())
         row = ConversationRow(
-            id=ident, route_key=move.route_key, surface=move.surface, session=None, version=0
+            id=ident, route_key=conversation.route_key, surface=conversation.surface, session=None, version=0
         )
-    state.conversations[move.route_key] = replace(row, session=move.to, version=row.version + 1)
+    state.conversations[conversation.route_key] = replace(
+        row, session=conversation.to, version=row.version + 1
+    )
 
 
 def _start(state: State, new: NewSession) -> Head | None:

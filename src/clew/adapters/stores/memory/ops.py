@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, assert_never
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from clew.adapters.stores.memory.opening import new_branch
 from clew.adapters.stores.memory.state import State, StoredSummary
@@ -72,14 +72,9 @@ def _summarise(state: State, work: Commit, op: Compact, seen: Handle) -> Summary
         raise HeadMoved("A summary that reaches further is already in force.")
     ident = SummaryId(state.next_id())
     row = SummaryRow(
+        **{**asdict(op), "upto": upto, "text": storable(op.text)},
         id=ident,
-        upto=upto,
         previous=seen.summary,
-        text=storable(op.text),
-        focus=op.focus,
-        model=op.model,
-        tokens_before=op.tokens_before,
-        tokens_after=op.tokens_after,
         created_at=work.at,
     )
     state.summaries[ident] = StoredSummary(session=work.session, row=row)
@@ -101,16 +96,10 @@ def write_messages(state: State, work: Commit, op: Append, head: Head) -> None:
 
 def _stored(ident: MessageId, at: Head, turn: int, message: NewMessage, created_at: int) -> Message:
     return Message(
+        **{**asdict(message), "text": storable(message.text)},
+        **asdict(at),
         id=ident,
-        branch=at.branch,
-        seq=at.seq,
         turn=turn,
-        step=message.step,
-        role=message.role,
-        actor=message.actor,
-        status=message.status,
-        text=storable(message.text),
-        body=message.body,
         created_at=created_at,
     )
 

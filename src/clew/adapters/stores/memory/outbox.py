@@ -17,7 +17,7 @@ _UNSETTLED: Final = frozenset({"pending", "sending", "unknown"})
 
 
 def undelivered(
-    state: State, surface: str, at: int, limit: int, conversation: ConversationId | None
+    state: State, surface: str, at: int, limit: int = 100, *, conversation: ConversationId | None = None
 ) -> tuple[Undelivered, ...]:
     """The first unsettled row of each place, in order."""
     first: dict[int, tuple[OutboxId, StoredReply]] = {}
@@ -81,23 +81,23 @@ def take_reply(state: State, row: Undelivered, owner: OwnerId) -> bool:
 
 
 def settle_reply(
-    state: State, ident: OutboxId, to: str, platform_id: str | None, next_at: int | None
+    draft: State, reply: OutboxId, state: str, platform_id: str | None, *, next_at: int | None = None
 ) -> None:
     """Raises NotFound for no such reply, Refused for no such outcome."""
-    reply = state.outbox.get(ident)
-    if reply is None:
-        raise NotFound(f"There is no reply {ident}.")
-    stays = reply.state == "sent" and (
-        reply.row.kind == "notice" or (to != "sent" and reply.row.kind != "preview")
+    stored = draft.outbox.get(reply)
+    if stored is None:
+        raise NotFound(f"There is no reply {reply}.")
+    stays = stored.state == "sent" and (
+        stored.row.kind == "notice" or (state != "sent" and stored.row.kind != "preview")
     )
-    if to not in _OUTCOMES or stays:
-        raise Refused(f"A reply that is {reply.state} cannot become {to}.")
-    state.outbox[ident] = replace(
-        reply,
-        state=to,
-        platform_id=platform_id or reply.platform_id,
-        next_at=reply.next_at if next_at is None else next_at,
-        attempts=max(reply.attempts - (to == "pending"), 0),
+    if state not in _OUTCOMES or stays:
+        raise Refused(f"A reply that is {stored.state} cannot become {state}.")
+    draft.outbox[reply] = replace(
+        stored,
+        state=state,
+        platform_id=platform_id or stored.platform_id,
+        next_at=stored.next_at if next_at is None else next_at,
+        attempts=max(stored.attempts - (state == "pending"), 0),
     )
 
 
@@ -175,3 +175,11 @@ def pair(state: State, code_sha256: str, platform: str, external_id: str, at: in
         raise NotFound("There is no such pairing code, or it has expired.")
     state.identities[platform, external_id] = principal
     return principal
+
+
+def identified(state: State, platform: str, external_id: str) -> PrincipalId | None:
+    return state.identities.get((platform, external_id))
+
+
+def pairing_is_open(state: State, at: int) -> bool:
+    return any(expires_at > at for _, expires_at in state.pairings.values())

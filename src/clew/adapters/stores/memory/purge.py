@@ -11,7 +11,9 @@ from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId
 from clew.domain.ledger.rows import CallState, Forgotten, InboxState, TurnState
 
 
-def forget(state: State, principal: PrincipalId, session: SessionId, at: int, with_forks: bool) -> Forgotten:
+def forget(
+    state: State, principal: PrincipalId, session: SessionId, at: int, *, with_forks: bool = False
+) -> Forgotten:
     """Only the owner may; everybody else is told NotFound."""
     state.owned(principal, session)
     for doomed in (session, *(heirs(state, session) if with_forks else ())):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from clew.adapters.stores.memory.ops import blobs_named
+from clew.adapters.stores.memory.spending import spent
 from clew.adapters.stores.memory.state import State
 from clew.adapters.stores.memory.tree import messages_to, normalised, placed, reach
+from clew.adapters.stores.memory.turns import waiting_in
 from clew.domain.conversation.ids import BranchId, CallId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.commits import UsageState
@@ -16,10 +18,14 @@ from clew.domain.ledger.rows import (
     Blob,
     BranchRow,
     CallRow,
+    CompactionLease,
+    ConversationRow,
     InboxRow,
     OpRow,
+    Prefix,
     ReplyRow,
     SessionRow,
+    Spent,
     SummaryRow,
     TurnRow,
     TurnState,
@@ -31,32 +37,32 @@ ID_PREFIX_MIN = 3
 
 
 def path(
-    state: State, who: PrincipalId, session: SessionId, at: Head | None, above: int = 0
+    state: State, principal: PrincipalId, session: SessionId, at: Head | None = None, *, above: int = 0
 ) -> tuple[Message, ...]:
     """Dense, from the first message or the one after `above`, to the head or to `at`."""
-    row = state.visible(who, session)
+    row = state.visible(principal, session)
     return messages_to(state, row.handle.head if at is None else placed(state, session, at))[above:]
 
 
 def turn_starts(
-    state: State, who: PrincipalId, session: SessionId, limit: int, at: Head | None
+    state: State, principal: PrincipalId, session: SessionId, limit: int, at: Head | None = None
 ) -> tuple[Message, ...]:
     """Newest first."""
-    starts = [message for message in path(state, who, session, at) if message.opens_turn]
+    starts = [message for message in path(state, principal, session, at) if message.opens_turn]
     return tuple(starts[::-1][:limit])
 
 
-def before(state: State, who: PrincipalId, session: SessionId, head: Head) -> Head:
+def before(state: State, principal: PrincipalId, session: SessionId, head: Head) -> Head:
     """The position before; before the first there is only the start itself."""
-    state.visible(who, session)
+    state.visible(principal, session)
     at = placed(state, session, head)
     return normalised(state, Head(at.branch, at.seq - 1)) if at.seq else at
 
 
-def resolve(state: State, who: PrincipalId, reference: str) -> SessionId:
+def resolve(state: State, principal: PrincipalId, reference: str) -> SessionId:
     """An exact id, else the start of one id, else one title."""
     typed = reference.strip()
-    seen = [row for row in state.sessions.values() if state.sees(who, row)]
+    seen = [row for row in state.sessions.values() if state.sees(principal, row)]
     if any(row.id == typed for row in seen):
         return SessionId(typed)
     by_id = [row.id for row in seen if len(typed) >= ID_PREFIX_MIN and row.id.startswith(typed.lower())]
@@ -70,42 +76,50 @@ def resolve(state: State, who: PrincipalId, reference: str) -> SessionId:
     raise Ambiguous(f"{typed} names several sessions: {', '.join(several)}.", tuple(several))
 
 
-def summaries(state: State, who: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
+def summaries(state: State, principal: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
     """Oldest first."""
-    state.visible(who, session)
+    state.visible(principal, session)
     return tuple(stored.row for stored in state.summaries.values() if stored.session == session)
 
 
 def ops(
-    state: State, who: PrincipalId, session: SessionId, *, below: int | None, limit: int, moving_only: bool
+    state: State,
+    principal: PrincipalId,
+    session: SessionId,
+    *,
+    below: int | None = None,
+    limit: int = 64,
+    moving_only: bool = False,
 ) -> tuple[OpRow, ...]:
     """Newest first."""
-    newest = state.visible(who, session).handle.version
+    newest = state.visible(principal, session).handle.version
     top = newest if below is None else min(newest, below - 1)
     rows = (state.ops[session, version] for version in range(top, 0, -1))
     wanted = [row for row in rows if not moving_only or row.from_head != row.to_head]
     return tuple(wanted[:limit])
 
 
-def turn(state: State, who: PrincipalId, session: SessionId, number: int | None) -> TurnRow | None:
+def turn(state: State, principal: PrincipalId, session: SessionId, turn: int | None = None) -> TurnRow | None:
     """A turn by its number, or the newest."""
-    state.visible(who, session)
-    rows = [row for row in state.turns.values() if row.session == session and number in (None, row.turn)]
+    state.visible(principal, session)
+    rows = [row for row in state.turns.values() if row.session == session and turn in (None, row.turn)]
     return max(rows, key=lambda row: row.turn, default=None)
 
 
-def calls(state: State, who: PrincipalId, session: SessionId, number: int | None) -> tuple[CallRow, ...]:
+def calls(
+    state: State, principal: PrincipalId, session: SessionId, turn: int | None = None
+) -> tuple[CallRow, ...]:
     """In the order they were asked for."""
-    state.visible(who, session)
-    rows = [row for row in state.calls.values() if row.session == session and number in (None, row.turn)]
+    state.visible(principal, session)
+    rows = [row for row in state.calls.values() if row.session == session and turn in (None, row.turn)]
     return tuple(sorted(rows, key=lambda row: (row.turn, row.step, row.n)))
 
 
 def approvals(
-    state: State, who: PrincipalId, session: SessionId, call: CallId | None
+    state: State, principal: PrincipalId, session: SessionId, call: CallId | None = None
 ) -> tuple[ApprovalRow, ...]:
     """Oldest first."""
-    state.visible(who, session)
+    state.visible(principal, session)
     return tuple(
         row
         for row in state.approvals.values()
@@ -113,28 +127,42 @@ def approvals(
     )
 
 
-def received(state: State, who: PrincipalId, session: SessionId, limit: int) -> tuple[InboxRow, ...]:
+def compaction(state: State, principal: PrincipalId, session: SessionId) -> CompactionLease | None:
+    state.visible(principal, session)
+    return state.compactions.get(session)
+
+
+def queued(state: State, principal: PrincipalId, session: SessionId) -> tuple[InboxRow, ...]:
+    state.visible(principal, session)
+    return tuple(state.inbox[ident] for ident in waiting_in(state, session))
+
+
+def has_key(state: State, principal: PrincipalId, session: SessionId, key: str) -> bool:
+    state.visible(principal, session)
+    return (session, key) in state.keys
+
+
+def prefix(state: State, principal: PrincipalId, session: SessionId) -> Prefix | None:
+    sha256 = state.visible(principal, session).prefix
+    return None if sha256 is None else state.prefixes[sha256]
+
+
+def received(
+    state: State, principal: PrincipalId, session: SessionId, limit: int = 20
+) -> tuple[InboxRow, ...]:
     """Oldest first, in the order they came."""
-    state.visible(who, session)
+    state.visible(principal, session)
     rows = sorted((r for r in state.inbox.values() if r.session == session), key=lambda row: row.id)
     return tuple(rows[-limit:])
 
 
-def replies(state: State, who: PrincipalId, session: SessionId, limit: int) -> tuple[ReplyRow, ...]:
+def replies(
+    state: State, principal: PrincipalId, session: SessionId, limit: int = 20
+) -> tuple[ReplyRow, ...]:
     """Oldest first."""
-    state.visible(who, session)
+    state.visible(principal, session)
     rows = [
-        ReplyRow(
-            id=ident,
-            conversation=stored.row.conversation,
-            turn=stored.row.turn,
-            kind=stored.row.kind,
-            part=stored.row.part,
-            body=stored.row.body,
-            state=stored.state,
-            key=stored.row.key,
-            platform_id=stored.platform_id,
-        )
+        ReplyRow(**asdict(stored.row), id=ident, state=stored.state, platform_id=stored.platform_id)
         for ident, stored in state.outbox.items()
         if stored.session == session
     ]
@@ -161,15 +189,15 @@ def unfinished(state: State) -> tuple[Unfinished, ...]:
     return tuple(rows)
 
 
-def branches(state: State, who: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
+def branches(state: State, principal: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
     """An ancestor's branch is shown as far as this session's path goes: what came after is not its own."""
-    state.visible(who, session)
+    state.visible(principal, session)
     return tuple(replace(state.branches[ident], tip=tip) for ident, tip in reach(state, session).items())
 
 
-def segment(state: State, who: PrincipalId, session: SessionId, branch: int) -> tuple[Message, ...]:
+def segment(state: State, principal: PrincipalId, session: SessionId, branch: int) -> tuple[Message, ...]:
     """The messages one branch adds."""
-    state.visible(who, session)
+    state.visible(principal, session)
     ident = BranchId(branch)
     tip = reach(state, session).get(ident)
     if tip is None:
@@ -178,46 +206,51 @@ def segment(state: State, who: PrincipalId, session: SessionId, branch: int) -> 
     return messages_to(state, Head(ident, tip))[parent.seq if parent else 0 :]
 
 
-def blob(state: State, who: PrincipalId, session: SessionId, sha256: str) -> Blob:
+def blob(state: State, principal: PrincipalId, session: SessionId, sha256: str) -> Blob:
     """Only what a message of the session's own tree names."""
-    state.visible(who, session)
+    state.visible(principal, session)
     for ident in reach(state, session):
-        if any(sha256 in blobs_named(message) for message in segment(state, who, session, ident)):
+        if any(sha256 in blobs_named(message) for message in segment(state, principal, session, ident)):
             return state.blobs[sha256]
     raise NotFound("There is no such attachment in this session.")
 
 
 def sessions(
-    state: State, who: PrincipalId, limit: int, after: tuple[int, str] | None, archived: bool
+    state: State,
+    principal: PrincipalId,
+    *,
+    limit: int = 20,
+    before: tuple[int, str] | None = None,
+    archived: bool = False,
 ) -> tuple[SessionRow, ...]:
-    """Newest activity first; `after` is the key of the last row of the page before."""
+    """Newest activity first; `before` is the key of the last row of the page before."""
     rows = [
         row
         for row in state.sessions.values()
-        if state.sees(who, row)
+        if state.sees(principal, row)
         and (row.archived_at is not None) == archived
         and not row.temporary
-        and (after is None or (row.last_active_at, row.id) < after)
+        and (before is None or (row.last_active_at, row.id) < before)
     ]
     rows.sort(key=lambda row: (row.last_active_at, row.id), reverse=True)
     return tuple(rows[: max(0, limit)])
 
 
-def children(state: State, who: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
+def children(state: State, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
     """Those the reader may see; others' forks are not hinted at."""
-    state.visible(who, session)
-    rows = [row for row in state.sessions.values() if row.parent == session and state.sees(who, row)]
+    state.visible(principal, session)
+    rows = [row for row in state.sessions.values() if row.parent == session and state.sees(principal, row)]
     return tuple(sorted(rows, key=lambda row: (row.created_at, row.id)))
 
 
-def usage(state: State, who: PrincipalId, session: SessionId | None) -> UsageTotals:
+def usage(state: State, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
     """What was reserved counts once it is settled."""
     if session is not None:
-        state.visible(who, session)
+        state.visible(principal, session)
     rows = [
         stored.row
         for stored in state.usage.values()
-        if (stored.owner == who if session is None else stored.session == session)
+        if (stored.owner == principal if session is None else stored.session == session)
         and stored.row.state != UsageState.RESERVED
     ]
     prices = [row.cost_usd for row in rows if row.cost_usd is not None]
@@ -229,3 +262,12 @@ def usage(state: State, who: PrincipalId, session: SessionId | None) -> UsageTot
         cost_usd=sum(prices) if prices else None,
         calls=len(rows),
     )
+
+
+def spending(state: State, principal: PrincipalId, session: SessionId | None, day_began: int) -> Spent:
+    owner = principal if session is None else state.visible(principal, session).owner
+    return spent(state, session, owner, day_began)
+
+
+def conversation(state: State, route_key: str) -> ConversationRow | None:
+    return state.conversations.get(route_key)

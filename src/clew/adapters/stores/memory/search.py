@@ -13,13 +13,21 @@ from clew.domain.ledger.search import Query, matches, parse, snippet, words
 
 
 def search(
-    state: State, who: PrincipalId, typed: str, *, limit: int, order: Order, session: SessionId | None
+    state: State,
+    principal: PrincipalId,
+    typed: str,
+    *,
+    limit: int = 20,
+    order: Order = Order.RANKED,
+    session: SessionId | None = None,
 ) -> SearchResult:
     """Messages that answer the query and stand on the head path of a session the principal may see."""
     if session is not None:
-        state.visible(who, session)
+        state.visible(principal, session)
     query = parse(typed)
-    rows = [row for row in state.sessions.values() if state.sees(who, row) and session in (None, row.id)]
+    rows = [
+        row for row in state.sessions.values() if state.sees(principal, row) and session in (None, row.id)
+    ]
     found = [
         (message, home)
         for message, home in _living(state, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from clew.adapters.stores.memory.state import State
 from clew.domain.conversation.ids import ApprovalId, InboxId, OwnerId, PrincipalId, SessionId
@@ -15,7 +15,7 @@ from clew.domain.ledger.rows import ApprovalRow, ApprovalState, CompactionLease,
 _ROLES: Final = frozenset({"owner", "admin", "user", "group"})
 
 
-def add_principal(state: State, principal: PrincipalId, role: str) -> None:
+def add_principal(state: State, principal: PrincipalId, name: str, role: str) -> None:
     """Known ones stay as they are."""
     if role not in _ROLES:
         raise Refused(f"There is no role {role}.")
@@ -33,38 +33,25 @@ def receive(state: State, item: Receive) -> Received:
         raise NotFound("There is no such conversation.")
     ident = InboxId(state.next_id())
     n = 1 + max((row.n for row in state.inbox.values() if row.conversation == item.conversation), default=0)
-    state.inbox[ident] = InboxRow(
-        id=ident,
-        account=item.account,
-        external_key=item.external_key,
-        conversation=item.conversation,
-        n=n,
-        session=item.session,
-        principal=item.principal,
-        kind=item.kind,
-        body=item.body,
-        state=InboxState.QUEUED,
-        turn=None,
-        at=item.at,
-    )
+    state.inbox[ident] = InboxRow(**asdict(item), id=ident, n=n, state=InboxState.QUEUED, turn=None)
     return Received(id=ident, n=n, duplicate=False)
 
 
 def decide(
-    state: State, principal: PrincipalId, ident: ApprovalId, verdict: ApprovalState, at: int
+    draft: State, principal: PrincipalId, approval: ApprovalId, state: ApprovalState, at: int
 ) -> ApprovalRow:
     """The asker, the session's owner or an admin decides, once and in time."""
-    row = state.approvals.get(ident)
-    if row is None or not _may_decide(state, principal, row):
-        raise NotFound(f"There is no approval {ident}.")
-    if verdict not in (ApprovalState.APPROVED, ApprovalState.DENIED):
+    row = draft.approvals.get(approval)
+    if row is None or not _may_decide(draft, principal, row):
+        raise NotFound(f"There is no approval {approval}.")
+    if state not in (ApprovalState.APPROVED, ApprovalState.DENIED):
         raise Refused("An approval is granted or denied.")
     if row.state != ApprovalState.PENDING:
-        raise Refused(f"Approval {ident} is already {row.state}.")
+        raise Refused(f"Approval {approval} is already {row.state}.")
     if row.expires_at <= at:
-        raise Refused(f"Approval {ident} has expired.")
-    state.approvals[ident] = replace(row, state=verdict, decided_by=principal)
-    return state.approvals[ident]
+        raise Refused(f"Approval {approval} has expired.")
+    draft.approvals[approval] = replace(row, state=state, decided_by=principal)
+    return draft.approvals[approval]
 
 
 def _may_decide(state: State, principal: PrincipalId, row: ApprovalRow) -> bool:
@@ -76,7 +63,7 @@ def _may_decide(state: State, principal: PrincipalId, row: ApprovalRow) -> bool:
 
 
 def lease_compaction(
-    state: State, session: SessionId, owner: OwnerId, over: CompactionLease | None
+    state: State, session: SessionId, owner: OwnerId, *, over: CompactionLease | None = None
 ) -> CompactionLease:
     """Free, one's own, or still exactly the one to be taken over: then it is this owner's."""
     if session not in state.sessions or session in state.purged:
@@ -103,11 +90,11 @@ def beat(state: State, session: SessionId, owner: str, epoch: int) -> bool:
     return True
 
 
-def share(state: State, principal: PrincipalId, session: SessionId, other: PrincipalId, may: str) -> None:
+def share(state: State, principal: PrincipalId, session: SessionId, with_: PrincipalId, may: str) -> None:
     """Only the owner shares; `none` takes it back."""
     state.owned(principal, session)
-    if may not in ("read", "write", "none") or other not in state.roles:
+    if may not in ("read", "write", "none") or with_ not in state.roles:
         raise Refused("A session is shared with somebody known, to read or to write; `none` takes it back.")
-    state.shares.pop((session, other), None)
+    state.shares.pop((session, with_), None)
     if may != "none":
-        state.shares[session, other] = may
+        state.shares[session, with_] = may

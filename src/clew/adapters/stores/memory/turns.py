@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from clew.adapters.stores.memory.spending import estimate_reserved, write_usage
 from clew.adapters.stores.memory.state import State, StoredReply
@@ -95,26 +95,25 @@ def write_turn_rows(state: State, work: Commit) -> None:
     _take(state, work)
     write_usage(state, work)
     for blob in work.blobs:
-        new = Blob(sha256=blob.sha256, media_type=blob.media_type, bytes=blob.bytes)
-        state.blobs.setdefault(blob.sha256, new)
+        state.blobs.setdefault(blob.sha256, Blob(**asdict(blob)))
     for reply in work.replies:
         _add_reply(state, work, reply)
 
 
 def cancel_queued(state: State, work: Commit) -> int:
     """Cancels what still waits for this session. Returns how many messages that were."""
-    waiting = queued(state, work.session)
+    waiting = waiting_in(state, work.session)
     for ident in waiting:
-        state.inbox[ident] = replace(
-            state.inbox[ident],
-            state=InboxState.CANCELLED,
-            settled_at=work.at,
-            settled_by=work.cut_reason or None,
-        )
+        _cancel(state, work, ident)
     return sum(state.inbox[ident].kind == "message" for ident in waiting)
 
 
-def queued(state: State, session: SessionId) -> list[InboxId]:
+def _cancel(state: State, work: Commit, ident: InboxId) -> None:
+    cancelled = replace(state.inbox[ident], state=InboxState.CANCELLED, settled_at=work.at)
+    state.inbox[ident] = replace(cancelled, settled_by=work.cut_reason or None)
+
+
+def waiting_in(state: State, session: SessionId) -> list[InboxId]:
     """What waits in the inbox for a session, in order."""
     rows = [row for row in state.inbox.values() if row.session == session and row.state == InboxState.QUEUED]
     return [row.id for row in sorted(rows, key=lambda row: (row.conversation, row.n))]
@@ -132,11 +131,8 @@ def _open_turn(state: State, work: Commit, opened: OpenTurn) -> None:
         raise Refused("A turn of this session is open.")
     _known_conversation(state, opened.conversation)
     state.turns[key] = TurnRow(
+        **asdict(opened),
         session=work.session,
-        turn=opened.turn,
-        conversation=opened.conversation,
-        principal=opened.principal,
-        model=opened.model,
         state=TurnState.RUNNING,
         crashes=0,
         epoch=_epoch(state, work),
@@ -173,16 +169,9 @@ def _plan(state: State, work: Commit, plan: PlanCall) -> None:
     if (work.session, plan.turn) not in state.turns:
         raise Refused(f"This session has no turn {plan.turn}.")
     state.calls[plan.id] = CallRow(
-        id=plan.id,
+        **asdict(plan),
         session=work.session,
-        turn=plan.turn,
-        step=plan.step,
-        n=plan.n,
-        provider_id=plan.provider_id,
-        name=plan.name,
-        args_sha256=plan.args_sha256,
         state=CallState.PLANNED,
-        safe_to_repeat=plan.safe_to_repeat,
         epoch=_epoch(state, work),
         planned_at=work.at,
         started_at=None,
@@ -214,15 +203,7 @@ def _ask(state: State, work: Commit, ask: AskApproval) -> None:
     _own_call(state, work, ask.call)
     if ask.id in state.approvals:
         raise Refused(f"Approval {ask.id} exists already.")
-    state.approvals[ask.id] = ApprovalRow(
-        id=ask.id,
-        call=ask.call,
-        args_sha256=ask.args_sha256,
-        asker=ask.asker,
-        state=ApprovalState.PENDING,
-        decided_by=None,
-        expires_at=ask.expires_at,
-    )
+    state.approvals[ask.id] = ApprovalRow(**asdict(ask), state=ApprovalState.PENDING, decided_by=None)
 
 
 def _consume(state: State, work: Commit, consume: ConsumeApproval) -> None:
@@ -242,20 +223,15 @@ def _consume(state: State, work: Commit, consume: ConsumeApproval) -> None:
 def _take(state: State, work: Commit) -> None:
     turn = work.open_turn.turn if work.open_turn else work.op.turn if isinstance(work.op, Append) else None
     for ident in work.take:
-        if ident not in queued(state, work.session):
+        if ident not in waiting_in(state, work.session):
             raise Refused("This message was already taken or cancelled.")
         state.inbox[ident] = replace(
             state.inbox[ident], state=InboxState.CONSUMED, turn=turn, settled_at=work.at
         )
     for ident in work.cancel:
-        if ident not in queued(state, work.session):
+        if ident not in waiting_in(state, work.session):
             raise Refused("This message was already taken or cancelled.")
-        state.inbox[ident] = replace(
-            state.inbox[ident],
-            state=InboxState.CANCELLED,
-            settled_at=work.at,
-            settled_by=work.cut_reason or None,
-        )
+        _cancel(state, work, ident)
 
 
 def _add_reply(state: State, work: Commit, reply: AddReply) -> None:

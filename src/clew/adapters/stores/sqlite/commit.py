@@ -11,9 +11,10 @@ from typing import Final, NamedTuple
 
 import apsw
 import msgspec
+from msgspec.structs import asdict
 
 from clew.adapters.stores.sqlite.connection import fetch
-from clew.adapters.stores.sqlite.open_session import open_session, point_conversation
+from clew.adapters.stores.sqlite.open_session import open_session, point_conversation, store_prefix
 from clew.adapters.stores.sqlite.paths import in_tree, normalised, on_path, summary_on_path
 from clew.adapters.stores.sqlite.spending import estimate_reserved
 from clew.adapters.stores.sqlite.turn_rows import cut_turn, write_turn_rows
@@ -285,19 +286,8 @@ def _new_summary(db: apsw.Connection, work: Commit, op: Compact, seen: Seen) -> 
             raise HeadMoved("A summary that reaches further is already in force.")
     db.execute(
         "INSERT INTO summary(session_id, branch, upto_seq, previous, text, focus, model, tokens_before, tokens_after, created_at)"
-        " VALUES(?,?,?,?,?,?,?,?,?,?)",
-        (
-            work.session,
-            upto.branch,
-            upto.seq,
-            seen.summary,
-            op.text,
-            op.focus,
-            op.model,
-            op.tokens_before,
-            op.tokens_after,
-            work.at,
-        ),
+        " VALUES(:session, :branch, :seq, :previous, :text, :focus, :model, :tokens_before, :tokens_after, :at)",
+        {**asdict(op), **asdict(upto), "session": work.session, "previous": seen.summary, "at": work.at},
     )
     return SummaryId(db.last_insert_rowid())
 
@@ -369,11 +359,3 @@ def _patch(db: apsw.Connection, session: SessionId, patch: SessionPatch) -> None
             values.append(value)
     if columns:
         db.execute(f"UPDATE session SET {', '.join(columns)} WHERE id = ?", (*values, session))
-
-
-def store_prefix(db: apsw.Connection, prefix: Prefix) -> None:
-    """A prefix is stored once, whoever uses it."""
-    db.execute(
-        "INSERT INTO prefix SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM prefix WHERE sha256 = ?1)",
-        (prefix.sha256, prefix.system_prompt, prefix.tools),
-    )

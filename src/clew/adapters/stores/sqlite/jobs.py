@@ -6,15 +6,15 @@ from typing import Final
 
 import apsw
 
+from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.open_session import refuse_absent
 from clew.adapters.stores.sqlite.outbox import add_reply
-from clew.adapters.stores.sqlite.rows import Row
 from clew.adapters.stores.sqlite.small_writes import receive
 from clew.domain.conversation.ids import PrincipalId
 from clew.domain.ledger.commits import MoveJob, NewJob
 from clew.domain.ledger.errors import HeadMoved, NotFound, Refused
-from clew.domain.ledger.rows import JobRow, JobState
+from clew.domain.ledger.rows import JobRow
 
 _JOBS: Final = """
 SELECT j.id, j.kind, j.key, j.owner, j.session_id, j.conversation, c.route_key, j.payload, j.state, j.attempts, j.next_at, j.error
@@ -28,7 +28,7 @@ WHERE id = ?1 AND state = 'queued' AND next_at = ?7 AND attempts = ?8
 """
 
 
-def add_job(db: apsw.Connection, job: NewJob, most: int) -> JobRow:
+def add_job(db: apsw.Connection, job: NewJob, *, most: int) -> JobRow:
     """A known key returns the first row."""
     known = job_before(db, job)
     if known is not None:
@@ -43,13 +43,13 @@ def add_job(db: apsw.Connection, job: NewJob, most: int) -> JobRow:
         "INSERT INTO job(kind, key, owner, session_id, conversation, payload, state, next_at) VALUES(?,?,?,?,?,?,'queued',?)",
         (job.kind, job.key, job.owner, job.session, job.conversation, job.payload, job.next_at),
     )
-    return _row(fetch(db, f"{_JOBS} AND j.key = ?2", (job.kind, job.key))[0])
+    return rows.one(JobRow, fetch(db, f"{_JOBS} AND j.key = ?2", (job.kind, job.key))[0])
 
 
 def job_before(db: apsw.Connection, job: NewJob) -> JobRow | None:
     """The job that has this key."""
-    rows = fetch(db, f"{_JOBS} AND j.key = ?2 AND j.owner = ?3", (job.kind, job.key, job.owner))
-    return _row(rows[0]) if rows else None
+    found = fetch(db, f"{_JOBS} AND j.key = ?2 AND j.owner = ?3", (job.kind, job.key, job.owner))
+    return rows.one(JobRow, found[0]) if found else None
 
 
 def move_job(db: apsw.Connection, move: MoveJob) -> bool:
@@ -70,31 +70,14 @@ def move_job(db: apsw.Connection, move: MoveJob) -> bool:
 
 def jobs(db: apsw.Connection, principal: PrincipalId, kind: str) -> tuple[JobRow, ...]:
     waiting = f"{_JOBS} AND j.owner = ?2 AND j.state = 'queued' ORDER BY j.next_at, j.id"
-    return tuple(_row(row) for row in fetch(db, waiting, (kind, principal)))
+    return rows.many(JobRow, fetch(db, waiting, (kind, principal)))
 
 
 def due_jobs(
-    db: apsw.Connection, kind: str, surface: str, at: int, owner: PrincipalId | None
+    db: apsw.Connection, kind: str, surface: str, at: int, *, owner: PrincipalId | None = None
 ) -> tuple[JobRow, ...]:
     due = (
         f"{_JOBS} AND j.state = 'queued' AND j.next_at <= ?2 AND c.surface = ?3 AND (?4 IS NULL OR j.owner = ?4)"
         " ORDER BY j.next_at, j.id LIMIT 100"
     )
-    return tuple(_row(row) for row in fetch(db, due, (kind, at, surface, owner)))
-
-
-def _row(row: Row) -> JobRow:
-    return JobRow(
-        id=row[0],
-        kind=row[1],
-        key=row[2],
-        owner=row[3],
-        session=row[4],
-        conversation=row[5],
-        route_key=row[6],
-        payload=row[7],
-        state=JobState(row[8]),
-        attempts=row[9],
-        next_at=row[10],
-        error=row[11],
-    )
+    return rows.many(JobRow, fetch(db, due, (kind, at, surface, owner)))

@@ -1,47 +1,30 @@
-"""The ledger in one SQLite file: the port's methods, each a few lines of SQL run by the writer or by a reader."""
+"""The ledger in one SQLite file: each method of the port is a function of SQL, run by the writer or by a reader."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import apsw
 
-from clew.adapters.stores.sqlite import jobs, outbox, read
+from clew.adapters.stores.sqlite import outbox, read, small_writes
 from clew.adapters.stores.sqlite.commit import commit, committed_before
 from clew.adapters.stores.sqlite.in_use import InUse
+from clew.adapters.stores.sqlite.jobs import add_job, due_jobs, job_before, jobs, move_job
 from clew.adapters.stores.sqlite.migrate import open_file
 from clew.adapters.stores.sqlite.open_session import open_session, opened_before, point_conversation
 from clew.adapters.stores.sqlite.purge import Purger
 from clew.adapters.stores.sqlite.readers import Readers
 from clew.adapters.stores.sqlite.search import SearchIndex
-from clew.adapters.stores.sqlite.small_writes import (
-    add_principal,
-    beat,
-    decide,
-    end_compaction,
-    lease_compaction,
-    receive,
-    received_before,
-    share,
-)
 from clew.adapters.stores.sqlite.writer import Writer
-from clew.domain.conversation.ids import (
-    ApprovalId,
-    CallId,
-    ConversationId,
-    OutboxId,
-    OwnerId,
-    PrincipalId,
-    SessionId,
-)
+from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.commits import (
-    AddReply,
     Commit,
     Committed,
-    MoveJob,
     NewJob,
     NewSession,
     PointConversation,
@@ -49,40 +32,49 @@ from clew.domain.ledger.commits import (
     Received,
 )
 from clew.domain.ledger.errors import StoreUnusable
-from clew.domain.ledger.rows import (
-    ApprovalRow,
-    ApprovalState,
-    Backlog,
-    Blob,
-    BranchRow,
-    CallRow,
-    CompactionLease,
-    ConversationRow,
-    Forgotten,
-    Handle,
-    InboxRow,
-    JobRow,
-    OpRow,
-    Order,
-    Prefix,
-    ReplyRow,
-    SearchResult,
-    SessionRow,
-    Spent,
-    SummaryRow,
-    TurnRow,
-    Undelivered,
-    Unfinished,
-    UsageTotals,
-    Waiting,
-)
+from clew.domain.ledger.rows import Forgotten, Handle, JobRow, Order, SearchResult
 from clew.runtime.ports.world import Clock
 
+P = ParamSpec("P")
+T = TypeVar("T")
+_Sql = Callable[Concatenate[apsw.Connection, P], T]
+_Method = Callable[Concatenate["SqliteLedger", P], Coroutine[Any, Any, T]]
 LEDGER_FILE = "clew.db"
 SEARCH_FILE = "clew-search.db"
 GLANCED_MESSAGES_MAX = 200
 """A path of so many messages is read where it is asked for: it takes less time than the way to a thread and back, or
 little more. A glance that turns out to be long is given up."""
+
+
+def _written(work: _Sql[P, T]) -> _Method[P, T]:
+    """A method that writes."""
+
+    async def method(self: SqliteLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        def write(db: apsw.Connection) -> T:
+            return work(db, *args, **kwargs)
+
+        write.__name__ = work.__name__  # whoever watches the writer knows a write by it
+        return await self._writer.do(write)
+
+    return method
+
+
+def _glanced(look: _Sql[P, T]) -> _Method[P, T]:
+    """A method that reads a few rows by key."""
+
+    async def method(self: SqliteLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._readers.glance(lambda db: look(db, *args, **kwargs))
+
+    return method
+
+
+def _read(look: _Sql[P, T]) -> _Method[P, T]:
+    """A method that may read much, on a thread."""
+
+    async def method(self: SqliteLedger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._readers.read(lambda db: look(db, *args, **kwargs))
+
+    return method
 
 
 class SqliteLedger:
@@ -123,81 +115,39 @@ class SqliteLedger:
         at: int,
         conversation: PointConversation | None = None,
     ) -> Handle:
-        def work(db: apsw.Connection) -> Handle:
+        def open_and_point(db: apsw.Connection) -> Handle:
             handle = open_session(db, session, actor, at)
             if conversation is not None:
                 point_conversation(db, conversation)
             return handle
 
-        return await self._writer.do(work, partial(opened_before, new=session, at=at))
+        return await self._writer.do(open_and_point, partial(opened_before, new=session, at=at))
 
     async def commit(self, work: Commit) -> Committed:
         read_back = partial(committed_before, work=work) if work.idempotency_key is not None else None
         return await self._writer.do(partial(commit, work=work), read_back)
 
     async def receive(self, item: Receive) -> Received:
-        return await self._writer.do(partial(receive, item=item), partial(received_before, item=item))
+        read_back = partial(small_writes.received_before, item=item)
+        return await self._writer.do(partial(small_writes.receive, item=item), read_back)
 
-    async def decide(
-        self, principal: PrincipalId, approval: ApprovalId, state: ApprovalState, at: int
-    ) -> ApprovalRow:
-        return await self._writer.do(
-            partial(decide, principal=principal, approval=approval, state=state, at=at)
-        )
-
-    async def settle_reply(
-        self, reply: OutboxId, state: str, platform_id: str | None, *, next_at: int | None = None
-    ) -> None:
-        await self._writer.do(
-            partial(outbox.settle_reply, reply=reply, state=state, platform_id=platform_id, next_at=next_at)
-        )
-
-    async def take_reply(self, row: Undelivered, owner: OwnerId) -> bool:
-        return await self._writer.do(partial(outbox.take_reply, row=row, owner=owner))
-
-    async def add_reply(self, session: SessionId, reply: AddReply, at: int) -> OutboxId:
-        return await self._writer.do(partial(outbox.add_reply, session=session, reply=reply, at=at))
-
-    async def offer_pairing(self, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:
-        await self._writer.do(
-            partial(outbox.offer_pairing, code_sha256=code_sha256, principal=principal, expires_at=expires_at)
-        )
-
-    async def pairing_is_open(self, at: int) -> bool:
-        return await self._readers.glance(lambda db: outbox.pairing_is_open(db, at))
-
-    async def pair(self, code_sha256: str, platform: str, external_id: str, at: int) -> PrincipalId:
-        return await self._writer.do(
-            partial(outbox.pair, code_sha256=code_sha256, platform=platform, external_id=external_id, at=at)
-        )
-
-    async def point(self, conversation: PointConversation) -> None:
-        await self._writer.do(partial(point_conversation, move=conversation))
-
-    async def share(self, principal: PrincipalId, session: SessionId, with_: PrincipalId, may: str) -> None:
-        await self._writer.do(partial(share, principal=principal, session=session, with_=with_, may=may))
-
-    async def add_principal(self, principal: PrincipalId, name: str, role: str) -> None:
-        await self._writer.do(partial(add_principal, principal=principal, name=name, role=role))
-
-    async def beat(self, session: SessionId, owner: str, epoch: int) -> bool:
-        return await self._writer.do(partial(beat, session=session, owner=owner, epoch=epoch))
-
-    async def lease_compaction(
-        self, session: SessionId, owner: OwnerId, *, over: CompactionLease | None = None
-    ) -> CompactionLease:
-        return await self._writer.do(partial(lease_compaction, session=session, owner=owner, over=over))
-
-    async def end_compaction(self, session: SessionId, owner: OwnerId) -> None:
-        await self._writer.do(partial(end_compaction, session=session, owner=owner))
+    decide = _written(small_writes.decide)
+    settle_reply = _written(outbox.settle_reply)
+    take_reply = _written(outbox.take_reply)
+    add_reply = _written(outbox.add_reply)
+    offer_pairing = _written(outbox.offer_pairing)
+    pair = _written(outbox.pair)
+    point = _written(point_conversation)
+    share = _written(small_writes.share)
+    add_principal = _written(small_writes.add_principal)
+    beat = _written(small_writes.beat)
+    lease_compaction = _written(small_writes.lease_compaction)
+    end_compaction = _written(small_writes.end_compaction)
+    move_job = _written(move_job)
 
     async def add_job(self, job: NewJob, *, most: int) -> JobRow:
-        return await self._writer.do(
-            partial(jobs.add_job, job=job, most=most), partial(jobs.job_before, job=job)
-        )
-
-    async def move_job(self, move: MoveJob) -> bool:
-        return await self._writer.do(partial(jobs.move_job, move=move))
+        read_back = partial(job_before, job=job)
+        return await self._writer.do(partial(add_job, job=job, most=most), read_back)
 
     async def forget(
         self, principal: PrincipalId, session: SessionId, at: int, *, with_forks: bool = False
@@ -205,141 +155,46 @@ class SqliteLedger:
         return await self._purger.forget(principal, session, at, with_forks)
 
     # -- reading -------------------------------------------------------------------------------------------------
-    async def session(self, principal: PrincipalId, session: SessionId) -> SessionRow:
-        return await self._readers.glance(lambda db: read.session(db, principal, session))
-
-    async def resolve(self, principal: PrincipalId, reference: str) -> SessionId:
-        return await self._readers.glance(lambda db: read.resolve(db, principal, reference))
-
     async def path(
         self, principal: PrincipalId, session: SessionId, at: Head | None = None, *, above: int = 0
     ) -> tuple[Message, ...]:
         head = at if at is not None else (await self.session(principal, session)).handle.head
         look = self._readers.glance if head.seq - above <= GLANCED_MESSAGES_MAX else self._readers.read
-        return await look(lambda db: read.path(db, principal, session, at, above))
+        return await look(partial(read.path, principal=principal, session=session, at=at, above=above))
 
-    async def turn_starts(
-        self, principal: PrincipalId, session: SessionId, limit: int, at: Head | None = None
-    ) -> tuple[Message, ...]:
-        return await self._readers.glance(lambda db: read.turn_starts(db, principal, session, limit, at))
-
-    async def before(self, principal: PrincipalId, session: SessionId, head: Head) -> Head:
-        return await self._readers.glance(lambda db: read.before(db, principal, session, head))
-
-    async def summaries(self, principal: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
-        return await self._readers.glance(lambda db: read.summaries(db, principal, session))
-
-    async def compaction(self, principal: PrincipalId, session: SessionId) -> CompactionLease | None:
-        return await self._readers.glance(lambda db: read.compaction(db, principal, session))
-
-    async def ops(
-        self,
-        principal: PrincipalId,
-        session: SessionId,
-        *,
-        below: int | None = None,
-        limit: int = 64,
-        moving_only: bool = False,
-    ) -> tuple[OpRow, ...]:
-        return await self._readers.glance(
-            lambda db: read.ops(db, principal, session, below=below, limit=limit, moving_only=moving_only)
-        )
-
-    async def turn(
-        self, principal: PrincipalId, session: SessionId, turn: int | None = None
-    ) -> TurnRow | None:
-        return await self._readers.glance(lambda db: read.turn(db, principal, session, turn))
-
-    async def calls(
-        self, principal: PrincipalId, session: SessionId, turn: int | None = None
-    ) -> tuple[CallRow, ...]:
-        return await self._readers.glance(lambda db: read.calls(db, principal, session, turn))
-
-    async def approvals(
-        self, principal: PrincipalId, session: SessionId, call: CallId | None = None
-    ) -> tuple[ApprovalRow, ...]:
-        return await self._readers.glance(lambda db: read.approvals(db, principal, session, call))
-
-    async def queued(self, principal: PrincipalId, session: SessionId) -> tuple[InboxRow, ...]:
-        return await self._readers.glance(lambda db: read.queued(db, principal, session))
-
-    async def received(
-        self, principal: PrincipalId, session: SessionId, limit: int = 20
-    ) -> tuple[InboxRow, ...]:
-        return await self._readers.glance(lambda db: read.received(db, principal, session, limit))
-
-    async def replies(
-        self, principal: PrincipalId, session: SessionId, limit: int = 20
-    ) -> tuple[ReplyRow, ...]:
-        return await self._readers.glance(lambda db: read.replies(db, principal, session, limit))
-
-    async def has_key(self, principal: PrincipalId, session: SessionId, key: str) -> bool:
-        return await self._readers.glance(lambda db: read.has_key(db, principal, session, key))
-
-    async def unfinished(self) -> tuple[Unfinished, ...]:
-        return await self._readers.glance(read.unfinished)
-
-    async def branches(self, principal: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
-        return await self._readers.read(lambda db: read.branches(db, principal, session))
-
-    async def segment(self, principal: PrincipalId, session: SessionId, branch: int) -> tuple[Message, ...]:
-        return await self._readers.read(lambda db: read.segment(db, principal, session, branch))
-
-    async def prefix(self, principal: PrincipalId, session: SessionId) -> Prefix | None:
-        return await self._readers.glance(lambda db: read.prefix(db, principal, session))
-
-    async def blob(self, principal: PrincipalId, session: SessionId, sha256: str) -> Blob:
-        return await self._readers.read(lambda db: read.blob(db, principal, session, sha256))
-
-    async def sessions(
-        self,
-        principal: PrincipalId,
-        *,
-        limit: int = 20,
-        before: tuple[int, str] | None = None,
-        archived: bool = False,
-    ) -> tuple[SessionRow, ...]:
-        return await self._readers.glance(lambda db: read.sessions(db, principal, limit, before, archived))
-
-    async def children(self, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
-        return await self._readers.glance(lambda db: read.children(db, principal, session))
-
-    async def undelivered(
-        self, surface: str, at: int, limit: int = 100, *, conversation: ConversationId | None = None
-    ) -> tuple[Undelivered, ...]:
-        return await self._readers.glance(lambda db: outbox.undelivered(db, surface, at, limit, conversation))
-
-    async def waiting(self, surface: str) -> tuple[Waiting, ...]:
-        return await self._readers.glance(lambda db: outbox.waiting(db, surface))
-
-    async def backlog(self, surface: str) -> Backlog:
-        return await self._readers.glance(lambda db: outbox.backlog(db, surface))
-
-    async def is_received(self, account: str, external_key: str) -> bool:
-        return await self._readers.glance(lambda db: outbox.is_received(db, account, external_key))
-
-    async def last_received_at(self, conversation: ConversationId) -> int | None:
-        return await self._readers.glance(lambda db: outbox.last_received_at(db, conversation))
-
-    async def identified(self, platform: str, external_id: str) -> PrincipalId | None:
-        return await self._readers.glance(lambda db: outbox.identified(db, platform, external_id))
-
-    async def jobs(self, principal: PrincipalId, kind: str) -> tuple[JobRow, ...]:
-        return await self._readers.glance(lambda db: jobs.jobs(db, principal, kind))
-
-    async def due_jobs(
-        self, kind: str, surface: str, at: int, *, owner: PrincipalId | None = None
-    ) -> tuple[JobRow, ...]:
-        return await self._readers.glance(lambda db: jobs.due_jobs(db, kind, surface, at, owner))
-
-    async def conversation(self, route_key: str) -> ConversationRow | None:
-        return await self._readers.glance(lambda db: read.conversation(db, route_key))
-
-    async def usage(self, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
-        return await self._readers.read(lambda db: read.usage(db, principal, session))
-
-    async def spent(self, principal: PrincipalId, session: SessionId | None, day_began: int) -> Spent:
-        return await self._readers.read(lambda db: read.spending(db, principal, session, day_began))
+    session = _glanced(read.visible)
+    resolve = _glanced(read.resolve)
+    turn_starts = _glanced(read.turn_starts)
+    before = _glanced(read.before)
+    summaries = _glanced(read.summaries)
+    compaction = _glanced(read.compaction)
+    ops = _glanced(read.ops)
+    turn = _glanced(read.turn)
+    calls = _glanced(read.calls)
+    approvals = _glanced(read.approvals)
+    queued = _glanced(read.queued)
+    received = _glanced(read.received)
+    replies = _glanced(read.replies)
+    has_key = _glanced(read.has_key)
+    unfinished = _glanced(read.unfinished)
+    branches = _read(read.branches)
+    segment = _read(read.segment)
+    prefix = _glanced(read.prefix)
+    blob = _read(read.blob)
+    sessions = _glanced(read.sessions)
+    children = _glanced(read.children)
+    undelivered = _glanced(outbox.undelivered)
+    waiting = _glanced(outbox.waiting)
+    backlog = _glanced(outbox.backlog)
+    is_received = _glanced(outbox.is_received)
+    last_received_at = _glanced(outbox.last_received_at)
+    identified = _glanced(outbox.identified)
+    pairing_is_open = _glanced(outbox.pairing_is_open)
+    jobs = _glanced(jobs)
+    due_jobs = _glanced(due_jobs)
+    conversation = _glanced(read.conversation)
+    usage = _read(read.usage)
+    spent = _read(read.spending)
 
     async def search(
         self,

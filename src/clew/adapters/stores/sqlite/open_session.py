@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import apsw
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.paths import in_tree, normalised, on_path, segments
@@ -13,7 +13,7 @@ from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId, Summa
 from clew.domain.conversation.messages import Head
 from clew.domain.ledger.commits import NewSession, PointConversation
 from clew.domain.ledger.errors import HeadMoved, NotFound, Refused
-from clew.domain.ledger.rows import Handle, OpKind
+from clew.domain.ledger.rows import Handle, OpKind, Prefix
 
 _OP: Final = """
 INSERT INTO op(session_id, version, kind, from_branch, from_seq, from_summary, to_branch, to_seq, to_summary, epoch, actor, at)
@@ -99,32 +99,27 @@ def _fork_head(db: apsw.Connection, new: NewSession) -> Head | None:
 def _insert(db: apsw.Connection, new: NewSession, shared: Head | None, at: int) -> None:
     if fetch(db, "SELECT 1 FROM session WHERE id = ?", (new.id,)):
         raise Refused(f"There is already a session {new.id}.")
-    prefix = new.prefix
-    if prefix is not None:
-        db.execute(
-            "INSERT INTO prefix SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM prefix WHERE sha256 = ?1)",
-            (prefix.sha256, prefix.system_prompt, prefix.tools),
-        )
+    if new.prefix is not None:
+        store_prefix(db, new.prefix)
     db.execute(
         "INSERT INTO session(id, owner, surface, title, model, cwd, settings, prefix_sha256, parent_session, parent_branch,"
-        " parent_seq, origin, last_active_at, created_at, temporary) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-        (
-            new.id,
-            new.owner,
-            new.surface,
-            new.title,
-            new.model,
-            new.cwd,
-            new.settings,
-            prefix.sha256 if prefix else None,
-            new.parent,
-            shared.branch if shared else None,
-            shared.seq if shared else None,
-            new.origin,
-            at,
-            at,
-            new.temporary,
-        ),
+        " parent_seq, origin, last_active_at, created_at, temporary) VALUES(:id, :owner, :surface, :title, :model, :cwd, :settings,"
+        " :prefix, :parent, :branch, :seq, :origin, :at, :at, :temporary)",
+        {
+            **asdict(new),
+            "prefix": new.prefix.sha256 if new.prefix else None,
+            "branch": shared.branch if shared else None,
+            "seq": shared.seq if shared else None,
+            "at": at,
+        },
+    )
+
+
+def store_prefix(db: apsw.Connection, prefix: Prefix) -> None:
+    """A prefix is stored once, whoever uses it."""
+    db.execute(
+        "INSERT INTO prefix SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM prefix WHERE sha256 = ?1)",
+        (prefix.sha256, prefix.system_prompt, prefix.tools),
     )
 
 
@@ -200,20 +195,20 @@ def refuse_absent(db: apsw.Connection, session: SessionId) -> None:
         raise NotFound(f"There is no session {session}.")
 
 
-def point_conversation(db: apsw.Connection, move: PointConversation) -> None:
+def point_conversation(db: apsw.Connection, conversation: PointConversation) -> None:
     """Points a place at a session. Raises HeadMoved when somebody moved it meanwhile, NotFound when there is none."""
-    refuse_absent(db, move.to)
-    if move.version == 0:
-        if fetch(db, "SELECT 1 FROM conversation WHERE route_key = ?", (move.route_key,)):
+    refuse_absent(db, conversation.to)
+    if conversation.version == 0:
+        if fetch(db, "SELECT 1 FROM conversation WHERE route_key = ?", (conversation.route_key,)):
             raise HeadMoved("This conversation was opened meanwhile.")
         db.execute(
             "INSERT INTO conversation(route_key, surface, origin, session_id) VALUES(?,?,?,?)",
-            (move.route_key, move.surface, move.origin, move.to),
+            (conversation.route_key, conversation.surface, conversation.origin, conversation.to),
         )
         return
     db.execute(
         "UPDATE conversation SET session_id = ?, version = version + 1 WHERE route_key = ? AND version = ?",
-        (move.to, move.route_key, move.version),
+        (conversation.to, conversation.route_key, conversation.version),
     )
     if db.changes() != 1:
         raise HeadMoved("This conversation moved meanwhile.")

@@ -6,6 +6,7 @@ from typing import Final
 
 import apsw
 
+from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.open_session import refuse_absent
 from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, PrincipalId, SessionId
@@ -29,26 +30,15 @@ ORDER BY o.id LIMIT ?3
 
 
 def undelivered(
-    db: apsw.Connection, surface: str, at: int, limit: int, conversation: ConversationId | None
+    db: apsw.Connection,
+    surface: str,
+    at: int,
+    limit: int = 100,
+    *,
+    conversation: ConversationId | None = None,
 ) -> tuple[Undelivered, ...]:
-    return tuple(
-        Undelivered(
-            id=row[0],
-            session=row[1],
-            conversation=row[2],
-            route_key=row[3],
-            kind=row[4],
-            part=row[5],
-            text=row[6],
-            state=row[7],
-            key=row[8],
-            attempts=row[9],
-            owner=row[10],
-            shown_as=row[11],
-            may_be_shown=bool(row[12]),
-        )
-        for row in fetch(db, _UNDELIVERED, (surface, at, limit, conversation))
-    )
+    found = fetch(db, _UNDELIVERED, (surface, at, limit, conversation))
+    return rows.many(Undelivered, ((*row, bool(may_be_shown)) for *row, may_be_shown in found))
 
 
 def take_reply(db: apsw.Connection, row: Undelivered, owner: OwnerId) -> bool:
@@ -61,7 +51,7 @@ def take_reply(db: apsw.Connection, row: Undelivered, owner: OwnerId) -> bool:
 
 
 def settle_reply(
-    db: apsw.Connection, reply: OutboxId, state: str, platform_id: str | None, next_at: int | None
+    db: apsw.Connection, reply: OutboxId, state: str, platform_id: str | None, *, next_at: int | None = None
 ) -> None:
     db.execute(
         "UPDATE outbox SET state = ?1, platform_id = coalesce(?2, platform_id), next_at = coalesce(?3, next_at),"
@@ -95,8 +85,7 @@ WHERE i.state = 'queued' AND i.kind <> 'event' AND c.surface = ? ORDER BY c.rout
 
 
 def waiting(db: apsw.Connection, surface: str) -> tuple[Waiting, ...]:
-    rows = fetch(db, _WAITING, (surface,))
-    return tuple(Waiting(route_key=row[0], session=row[1], principal=row[2]) for row in rows)
+    return rows.many(Waiting, fetch(db, _WAITING, (surface,)))
 
 
 _BACKLOG: Final = """
@@ -121,14 +110,14 @@ def is_received(db: apsw.Connection, account: str, external_key: str) -> bool:
 
 def last_received_at(db: apsw.Connection, conversation: ConversationId) -> int | None:
     query = "SELECT at FROM inbox WHERE conversation = ? AND kind <> 'event' AND kind <> 'wake' ORDER BY n DESC LIMIT 1"
-    rows = fetch(db, query, (conversation,))
-    return int(rows[0][0]) if rows else None
+    found = fetch(db, query, (conversation,))
+    return int(found[0][0]) if found else None
 
 
 def identified(db: apsw.Connection, platform: str, external_id: str) -> PrincipalId | None:
     query = "SELECT principal FROM identity WHERE platform = ? AND account = '' AND external_id = ?"
-    rows = fetch(db, query, (platform, external_id))
-    return PrincipalId(rows[0][0]) if rows else None
+    found = fetch(db, query, (platform, external_id))
+    return PrincipalId(found[0][0]) if found else None
 
 
 def offer_pairing(db: apsw.Connection, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:

@@ -37,10 +37,10 @@ PREFIX_LENGTH_MIN: Final = 3
 _SESSION: Final = f"SELECT {rows.SESSION_COLUMNS} FROM session s WHERE s.id = ?2 AND {rows.VISIBLE}"
 
 
-def session(db: apsw.Connection, principal: PrincipalId, ident: SessionId) -> SessionRow:
-    found = fetch(db, _SESSION, (principal, ident))
+def visible(db: apsw.Connection, principal: PrincipalId, session: SessionId) -> SessionRow:
+    found = fetch(db, _SESSION, (principal, session))
     if not found:
-        raise NotFound(f"There is no session {ident}.")
+        raise NotFound(f"There is no session {session}.")
     return rows.session(found[0])
 
 
@@ -80,27 +80,27 @@ _SEQ: Final = attrgetter("seq")
 
 
 def path(
-    db: apsw.Connection, principal: PrincipalId, ident: SessionId, at: Head | None, above: int
+    db: apsw.Connection, principal: PrincipalId, session: SessionId, at: Head | None = None, *, above: int = 0
 ) -> tuple[Message, ...]:
-    head = _head(db, principal, ident, at)
+    head = _head(db, principal, session, at)
     found = rows.messages(db.execute(_ABOVE, (head.branch, head.seq, above)))
     if found and found[0].seq > found[-1].seq:
         found.sort(key=_SEQ)
     positions = range(above + 1, head.seq + 1)
     if list(map(_SEQ, found)) != list(positions):
         missing = min(set(positions) - set(map(_SEQ, found)), default=head.seq)
-        raise Corrupt(f"Session {ident} lacks message {missing} of its history; run `clew db check`.")
+        raise Corrupt(f"Session {session} lacks message {missing} of its history; run `clew db check`.")
     return tuple(found)
 
 
-def _head(db: apsw.Connection, principal: PrincipalId, ident: SessionId, at: Head | None) -> Head:
+def _head(db: apsw.Connection, principal: PrincipalId, session: SessionId, at: Head | None) -> Head:
     """The session's head, or `at` if it is in its tree."""
-    row = session(db, principal, ident)
+    row = visible(db, principal, session)
     if at is None or at == row.handle.head:
         return row.handle.head
     known = fetch(db, "SELECT 1 FROM branch WHERE id = ?", (at.branch,))
     head = normalised(db, at) if known else at
-    if not known or not in_tree(db, ident, head):
+    if not known or not in_tree(db, session, head):
         raise Refused("That position is not in this session.")
     return head
 
@@ -113,9 +113,9 @@ WHERE m.branch = ? AND m.seq > ? AND m.seq <= ? AND m.role = 'user' AND m.step =
 
 
 def turn_starts(
-    db: apsw.Connection, principal: PrincipalId, ident: SessionId, limit: int, at: Head | None
+    db: apsw.Connection, principal: PrincipalId, session: SessionId, limit: int, at: Head | None = None
 ) -> tuple[Message, ...]:
-    head = _head(db, principal, ident, at)
+    head = _head(db, principal, session, at)
     found: list[Message] = []
     for stretch in walk(db, head):
         found += rows.messages(db.execute(_STARTS, (*stretch, limit - len(found))))
@@ -124,94 +124,96 @@ def turn_starts(
     return tuple(found)
 
 
-def before(db: apsw.Connection, principal: PrincipalId, ident: SessionId, head: Head) -> Head:
-    at = _head(db, principal, ident, head)
+def before(db: apsw.Connection, principal: PrincipalId, session: SessionId, head: Head) -> Head:
+    at = _head(db, principal, session, head)
     return normalised(db, Head(at.branch, at.seq - 1)) if at.seq else at
 
 
-def summaries(db: apsw.Connection, principal: PrincipalId, ident: SessionId) -> tuple[SummaryRow, ...]:
-    session(db, principal, ident)
+def summaries(db: apsw.Connection, principal: PrincipalId, session: SessionId) -> tuple[SummaryRow, ...]:
+    visible(db, principal, session)
     query = f"SELECT {rows.SUMMARY_COLUMNS} FROM summary WHERE session_id = ? ORDER BY id"
-    return tuple(map(rows.summary, db.execute(query, (ident,))))
+    return tuple(map(rows.summary, db.execute(query, (session,))))
 
 
-def compaction(db: apsw.Connection, principal: PrincipalId, ident: SessionId) -> CompactionLease | None:
-    session(db, principal, ident)
-    found = fetch(db, rows.COMPACTION_LEASE, (ident,))
-    return rows.compaction_lease(found[0]) if found else None
+def compaction(db: apsw.Connection, principal: PrincipalId, session: SessionId) -> CompactionLease | None:
+    visible(db, principal, session)
+    found = fetch(db, rows.COMPACTION_LEASE, (session,))
+    return rows.one(CompactionLease, found[0]) if found else None
 
 
 def ops(
     db: apsw.Connection,
     principal: PrincipalId,
-    ident: SessionId,
+    session: SessionId,
     *,
-    below: int | None,
-    limit: int,
-    moving_only: bool,
+    below: int | None = None,
+    limit: int = 64,
+    moving_only: bool = False,
 ) -> tuple[OpRow, ...]:
-    session(db, principal, ident)
+    visible(db, principal, session)
     moving = " AND (from_branch IS NOT to_branch OR from_seq <> to_seq)" if moving_only else ""
     query = f"SELECT {rows.OP_COLUMNS} FROM op WHERE session_id = ? AND version < ?{moving} ORDER BY version DESC LIMIT ?"
-    return tuple(map(rows.op, db.execute(query, (ident, below if below is not None else 1 << 62, limit))))
+    return tuple(map(rows.op, db.execute(query, (session, below if below is not None else 1 << 62, limit))))
 
 
-def turn(db: apsw.Connection, principal: PrincipalId, ident: SessionId, number: int | None) -> TurnRow | None:
-    session(db, principal, ident)
-    chosen = "AND turn = ?2" if number is not None else "ORDER BY turn DESC LIMIT 1"
+def turn(
+    db: apsw.Connection, principal: PrincipalId, session: SessionId, turn: int | None = None
+) -> TurnRow | None:
+    visible(db, principal, session)
+    chosen = "AND turn = ?2" if turn is not None else "ORDER BY turn DESC LIMIT 1"
     query = f"SELECT {rows.TURN_COLUMNS} FROM turn WHERE session_id = ?1 {chosen}"
-    found = fetch(db, query, (ident,) if number is None else (ident, number))
-    return rows.turn(found[0]) if found else None
+    found = fetch(db, query, (session,) if turn is None else (session, turn))
+    return rows.one(TurnRow, found[0]) if found else None
 
 
 def calls(
-    db: apsw.Connection, principal: PrincipalId, ident: SessionId, number: int | None
+    db: apsw.Connection, principal: PrincipalId, session: SessionId, turn: int | None = None
 ) -> tuple[CallRow, ...]:
-    session(db, principal, ident)
+    visible(db, principal, session)
     query = (
         f"SELECT {rows.CALL_COLUMNS} FROM tool_call WHERE session_id = ?1 AND (?2 IS NULL OR turn = ?2)"
         " ORDER BY turn, step, n"
     )
-    return tuple(map(rows.call, db.execute(query, (ident, number))))
+    return tuple(map(rows.call, db.execute(query, (session, turn))))
 
 
 def approvals(
-    db: apsw.Connection, principal: PrincipalId, ident: SessionId, call: CallId | None
+    db: apsw.Connection, principal: PrincipalId, session: SessionId, call: CallId | None = None
 ) -> tuple[ApprovalRow, ...]:
-    session(db, principal, ident)
+    visible(db, principal, session)
     query = (
         f"SELECT {rows.APPROVAL_COLUMNS} FROM approval a JOIN tool_call c ON c.id = a.call"
         " WHERE c.session_id = ?1 AND (?2 IS NULL OR a.call = ?2) ORDER BY c.turn, c.step, c.n, a.n"
     )
-    return tuple(map(rows.approval, db.execute(query, (ident, call))))
+    return rows.many(ApprovalRow, db.execute(query, (session, call)))
 
 
-def queued(db: apsw.Connection, principal: PrincipalId, ident: SessionId) -> tuple[InboxRow, ...]:
-    session(db, principal, ident)
+def queued(db: apsw.Connection, principal: PrincipalId, session: SessionId) -> tuple[InboxRow, ...]:
+    visible(db, principal, session)
     query = f"SELECT {rows.INBOX_COLUMNS} FROM inbox WHERE session_id = ? AND state = 'queued' ORDER BY conversation, n"
-    return tuple(map(rows.inbox, db.execute(query, (ident,))))
+    return rows.many(InboxRow, db.execute(query, (session,)))
 
 
 def received(
-    db: apsw.Connection, principal: PrincipalId, ident: SessionId, limit: int
+    db: apsw.Connection, principal: PrincipalId, session: SessionId, limit: int = 20
 ) -> tuple[InboxRow, ...]:
-    session(db, principal, ident)
+    visible(db, principal, session)
     query = f"SELECT {rows.INBOX_COLUMNS} FROM inbox WHERE session_id = ? ORDER BY id DESC LIMIT ?"
-    return tuple(map(rows.inbox, fetch(db, query, (ident, limit))[::-1]))
+    return rows.many(InboxRow, fetch(db, query, (session, limit))[::-1])
 
 
 def replies(
-    db: apsw.Connection, principal: PrincipalId, ident: SessionId, limit: int
+    db: apsw.Connection, principal: PrincipalId, session: SessionId, limit: int = 20
 ) -> tuple[ReplyRow, ...]:
-    session(db, principal, ident)
+    visible(db, principal, session)
     query = f"SELECT {rows.REPLY_COLUMNS} FROM outbox WHERE session_id = ? ORDER BY id DESC LIMIT ?"
-    return tuple(map(rows.reply, fetch(db, query, (ident, limit))[::-1]))
+    return rows.many(ReplyRow, fetch(db, query, (session, limit))[::-1])
 
 
-def has_key(db: apsw.Connection, principal: PrincipalId, ident: SessionId, key: str) -> bool:
-    session(db, principal, ident)
+def has_key(db: apsw.Connection, principal: PrincipalId, session: SessionId, key: str) -> bool:
+    visible(db, principal, session)
     query = "SELECT 1 FROM op WHERE session_id = ? AND idempotency_key = ?"
-    return bool(fetch(db, query, (ident, key)))
+    return bool(fetch(db, query, (session, key)))
 
 
 _UNFINISHED: Final = """
@@ -223,17 +225,7 @@ ORDER BY t.session_id, t.turn
 
 
 def unfinished(db: apsw.Connection) -> tuple[Unfinished, ...]:
-    return tuple(
-        Unfinished(
-            session=row[0],
-            turn=row[1],
-            principal=row[2],
-            lease_owner=row[3],
-            lease_beat=row[4],
-            route_key=row[5],
-        )
-        for row in fetch(db, _UNFINISHED)
-    )
+    return rows.many(Unfinished, fetch(db, _UNFINISHED))
 
 
 _BRANCHES: Final = """
@@ -248,20 +240,20 @@ FROM tree t JOIN branch b ON b.id = t.id ORDER BY b.id
 """
 
 
-def branches(db: apsw.Connection, principal: PrincipalId, ident: SessionId) -> tuple[BranchRow, ...]:
+def branches(db: apsw.Connection, principal: PrincipalId, session: SessionId) -> tuple[BranchRow, ...]:
     """A branch of another session is shown as far as this one's path goes: what came after is not its own."""
-    session(db, principal, ident)
-    inherited = _inherited(db, ident)
+    visible(db, principal, session)
+    inherited = _inherited(db, session)
     found = []
-    for branch, owner, parent, parent_seq, tip in fetch(db, _BRANCHES, (ident,)):
-        reach = tip if owner == ident else inherited.get(branch, parent_seq)
+    for branch, owner, parent, parent_seq, tip in fetch(db, _BRANCHES, (session,)):
+        reach = tip if owner == session else inherited.get(branch, parent_seq)
         head = None if parent is None else Head(parent, parent_seq)
         found.append(BranchRow(id=branch, session=owner, parent=head, tip=reach))
     return tuple(found)
 
 
-def _inherited(db: apsw.Connection, ident: SessionId) -> dict[BranchId, int]:
-    fork = fetch(db, "SELECT parent_branch, parent_seq FROM session WHERE id = ?", (ident,))[0]
+def _inherited(db: apsw.Connection, session: SessionId) -> dict[BranchId, int]:
+    fork = fetch(db, "SELECT parent_branch, parent_seq FROM session WHERE id = ?", (session,))[0]
     return {} if fork[0] is None else {s.branch: s.high for s in segments(db, Head(*fork))}
 
 
@@ -271,61 +263,66 @@ _RANGE: Final = (
 
 
 def segment(
-    db: apsw.Connection, principal: PrincipalId, ident: SessionId, branch: int
+    db: apsw.Connection, principal: PrincipalId, session: SessionId, branch: int
 ) -> tuple[Message, ...]:
-    for row in branches(db, principal, ident):
+    for row in branches(db, principal, session):
         if row.id == branch:
             return tuple(rows.messages(db.execute(_RANGE, (row.id, row.tip))))
     raise NotFound("That branch is not in this session.")
 
 
-def prefix(db: apsw.Connection, principal: PrincipalId, ident: SessionId) -> Prefix | None:
-    row = session(db, principal, ident)
+def prefix(db: apsw.Connection, principal: PrincipalId, session: SessionId) -> Prefix | None:
+    row = visible(db, principal, session)
     found = fetch(db, "SELECT sha256, system_prompt, tools FROM prefix WHERE sha256 = ?", (row.prefix,))
-    return Prefix(sha256=found[0][0], system_prompt=found[0][1], tools=found[0][2]) if found else None
+    return rows.one(Prefix, found[0]) if found else None
 
 
-def blob(db: apsw.Connection, principal: PrincipalId, ident: SessionId, sha256: str) -> Blob:
-    session(db, principal, ident)
+def blob(db: apsw.Connection, principal: PrincipalId, session: SessionId, sha256: str) -> Blob:
+    visible(db, principal, session)
     for branch, seq in fetch(
         db,
         "SELECT m.branch, m.seq FROM attachment a JOIN message m ON m.id = a.message WHERE a.sha256 = ?",
         (sha256,),
     ):
-        if in_tree(db, ident, Head(branch, seq)):
+        if in_tree(db, session, Head(branch, seq)):
             found = fetch(db, "SELECT sha256, media_type, bytes FROM blob WHERE sha256 = ?", (sha256,))[0]
             return Blob(sha256=found[0], media_type=found[1], bytes=found[2])
     raise NotFound("There is no such attachment in this session.")
 
 
 def sessions(
-    db: apsw.Connection, principal: PrincipalId, limit: int, after: tuple[int, str] | None, archived: bool
+    db: apsw.Connection,
+    principal: PrincipalId,
+    *,
+    limit: int = 20,
+    before: tuple[int, str] | None = None,
+    archived: bool = False,
 ) -> tuple[SessionRow, ...]:
     """Own ones by the index, shared ones beside them; pages by key, never by offset."""
-    at, ident = after if after is not None else (1 << 62, "")
+    at, above = before if before is not None else (1 << 62, "")
     state = "IS NOT NULL" if archived else "IS NULL"
     page = f"AND s.archived_at {state} AND (s.last_active_at, s.id) < (?2, ?3) AND s.temporary = 0"
     order = "ORDER BY s.last_active_at DESC, s.id DESC LIMIT ?4"
     alive = "NOT EXISTS (SELECT 1 FROM purge WHERE session_id = s.id)"
     own = f"SELECT {rows.SESSION_COLUMNS} FROM session s WHERE s.owner = ?1 {page} AND {alive} {order}"
-    found = [rows.session(row) for row in db.execute(own, (principal, at, ident, limit))]
+    found = [rows.session(row) for row in db.execute(own, (principal, at, above, limit))]
     if fetch(db, "SELECT EXISTS (SELECT 1 FROM share WHERE principal = ?)", (principal,))[0][0]:
         shared = (
             f"SELECT {rows.SESSION_COLUMNS} FROM share h JOIN session s ON s.id = h.session_id"
             f" WHERE h.principal = ?1 AND s.owner <> ?1 {page} AND {alive} {order}"
         )
-        found += [rows.session(row) for row in db.execute(shared, (principal, at, ident, limit))]
+        found += [rows.session(row) for row in db.execute(shared, (principal, at, above, limit))]
         found.sort(key=lambda row: (row.last_active_at, row.id), reverse=True)
     return tuple(found[:limit])
 
 
-def children(db: apsw.Connection, principal: PrincipalId, ident: SessionId) -> tuple[SessionRow, ...]:
-    session(db, principal, ident)
+def children(db: apsw.Connection, principal: PrincipalId, session: SessionId) -> tuple[SessionRow, ...]:
+    visible(db, principal, session)
     query = (
         f"SELECT {rows.SESSION_COLUMNS} FROM session s WHERE s.parent_session = ?2 AND {rows.VISIBLE}"
         " ORDER BY s.created_at, s.id"
     )
-    return tuple(map(rows.session, db.execute(query, (principal, ident))))
+    return tuple(map(rows.session, db.execute(query, (principal, session))))
 
 
 def conversation(db: apsw.Connection, route_key: str) -> ConversationRow | None:
@@ -334,32 +331,22 @@ def conversation(db: apsw.Connection, route_key: str) -> ConversationRow | None:
         "SELECT id, route_key, surface, session_id, version FROM conversation WHERE route_key = ?",
         (route_key,),
     )
-    if not found:
-        return None
-    ident, key, surface, current, version = found[0]
-    return ConversationRow(id=ident, route_key=key, surface=surface, session=current, version=version)
+    return rows.one(ConversationRow, found[0]) if found else None
 
 
-def spending(db: apsw.Connection, principal: PrincipalId, ident: SessionId | None, day_began: int) -> Spent:
-    owner = principal if ident is None else session(db, principal, ident).owner
-    return spent(db, ident, owner, day_began)
+def spending(db: apsw.Connection, principal: PrincipalId, session: SessionId | None, day_began: int) -> Spent:
+    owner = principal if session is None else visible(db, principal, session).owner
+    return spent(db, session, owner, day_began)
 
 
-def usage(db: apsw.Connection, principal: PrincipalId, ident: SessionId | None) -> UsageTotals:
-    if ident is not None:
-        session(db, principal, ident)
-    where = "owner = ?1" if ident is None else "session_id = ?1"
+def usage(db: apsw.Connection, principal: PrincipalId, session: SessionId | None = None) -> UsageTotals:
+    if session is not None:
+        visible(db, principal, session)
+    where = "owner = ?1" if session is None else "session_id = ?1"
     total = fetch(
         db,
         "SELECT coalesce(sum(input), 0), coalesce(sum(output), 0), coalesce(sum(cache_read), 0), coalesce(sum(cache_write), 0),"
         f" sum(cost_usd), count(*) FROM usage WHERE {where} AND state <> 'reserved'",
-        (principal if ident is None else ident,),
+        (principal if session is None else session,),
     )[0]
-    return UsageTotals(
-        input=total[0],
-        output=total[1],
-        cache_read=total[2],
-        cache_write=total[3],
-        cost_usd=total[4],
-        calls=total[5],
-    )
+    return rows.one(UsageTotals, total)

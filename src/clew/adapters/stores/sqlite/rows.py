@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from clew.domain.conversation.messages import Body, Head, Message, Role, Status
-from clew.domain.ledger.rows import (
-    ApprovalRow,
-    ApprovalState,
-    CallRow,
-    CallState,
-    CompactionLease,
-    Handle,
-    InboxRow,
-    InboxState,
-    OpKind,
-    OpRow,
-    Origin,
-    ReplyRow,
-    SessionRow,
-    SummaryRow,
-    TurnRow,
-    TurnState,
-)
+from clew.domain.ledger.rows import CallRow, Handle, OpRow, Origin, SessionRow, SummaryRow
 
 Row = tuple[Any, ...]
 
@@ -46,7 +29,6 @@ MESSAGE_COLUMNS: Final = (
 _decode_body: Final = msgspec.json.Decoder(Body).decode
 _ROLE: Final = {role.value: role for role in Role}
 _STATUS: Final = {status.value: status for status in Status}
-_OP_KIND: Final = {kind.value: kind for kind in OpKind}
 _ORIGIN: Final = {origin.value: origin for origin in Origin}
 
 
@@ -88,6 +70,25 @@ def session(row: Row) -> SessionRow:
     )
 
 
+TURN_COLUMNS: Final = "session_id, turn, conversation, principal, model, state, crashes, epoch, started_at, finished_at, end_reason, error"
+INBOX_COLUMNS: Final = "id, account, external_key, conversation, n, session_id, principal, kind, body, state, turn, at, settled_at, settled_by"
+REPLY_COLUMNS: Final = "id, conversation, turn, kind, part, body, state, key, platform_id"
+APPROVAL_COLUMNS: Final = "a.id, a.call, a.args_sha256, a.asker, a.state, a.decided_by, a.expires_at"
+COMPACTION_LEASE: Final = "SELECT lease_owner, beat FROM job WHERE kind = 'compaction' AND key = ?"
+
+Value = TypeVar("Value", bound=msgspec.Struct)
+
+
+def one(kind: type[Value], row: Sequence[Any]) -> Value:
+    """The value of a row whose columns come in the order of the value's fields."""
+    return msgspec.convert(dict(zip(kind.__struct_fields__, row, strict=True)), kind)
+
+
+def many(kind: type[Value], found: Iterable[Sequence[Any]]) -> tuple[Value, ...]:
+    """A value a row."""
+    return tuple(one(kind, row) for row in found)
+
+
 OP_COLUMNS: Final = (
     "session_id, version, kind, from_branch, from_seq, to_branch, to_seq, from_summary, to_summary, epoch,"
     " idempotency_key, actor, at"
@@ -96,40 +97,9 @@ OP_COLUMNS: Final = (
 
 def op(row: Row) -> OpRow:
     """An op from OP_COLUMNS."""
-    return OpRow(
-        session=row[0],
-        version=row[1],
-        kind=_OP_KIND[row[2]],
-        from_head=None if row[3] is None else Head(row[3], row[4]),
-        to_head=Head(row[5], row[6]),
-        from_summary=row[7],
-        to_summary=row[8],
-        epoch=row[9],
-        idempotency_key=row[10],
-        actor=row[11],
-        at=row[12],
-    )
-
-
-TURN_COLUMNS: Final = "session_id, turn, conversation, principal, model, state, crashes, epoch, started_at, finished_at, end_reason, error"
-
-
-def turn(row: Row) -> TurnRow:
-    """A turn from TURN_COLUMNS."""
-    return TurnRow(
-        session=row[0],
-        turn=row[1],
-        conversation=row[2],
-        principal=row[3],
-        model=row[4],
-        state=TurnState(row[5]),
-        crashes=row[6],
-        epoch=row[7],
-        started_at=row[8],
-        finished_at=row[9],
-        end_reason=row[10],
-        error=row[11],
-    )
+    session, version, kind, branch, seq, to_branch, to_seq, *rest = row
+    before = None if branch is None else Head(branch, seq)
+    return one(OpRow, (session, version, kind, before, Head(to_branch, to_seq), *rest))
 
 
 CALL_COLUMNS: Final = (
@@ -140,30 +110,8 @@ CALL_COLUMNS: Final = (
 
 def call(row: Row) -> CallRow:
     """A tool call from CALL_COLUMNS."""
-    return CallRow(
-        id=row[0],
-        session=row[1],
-        turn=row[2],
-        step=row[3],
-        n=row[4],
-        provider_id=row[5],
-        name=row[6],
-        args_sha256=row[7],
-        state=CallState(row[8]),
-        safe_to_repeat=bool(row[9]),
-        epoch=row[10],
-        planned_at=row[11],
-        started_at=row[12],
-        finished_at=row[13],
-    )
-
-
-COMPACTION_LEASE: Final = "SELECT lease_owner, beat FROM job WHERE kind = 'compaction' AND key = ?"
-
-
-def compaction_lease(row: Row) -> CompactionLease:
-    """A lease from COMPACTION_LEASE."""
-    return CompactionLease(holder=row[0], beat=row[1])
+    before, safe, after = row[:9], row[9], row[10:]
+    return one(CallRow, (*before, bool(safe), *after))
 
 
 SUMMARY_COLUMNS: Final = (
@@ -173,71 +121,5 @@ SUMMARY_COLUMNS: Final = (
 
 def summary(row: Row) -> SummaryRow:
     """A summary from SUMMARY_COLUMNS."""
-    return SummaryRow(
-        id=row[0],
-        upto=Head(row[1], row[2]),
-        previous=row[3],
-        text=row[4],
-        focus=row[5],
-        model=row[6],
-        tokens_before=row[7],
-        tokens_after=row[8],
-        created_at=row[9],
-    )
-
-
-INBOX_COLUMNS: Final = "id, account, external_key, conversation, n, session_id, principal, kind, body, state, turn, at, settled_at, settled_by"
-
-
-def inbox(row: Row) -> InboxRow:
-    """A received message from INBOX_COLUMNS."""
-    return InboxRow(
-        id=row[0],
-        account=row[1],
-        external_key=row[2],
-        conversation=row[3],
-        n=row[4],
-        session=row[5],
-        principal=row[6],
-        kind=row[7],
-        body=row[8],
-        state=InboxState(row[9]),
-        turn=row[10],
-        at=row[11],
-        settled_at=row[12],
-        settled_by=row[13],
-    )
-
-
-REPLY_COLUMNS: Final = "id, conversation, turn, kind, part, body, state, key, platform_id"
-
-
-def reply(row: Row) -> ReplyRow:
-    """A row of the outbox from REPLY_COLUMNS."""
-    return ReplyRow(
-        id=row[0],
-        conversation=row[1],
-        turn=row[2],
-        kind=row[3],
-        part=row[4],
-        body=row[5],
-        state=row[6],
-        key=row[7],
-        platform_id=row[8],
-    )
-
-
-APPROVAL_COLUMNS: Final = "a.id, a.call, a.args_sha256, a.asker, a.state, a.decided_by, a.expires_at"
-
-
-def approval(row: Row) -> ApprovalRow:
-    """An approval from APPROVAL_COLUMNS."""
-    return ApprovalRow(
-        id=row[0],
-        call=row[1],
-        args_sha256=row[2],
-        asker=row[3],
-        state=ApprovalState(row[4]),
-        decided_by=row[5],
-        expires_at=row[6],
-    )
+    ident, branch, seq, *rest = row
+    return one(SummaryRow, (ident, Head(branch, seq), *rest))

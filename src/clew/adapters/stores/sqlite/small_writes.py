@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import apsw
+from msgspec.structs import asdict
 
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
@@ -35,18 +36,8 @@ def receive(db: apsw.Connection, item: Receive) -> Received:
     ][0]
     db.execute(
         "INSERT INTO inbox(account, external_key, conversation, n, session_id, principal, kind, body, state, at)"
-        " VALUES(?,?,?,?,?,?,?,?,'queued',?)",
-        (
-            item.account,
-            item.external_key,
-            item.conversation,
-            n,
-            item.session,
-            item.principal,
-            item.kind,
-            item.body,
-            item.at,
-        ),
+        " VALUES(:account, :external_key, :conversation, :n, :session, :principal, :kind, :body, 'queued', :at)",
+        {**asdict(item), "n": n},
     )
     return Received(id=InboxId(db.last_insert_rowid()), n=n, duplicate=False)
 
@@ -75,7 +66,7 @@ def decide(
     found = fetch(db, _APPROVAL, (principal, approval))
     if not found:
         raise NotFound(f"There is no approval {approval}.")
-    row, epoch = rows.approval(found[0][:-1]), found[0][-1]
+    row, epoch = rows.one(ApprovalRow, found[0][:-1]), found[0][-1]
     if row.state != ApprovalState.PENDING:
         raise Refused(f"Approval {approval} is already {row.state}.")
     if row.expires_at <= at:
@@ -84,7 +75,7 @@ def decide(
         "UPDATE approval SET state = ?, decided_by = ?, decided_at = ?, epoch = ? WHERE id = ?",
         (state, principal, at, epoch, approval),
     )
-    return rows.approval(fetch(db, _APPROVAL, (principal, approval))[0][:-1])
+    return rows.one(ApprovalRow, fetch(db, _APPROVAL, (principal, approval))[0][:-1])
 
 
 _LEASE: Final = """
@@ -96,12 +87,12 @@ ON CONFLICT(kind, key) DO UPDATE SET lease_owner = excluded.lease_owner, beat = 
 
 
 def lease_compaction(
-    db: apsw.Connection, session: SessionId, owner: OwnerId, over: CompactionLease | None
+    db: apsw.Connection, session: SessionId, owner: OwnerId, *, over: CompactionLease | None = None
 ) -> CompactionLease:
     """Free, one's own, or still exactly the one to be taken over: then it is this owner's."""
     refuse_absent(db, session)
     db.execute(_LEASE, (session, owner, *((over.holder, over.beat) if over is not None else (None, None))))
-    return rows.compaction_lease(fetch(db, rows.COMPACTION_LEASE, (session,))[0])
+    return rows.one(CompactionLease, fetch(db, rows.COMPACTION_LEASE, (session,))[0])
 
 
 def end_compaction(db: apsw.Connection, session: SessionId, owner: OwnerId) -> None:

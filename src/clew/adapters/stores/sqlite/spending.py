@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import apsw
+from msgspec.structs import asdict
 
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.domain.conversation.ids import PrincipalId, SessionId
@@ -14,11 +15,13 @@ from clew.domain.ledger.spending import refuse_over_cap
 
 _ADD: Final = """
 INSERT INTO usage(owner, session_id, model, state, input, output, cache_read, cache_write, cost_usd, price_source, at,
-  turn, step, attempt, task) SELECT owner, id, ?,?,?,?,?,?,?,?,?,?,?,?,? FROM session WHERE id = ?
+  turn, step, attempt, task) SELECT owner, id, :model, :state, :input, :output, :cache_read, :cache_write, :cost_usd,
+  :price_source, :at, :turn, :step, :attempt, :task FROM session WHERE id = :session
 """
 _SETTLE: Final = """
-UPDATE usage SET model = ?, state = ?, input = ?, output = ?, cache_read = ?, cache_write = ?, cost_usd = ?, price_source = ?,
-  at = ? WHERE turn = ? AND step = ? AND attempt = ? AND task = ? AND session_id = ? AND state = 'reserved'
+UPDATE usage SET model = :model, state = :state, input = :input, output = :output, cache_read = :cache_read,
+  cache_write = :cache_write, cost_usd = :cost_usd, price_source = :price_source, at = :at
+WHERE turn = :turn AND step = :step AND attempt = :attempt AND task = :task AND session_id = :session AND state = 'reserved'
 """
 _LEFT_BEHIND: Final = """
 UPDATE usage SET state = 'estimated' WHERE session_id = ? AND turn = ? AND step = ? AND attempt = ? AND task = ? AND state = 'reserved'
@@ -62,22 +65,7 @@ def _reserve(db: apsw.Connection, work: Commit, reserve: Reserve) -> None:
 
 
 def _write(db: apsw.Connection, work: Commit, usage: AddUsage) -> None:
-    row = (
-        usage.model,
-        usage.state,
-        usage.input,
-        usage.output,
-        usage.cache_read,
-        usage.cache_write,
-        usage.cost_usd,
-        usage.price_source,
-        work.at,
-        usage.turn,
-        usage.step,
-        usage.attempt,
-        usage.task,
-        work.session,
-    )
+    row = {**asdict(usage), "at": work.at, "session": work.session}
     db.execute(_SETTLE, row)
     if db.changes() == 0:
         db.execute(_ADD, row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import apsw
+from msgspec.structs import asdict
 
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.spending import estimate_reserved, write_usage
@@ -100,20 +101,9 @@ def _set_turn(db: apsw.Connection, session: SessionId, turn: SetTurn, epoch: int
 def _plan(db: apsw.Connection, session: SessionId, plan: PlanCall, epoch: int, at: int) -> None:
     db.execute(
         "INSERT INTO tool_call(id, session_id, turn, step, n, provider_id, name, args_sha256, state, safe_to_repeat, epoch,"
-        " planned_at) VALUES(?,?,?,?,?,?,?,?,'planned',?,?,?)",
-        (
-            plan.id,
-            session,
-            plan.turn,
-            plan.step,
-            plan.n,
-            plan.provider_id,
-            plan.name,
-            plan.args_sha256,
-            plan.safe_to_repeat,
-            epoch,
-            at,
-        ),
+        " planned_at) VALUES(:id, :session, :turn, :step, :n, :provider_id, :name, :args_sha256, 'planned', :safe_to_repeat, :epoch,"
+        " :at)",
+        {**asdict(plan), "session": session, "epoch": epoch, "at": at},
     )
 
 
@@ -172,16 +162,8 @@ def _add_reply(db: apsw.Connection, work: Commit, reply: AddReply) -> None:
         return  # whoever it is for was told
     db.execute(
         "INSERT INTO outbox(session_id, conversation, turn, message, body, part, kind, state, key, next_at)"
-        " SELECT ?3, ?1, ?2, CASE WHEN ?4 IS NULL THEN (SELECT m.id FROM message m JOIN session s ON s.id = ?3"
-        "   WHERE m.branch = s.head_branch AND m.seq = s.head_seq) END, ?4, ?5, ?6, 'pending', ?7, ?8",
-        (
-            reply.conversation,
-            reply.turn,
-            work.session,
-            reply.body,
-            reply.part,
-            reply.kind,
-            reply.key,
-            work.at,
-        ),
+        " SELECT :session, :conversation, :turn, CASE WHEN :body IS NULL THEN (SELECT m.id FROM message m"
+        "   JOIN session s ON s.id = :session WHERE m.branch = s.head_branch AND m.seq = s.head_seq) END, :body, :part, :kind,"
+        "   'pending', :key, :at",
+        {**asdict(reply), "session": work.session, "at": work.at},
     )
