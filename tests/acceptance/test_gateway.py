@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clew.testing.contracts.platforms import PICTURE
 from clew.testing.model_server import ModelServer, Served, echo
 from clew.testing.telegram import Fault
 from tests.acceptance.serving import gateway
@@ -211,6 +212,22 @@ async def test_a_long_answer_comes_in_parts(tmp_path: Path) -> None:
             ["pre"],
         ]
         assert served.api.shown(42) == shown
+
+
+async def test_files_go_out(tmp_path: Path) -> None:
+    """What the model sends arrives byte for byte: a document under its name, a picture as one. One that is not there is said."""
+    (tmp_path / "a report.pdf").write_bytes(b"%PDF-1.7 \x00\xff")
+    (tmp_path / "dot.png").write_bytes(PICTURE)
+    async with gateway(tmp_path / "home", ModelServer(echo)) as served:
+        ann = served.api.person(42, "Ann")
+        await served.start()
+        for name in ("a report.pdf", "dot.png", "none.txt"):
+            served.api.say(ann, f'CALL_TOOL send_file {{"path": "{tmp_path / name}"}}')
+        await served.until(lambda: any("No such file" in text for text in served.api.shown(42)))
+        await served.until(lambda: len(served.api.files_shown(42)) == 2)
+        assert served.api.files_shown(42) == [("a report.pdf", b"%PDF-1.7 \x00\xff"), ("", PICTURE)]
+        ran = await served.clew.run("run", f'CALL_TOOL send_file {{"path": "{tmp_path / "dot.png"}"}}')
+        assert "There is no tool send_file" in ran.out
 
 
 async def test_files_come_along(tmp_path: Path) -> None:

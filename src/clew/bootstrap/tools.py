@@ -97,6 +97,7 @@ class SettingsToolmaker:
             ledger=self._ledger,
             files=self._surroundings.files,
             terminals=self._surroundings.terminals,
+            sends_bytes_max=self._surroundings.sends_bytes_max,
             hidden_variables=self._hidden(),
         )
         return OpenedTools(LocalToolbox(options, self._groups), await self._servers(cwd))
@@ -128,5 +129,10 @@ class SettingsToolmaker:
 
     def _hidden(self) -> frozenset[str]:
         """Variables that hold keys: commands of the model do not get to see them."""
-        own = {self._settings.model.api_key_env, self._settings.tools.web_search_api_key_env}
+        own = {
+            self._settings.model.api_key_env,
+            self._settings.tools.web_search_api_key_env,
+            self._settings.gateway.telegram.token_env,
+            self._settings.gateway.matrix.token_env,
+        }
         return OUR_KEYS | {name for name in own if name}

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import math
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from clew.domain.conversation.ids import ConversationId
-from clew.domain.ledger.errors import NotFound, Refused
+from clew.domain.ledger.errors import LedgerError, NotFound, Refused
 from clew.domain.ledger.rows import Undelivered
 from clew.domain.routing.routes import Route, parse
 from clew.runtime.ports.ledger import Ledger
@@ -33,11 +35,14 @@ from clew.runtime.ports.platforms import (
     PlatformRefused,
 )
 from clew.runtime.ports.world import Clock
-from clew.runtime.turns.outbox import NOTICE, call_key, preview_of, shown_part
+from clew.runtime.turns.outbox import FILE_KEY, NOTICE, FileReply, call_key, preview_of, shown_part
 
 POSSIBLY_REPEATED: Final = "(possibly repeated)\n"
 SEND_SECONDS_MAX: Final = 60.0
 """A call of the platform that takes longer has an unknown outcome."""
+FILE_SECONDS_MAX: Final = 600.0
+"""The same for one that sends a file."""
+PLAIN_FILE: Final = "application/octet-stream"
 POLL_SECONDS: Final = 5.0
 """How often the outbox is looked at when nobody says that something was put there."""
 DRAINED_SECONDS: Final = 0.05
@@ -192,13 +197,19 @@ class Delivery:
             return True
         if not await self._ledger.take_reply(row, self._owners.me):
             return True  # somebody else was quicker: look again
-        text = row.text if row.kind == NOTICE else shown_part(row.text, self._platform.traits.holds, row.part)
+        is_file = row.key.startswith(FILE_KEY)
+        whole = is_file or row.kind == NOTICE
+        text = row.text if whole else shown_part(row.text, self._platform.traits.holds, row.part)
         if not text.strip():
             await self._settle(row, "sent")
             return True
         try:
-            async with asyncio.timeout(SEND_SECONDS_MAX):
-                shown = await self._call(route, row, (POSSIBLY_REPEATED if shows_twice else "") + text, edits)
+            async with asyncio.timeout(FILE_SECONDS_MAX if is_file else SEND_SECONDS_MAX):
+                mark = POSSIBLY_REPEATED if shows_twice else ""
+                if is_file:
+                    shown = await self._supervised(self._send_file(route, row, mark))
+                else:
+                    shown = await self._supervised(self._call(route, row, mark + text, edits))
         except NotSent as error:
             if error.after:
                 self._gate.close(chat_of(route), error.after)
@@ -219,26 +230,42 @@ class Delivery:
         self._sent(row, shown)
         return True
 
-    async def _call(self, route: Route, row: Undelivered, text: str, edits: str | None) -> str:
+    async def _supervised(self, call: Coroutine[None, None, str]) -> str:
         """The supervisor of an adapter: an error that is none of its port becomes an unknown outcome of this one message."""
-        markdown, traits = row.kind != NOTICE, self._platform.traits
         try:
-            if row.may_be_shown and traits.edits and traits.takes_key:
-                key = call_key(row.session, preview_of(row.key))  # the preview itself, whatever became of it
-                edits = await self._platform.send(route, text, markdown=markdown, key=key)
-            if edits is not None:
-                try:
-                    await self._platform.edit(route, edits, text, markdown=markdown)
-                except NeverSent:
-                    pass  # the preview is gone, or too old to be changed: it is said anew
-                else:
-                    return edits
-            key = call_key(row.session, row.key)
-            return await self._platform.send(route, text, markdown=markdown, buttons=buttons_of(row), key=key)
-        except (PlatformError, TimeoutError):
+            return await call
+        except (PlatformError, LedgerError, TimeoutError):
             raise
         except Exception as error:
             raise MaybeSent(f"an error inside Clew, {type(error).__name__} at {raised_at(error)}") from error
+
+    async def _call(self, route: Route, row: Undelivered, text: str, edits: str | None) -> str:
+        markdown, traits = row.kind != NOTICE, self._platform.traits
+        if row.may_be_shown and traits.edits and traits.takes_key:
+            key = call_key(row.session, preview_of(row.key))  # the preview itself, whatever became of it
+            edits = await self._platform.send(route, text, markdown=markdown, key=key)
+        if edits is not None:
+            try:
+                await self._platform.edit(route, edits, text, markdown=markdown)
+            except NeverSent:
+                pass  # the preview is gone, or too old to be changed: it is said anew
+            else:
+                return edits
+        key = call_key(row.session, row.key)
+        return await self._platform.send(route, text, markdown=markdown, buttons=buttons_of(row), key=key)
+
+    async def _send_file(self, route: Route, row: Undelivered, mark: str) -> str:
+        """A mark stands before the file's name; what has one is sent as a plain file, whose name is shown everywhere."""
+        file = msgspec.json.decode(row.text, type=FileReply)
+        try:
+            blob = await self._ledger.blob(file.principal, row.session, file.sha256)
+        except NotFound as error:
+            raise NeverSent("its session was deleted") from error
+        kind = PLAIN_FILE if mark else file.media_type
+        name = f"{mark.strip()} {file.name}".strip()
+        return await self._platform.send_file(
+            route, name, kind, blob.bytes, key=call_key(row.session, row.key)
+        )
 
     async def _put_off(self, row: Undelivered, state: str, after: float, why: str) -> None:
         first, longest = BACKOFF_SECONDS

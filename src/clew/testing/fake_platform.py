@@ -43,6 +43,8 @@ class FakeChats:
         self.files_shown: dict[str, list[tuple[str, bytes]]] = {}
         self.taken: dict[str, str] = {}
         """Keys that messages were sent with, and the ids of those, where the platform takes keys."""
+        self.fails_files: list[Exception] = []
+        """Met by the next files that are sent, one each."""
         self.moved: dict[str, str] = {}
         """Chats that have another id by now."""
         self._unconfirmed: list[Incoming] = []
@@ -138,6 +140,9 @@ class FakeChats:
         if self.failing:
             self._note()
             raise self.failing.pop(0)
+        if file is not None and self.fails_files:
+            self._note()
+            raise self.fails_files.pop(0)
         if chat in self.moved:
             raise ChatMoved("The chat has another id.", self.moved[chat])
         if key:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from clew.domain.conversation.messages import Role
 from clew.domain.models.request import ModelRequest, UserTurn
 from clew.runtime.delivery import POSSIBLY_REPEATED
 from clew.runtime.ports.platforms import MaybeSent, NotSent
+from clew.runtime.ports.tools import Tool
 from clew.surfaces.gateway.channel import open_channel
 from clew.surfaces.gateway.gateway import Gateway
 from clew.testing.fake_platform import FakeChats, FakePlatform
@@ -52,8 +53,9 @@ def process(
     script: Callable[[ModelRequest], Step] = answer,
     gateway: GatewaySettings | None = None,
     takes_key: bool = False,
+    tools: Sequence[Tool] = (),
 ) -> tuple[World, Gateway]:
-    world = World(MemoryLedger(disk), script, owner=owner, clock=LoopClock(), seed=len(dead))
+    world = World(MemoryLedger(disk), script, owner=owner, clock=LoopClock(), seed=len(dead), tools=tools)
     world.owners.dead |= set(dead)
     settings = Settings(gateway=gateway or GatewaySettings(drain_seconds=5))
     platform = FakePlatform(chats, takes_key=takes_key)

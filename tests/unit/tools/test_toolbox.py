@@ -15,7 +15,7 @@ from clew.adapters.stores.memory import Disk, MemoryLedger
 from clew.adapters.tools.toolbox import LocalToolbox, ToolboxOptions
 from clew.adapters.tools.web_search import Provider, WebSearch
 from clew.domain.conversation.messages import Status
-from clew.domain.tools.spec import Effect, JsonObject
+from clew.domain.tools.spec import Effect, JsonObject, ToolFile
 from clew.runtime.ports.tools import Tool, Toolbox
 from tests.unit.tools.bench import Bench, started_groups
 
@@ -28,6 +28,7 @@ DECLARED = {
     "plan": (Effect.READ, True),
     "process_output": (Effect.READ, True),
     "read": (Effect.READ, True),
+    "send_file": (Effect.READ, True),
     "session_search": (Effect.READ, True),
     "shell": (Effect.EXECUTE, False),
     "web_fetch": (Effect.NETWORK, True),
@@ -43,7 +44,10 @@ def anyio_backend() -> str:
 
 def everything(cwd: Path) -> ToolboxOptions:
     return ToolboxOptions(
-        cwd=cwd, ledger=MemoryLedger(Disk()), web_search=WebSearch(provider=Provider.BRAVE, api_key="k")
+        cwd=cwd,
+        ledger=MemoryLedger(Disk()),
+        web_search=WebSearch(provider=Provider.BRAVE, api_key="k"),
+        sends_bytes_max=1,
     )
 
 
@@ -65,7 +69,22 @@ def test_what_is_not_configured_is_not_offered(tmp_path: Path) -> None:
         tool.spec.name
         for tool in LocalToolbox(ToolboxOptions(cwd=tmp_path), started_groups(tmp_path)).tools()
     }
-    assert names == DECLARED.keys() - {"web_search", "session_search"}
+    assert names == DECLARED.keys() - {"web_search", "session_search", "send_file"}
+
+
+async def test_a_file_is_taken_as_it_is_where_the_place_takes_files(tmp_path: Path) -> None:
+    """Whole, under its name and type; a directory, an empty file, a larger one than the place takes and none are refused."""
+    contents = {"a.csv": b"a,b\n", "big": b"x" * 11, "empty": b"", "pic": b"\x89PNG\r\n\x1a\n"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    bench = Bench(ToolboxOptions(cwd=tmp_path, sends_bytes_max=10))
+    for name, kind in (("a.csv", "text/csv"), ("pic", "image/png")):
+        result = await bench.run("send_file", path=name)
+        assert result.files == (ToolFile(media_type=kind, bytes=contents[name], name=name, is_sent=True),)
+    for name, why in (("big", "larger"), ("empty", "empty"), (".", "no file"), ("none", "No such file")):
+        result = await bench.run("send_file", path=name)
+        assert (result.status, result.files, why in result.text) == (Status.ERROR, (), True)
+    await bench.box.close()
 
 
 def test_no_declaration_holds_a_reference_or_the_directory(tmp_path: Path) -> None:

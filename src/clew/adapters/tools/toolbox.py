@@ -20,6 +20,7 @@ from clew.adapters.tools.plan import plan_tool
 from clew.adapters.tools.processes import BackgroundProcesses, process_output_tool
 from clew.adapters.tools.reading import read_tool
 from clew.adapters.tools.search import session_search_tool
+from clew.adapters.tools.sending import send_file_tool
 from clew.adapters.tools.shell import Shell, ShellState, shell_tool
 from clew.adapters.tools.uninterrupted import to_the_end
 from clew.adapters.tools.web import WebReader, web_fetch_tool
@@ -44,6 +45,8 @@ class ToolboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Where text files are read and written, if not on the disk: in an editor."""
     terminals: Terminals | None = None
     """Where commands are run, if not by ourselves: in an editor. Those in the background are ours all the same."""
+    sends_bytes_max: int = 0
+    """The largest file that can be sent to the person; 0 for none."""
     hidden_variables: frozenset[str] = OUR_KEYS
     """Variables of our environment that hold keys, which commands do not get to see."""
 
@@ -81,6 +84,8 @@ class LocalToolbox:
                 WebReader(allow_private=options.allow_private_addresses, limits=options.limits), size
             ),
         ]
+        if options.sends_bytes_max:
+            tools.append(send_file_tool(base, options.sends_bytes_max))
         if options.web_search is not None:
             tools.append(web_search_tool(options.web_search, size))
         if options.ledger is not None:

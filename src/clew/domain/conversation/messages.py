@@ -49,10 +49,13 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     media_type: str
     size: int
     name: str | None = None
+    is_sent: bool = False
+    """A tool sent it to the person: no model is shown it."""
 
     @property
     def is_image(self) -> bool:
-        return self.media_type.startswith("image/")
+        """Whether a model is shown the file as a picture."""
+        return not self.is_sent and self.media_type.startswith("image/")
 
     @property
     def is_audio(self) -> bool:
@@ -61,7 +64,8 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     @property
     def is_text(self) -> bool:
         """Whether a model is shown the file as text."""
-        return self.media_type.startswith("text/") or self.media_type in _TEXT_TYPES
+        text = self.media_type.startswith("text/") or self.media_type in _TEXT_TYPES
+        return text and not self.is_sent
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

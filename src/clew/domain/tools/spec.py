@@ -38,6 +38,8 @@ class ToolFile(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str
     bytes: bytes
     name: str | None = None
+    is_sent: bool = False
+    """It is for the person, and goes to the place that the turn came from; the model is not shown it."""
 
 
 class ToolResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -88,11 +88,13 @@ class Terminals(Protocol):
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
-    """What an editor adds to the tools of one session."""
+    """What a place adds to the tools of its sessions: an editor, or a chat that takes files."""
 
     servers: tuple[ToolServer, ...] = ()
     files: TextFiles | None = None
     terminals: Terminals | None = None
+    sends_bytes_max: int = 0
+    """The largest file that the place can be sent; 0 where it takes none."""
 
 
 class Toolbox(Protocol):

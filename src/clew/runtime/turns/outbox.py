@@ -6,13 +6,16 @@ from typing import Final
 
 import msgspec
 
-from clew.domain.conversation.ids import ConversationId, SessionId
+from clew.domain.conversation.ids import ConversationId, PrincipalId, SessionId
+from clew.domain.conversation.messages import Attachment
 from clew.domain.ledger.commits import AddReply
 from clew.domain.routing.splitting import TextLimit, split
 
 REPLY: Final = "reply"
 PREVIEW: Final = "preview"
 NOTICE: Final = "notice"
+FILE_KEY: Final = "attached:"
+"""How the key of a reply begins that is a file."""
 PARTS_MAX: Final = 100
 """Messages that one answer may be cut into; what is left then is in the last, and cut off by the platform."""
 
@@ -41,6 +44,15 @@ def shown_part(text: str, limit: TextLimit, number: int) -> str:
     parts = split(text, limit)
     at = number % PARTS_MAX
     return parts[at] if at < len(parts) else ""
+
+
+class FileReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of a reply that is a file: which, and as whom it is read."""
+
+    principal: PrincipalId
+    sha256: str
+    media_type: str
+    name: str
 
 
 class Outbox(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +85,25 @@ class Outbox(msgspec.Struct, frozen=True, kw_only=True):
             body=sentence,
         )
         return (notice,)
+
+    def hands_over(
+        self, turn: int, step: int, key: str, who: PrincipalId, attachment: Attachment
+    ) -> AddReply:
+        """A file that belongs to a message of the same commit."""
+        body = FileReply(
+            principal=who,
+            sha256=attachment.sha256,
+            media_type=attachment.media_type,
+            name=attachment.name or "file",
+        )
+        return AddReply(
+            conversation=self.conversation,
+            turn=turn,
+            part=part_number(step, PARTS_MAX - 1),  # no preview is of this part
+            kind=REPLY,
+            key=f"{FILE_KEY}{key}",
+            body=msgspec.json.encode(body).decode(),
+        )
 
     def asks(self, session: SessionId, turn: int, approval: str, question: str) -> AddReply:
         """A question about a call. Its key names the approval, so that whoever delivers it can offer an answer."""

@@ -152,7 +152,13 @@ class Recorder:
             for f in result.files
         )
         attachments = tuple(
-            Attachment(sha256=blob.sha256, media_type=blob.media_type, size=len(blob.bytes), name=file.name)
+            Attachment(
+                sha256=blob.sha256,
+                media_type=blob.media_type,
+                size=len(blob.bytes),
+                name=file.name,
+                is_sent=file.is_sent,
+            )
             for blob, file in zip(blobs, result.files, strict=True)
         )
         body = ToolBody(call=call.id, name=call.name, attachments=attachments, diff=clean(result.diff).text)
@@ -169,6 +175,7 @@ class Recorder:
             op=Append(messages=(message,), turn=self.turn),
             calls=(MoveCall(id=call.id, to=state),),
             blobs=blobs,
+            replies=self._sends(call, step, attachments),
         )
         return state
 
@@ -245,6 +252,15 @@ class Recorder:
             return ()
         says = self._outbox.says(self.session, self.turn, step, text)
         return says or (self._outbox.tells(self.session, self.turn, step, NOTHING_SAID) if closes else ())
+
+    def _sends(self, call: ToolCall, step: int, attachments: tuple[Attachment, ...]) -> tuple[AddReply, ...]:
+        sent = [attachment for attachment in attachments if attachment.is_sent]
+        if self._outbox is None:
+            return ()
+        return tuple(
+            self._outbox.hands_over(self.turn, step, f"{call.id}:{n}", self._principal, attachment)
+            for n, attachment in enumerate(sent)
+        )
 
     def _ended(self, close: Close) -> tuple[AddReply, ...]:
         """What had been shown, which is the last message only if no result had to follow it; and why there is no more."""

@@ -15,6 +15,7 @@ from clew.domain.routing.routes import Route
 from clew.runtime.delivery import Delivery, RateGate
 from clew.runtime.metering import Meter
 from clew.runtime.ports.platforms import Platform
+from clew.runtime.ports.tools import Surroundings
 from clew.runtime.talk import Services
 
 LOG: Final = structlog.get_logger("clew.gateway")
@@ -57,6 +58,8 @@ def open_channel(
         ids = {"conversation": row.route_key, "session": row.session, "reply": row.id}
         return {"platform": platform.name, **ids, "attempt": row.attempts + 1}
 
+    surroundings = Surroundings(sends_bytes_max=platform.traits.sends_bytes_max)
+    services = msgspec.structs.replace(services, toolmaker=services.toolmaker.within(surroundings))
     gate = RateGate()
     delivery = Delivery(services.ledger, services.runner.owners, services.clock, platform, gate, said, sent)
     return Channel(
