@@ -81,12 +81,16 @@ class Gateway:
         return process.returncode or 0
 
     def asked(self) -> list[list[str]]:
-        """For each request the model got: what its messages say, without the system prompt."""
-        bodies = [msgspec.json.decode(body) for body in self.model.requests]
-        return [
-            [re.sub(r"<sent [^>]*/>", "", _text(m)) for m in body["messages"] if m["role"] != "system"]
-            for body in bodies
-        ]
+        return asked_of(self.model)
+
+
+def asked_of(model: ModelServer) -> list[list[str]]:
+    """For each request the model got: what its messages say, without the system prompt."""
+    bodies = [msgspec.json.decode(body) for body in model.requests]
+    return [
+        [re.sub(r"<sent [^>]*/>", "", _text(m)) for m in body["messages"] if m["role"] != "system"]
+        for body in bodies
+    ]
 
 
 def _text(message: dict[str, Any]) -> str:

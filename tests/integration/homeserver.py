@@ -82,27 +82,37 @@ class Someone:
             asked["initial_state"] = [{"type": "m.room.encryption", "content": algorithm}]
         return str(self._call("POST", "/client/v3/createRoom", asked)["room_id"])
 
+    def invite(self, room: str, other: Someone) -> None:
+        self._call("POST", f"/client/v3/rooms/{quote(room)}/invite", {"user_id": other.id})
+
+    def typing(self, room: str) -> list[str]:
+        """Who types there."""
+        synced = self._call("GET", "/client/v3/sync?timeout=0")["rooms"]["join"][room]["ephemeral"]["events"]
+        return [
+            who for event in synced if event["type"] == "m.typing" for who in event["content"]["user_ids"]
+        ]
+
     def join(self, room: str) -> None:
         self._call("POST", f"/client/v3/join/{quote(room)}", {})
 
-    def say(self, room: str, body: str, *, kind: str = "m.room.message", **content: Any) -> str:
-        """A message; `content` is more of it. Returns its id."""
-        said = {"msgtype": "m.text", "body": body, **content}
+    def say(self, room: str, body: str, more: Json | None = None, *, kind: str = "m.room.message") -> str:
+        """A message; `more` of its content. Returns its id."""
+        said = {"msgtype": "m.text", "body": body, **(more or {})}
         path = f"/client/v3/rooms/{quote(room)}/send/{kind}/{next(self._number)}"
         return str(self._call("PUT", path, said)["event_id"])
 
     def change(self, room: str, message: str, body: str) -> str:
-        new: Json = {"m.new_content": {"msgtype": "m.text", "body": body}}
-        return self.say(room, f"* {body}", **new, **relates("m.replace", message))
+        new = {"m.new_content": {"msgtype": "m.text", "body": body}}
+        return self.say(room, f"* {body}", new | relates("m.replace", message))
 
     def redact(self, room: str, message: str) -> None:
         self._call("PUT", f"/client/v3/rooms/{quote(room)}/redact/{quote(message)}/{next(self._number)}", {})
 
-    def send_file(self, room: str, content: bytes, name: str, **more: Any) -> None:
+    def send_file(self, room: str, content: bytes, name: str, more: Json | None = None) -> None:
         asked = self._http.post(f"/media/v3/upload?filename={quote(name)}", content=content)
         url = asked.raise_for_status().json()["content_uri"]
         info = {"size": len(content), "mimetype": "application/octet-stream"}
-        self.say(room, name, **{"msgtype": "m.file", "url": url, "info": info} | more)
+        self.say(room, name, {"msgtype": "m.file", "url": url, "info": info} | (more or {}))
 
     def log_out(self) -> None:
         """Takes all of its tokens back."""
@@ -168,6 +178,8 @@ class Proxy:
         self._upstream = int(url.rpartition(":")[2])
         self.url = ""
         self.calls: list[str] = []
+        self.called = asyncio.Event()
+        """Set at each call, for whoever waits for one."""
         self.pause_ms = 0
         """The next message is not taken: it is to come again after so long."""
         self.loses_answer = False
@@ -200,6 +212,8 @@ class Proxy:
             length = re.search(r"(?i)content-length: *(\d+)", head)
             body = await reader.readexactly(int(length[1])) if length else b""
             self.calls.append(unquote(head.split(" ", 2)[1].partition("?")[0]))
+            self.called.set()
+            self.called = asyncio.Event()
             is_message = "/send/m.room.message/" in self.calls[-1]
             if is_message and self.pause_ms:
                 wrong = {

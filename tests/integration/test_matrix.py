@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from clew.runtime.ports.platforms import Platform
-from clew.surfaces.gateway.platforms.matrix import Matrix
-from clew.testing.contracts.platforms import ANN, BEN, GROUP, Bench, PlatformContract
+from clew.domain.routing.routes import ChatKind, Route
+from clew.runtime.ports.platforms import Incoming, Platform, PlatformRefused
+from clew.surfaces.gateway.platforms.matrix import ENCRYPTED, PAGE, Matrix
+from clew.testing.contracts.platforms import (
+    ANN,
+    BEN,
+    GROUP,
+    Bench,
+    PlatformContract,
+    chat,
+    opened,
+    received,
+)
 from tests.integration.homeserver import Homeserver, Proxy, Someone, relates
 
+pytestmark = pytest.mark.anyio
 
-async def everybody(sender: str, is_direct: bool) -> bool:
-    return True
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def heard(platform: Platform, last: str) -> list[str]:
+    """What is said until somebody says this."""
+    got: asyncio.Queue[Incoming] = asyncio.Queue()
+    listening = asyncio.create_task(platform.receive(got.put))
+    said: list[str] = []
+    try:
+        async with asyncio.timeout(30):
+            while last not in said:
+                said.append((await got.get()).text)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+    return said
 
 
 class MatrixBench:
@@ -26,6 +55,8 @@ class MatrixBench:
         self._server = server
         self._people: dict[str, Someone] = {}
         self._rooms: dict[str, str] = {}
+        self.strangers: set[str] = set()
+        self.invited_by: list[tuple[str, bool]] = []
 
     def person(self, who: str) -> Someone:
         if who not in self._people:
@@ -49,15 +80,19 @@ class MatrixBench:
             someone.close()
 
     def connect(self) -> Platform:
-        self.connected.append(Matrix(self.bot.token, self.proxy.url, everybody))
+        self.connected.append(Matrix(self.bot.token, self.proxy.url, self._welcomes))
         return self.connected[-1]
+
+    async def _welcomes(self, sender: str, is_direct: bool) -> bool:
+        self.invited_by.append((sender, is_direct))
+        return sender not in self.strangers
 
     async def say(
         self, sender: str, text: str, *, group: str = "", topic: str = "", named: bool = False
     ) -> None:
         person, room = self.person(sender), self.chat(group or sender)
         thread = relates("m.thread", self.bot.say(room, topic)) if topic else {}
-        person.say(room, f"{self.bot.id}: {text}" if named else text, **thread)
+        person.say(room, f"{self.bot.id}: {text}" if named else text, thread)
 
     async def send_file(self, sender: str, content: bytes, name: str) -> None:
         self.person(sender).send_file(self.chat(sender), content, name)
@@ -101,3 +136,131 @@ class TestMatrix(PlatformContract):
     @pytest.fixture
     async def bench(self, matrix: MatrixBench) -> Bench:
         return matrix
+
+
+async def test_messages_of_every_kind(matrix: MatrixBench) -> None:
+    """Answers, changes and threads are what they are; what a program says, or what changes somebody else's words, is nothing."""
+    platform = await opened(matrix)
+    ann, ben, room = matrix.person(ANN), matrix.person(BEN), matrix.chat(GROUP)
+    ours = await platform.send(chat(platform, room), "ours")
+    first = ann.say(room, "one")
+    ben.change(room, first, "forged")
+    ann.say(room, "a robot", {"msgtype": "m.notice"})
+    ann.change(room, first, "One")
+    answer = {"m.relates_to": {"m.in_reply_to": {"event_id": ours}}}
+    ann.say(room, f"> <{matrix.bot.id}> ours\n\nthe answer", answer)
+    ann.say(room, "!undo 2")
+    ann.say(room, "!important")
+    ann.say(room, "hey Clew, you there?")
+    ann.say(room, "pilled", {"m.mentions": {"user_ids": [matrix.bot.id]}})
+    ann.say(room, "a map", {"msgtype": "m.location", "geo_uri": "geo:0,0"})
+    ann.say(room, "a cat", {"url": "mxc://localhost/cat", "info": {}}, kind="m.sticker")
+    ann.say(room, "broken", {"m.relates_to": "nothing", "url": 7})
+    ann.redact(room, ann.say(room, "never mind"))
+    ann.send_file(room, b"OggS", "Voice message", {"msgtype": "m.audio", "info": {"mimetype": "audio/ogg"}})
+    ann.send_file(room, b"x", "what is in it?", {"filename": "a.txt"})
+    got = await received(platform, 11)
+    assert [incoming.text for incoming in got] == [
+        "one", "One", "the answer", "/undo 2", "!important", "hey Clew, you there?", "pilled", "", "",
+        "", "what is in it?",
+    ]  # fmt: skip
+    assert (got[1].edits, got[1].key != got[0].key) == (first, True)
+    assert [incoming.addressed for incoming in got[:7]] == [False, False, True, True, False, True, True]
+    assert [incoming.unsupported for incoming in got[7:9]] == ["location", "sticker"]
+    assert (got[0].sender_name, got[0].kind) == ("Ann", ChatKind.GROUP)
+    assert (got[9].files[0].media_type, got[9].files[0].name) == ("audio/ogg", "Voice message")
+
+
+async def test_what_is_sent_means_what_it_says(matrix: MatrixBench) -> None:
+    """Markdown is HTML too, in what is sent and what is changed; HTML in it is text. In a thread it is in the thread."""
+    platform = await opened(matrix)
+    ann, room = matrix.person(ANN), matrix.chat(ANN)
+    text = "**bold** <b>no</b>\n![cat](https://example.org/cat.png)\n\n```py\n1 < 2\n```"
+    html = (
+        '<p><strong>bold</strong> &lt;b&gt;no&lt;/b&gt;<br />\n<a href="https://example.org/cat.png">cat</a></p>\n'
+        '<pre><code class="language-py">1 &lt; 2\n</code></pre>'
+    )
+    root = ann.say(room, "a thread")
+    to = Route(platform=platform.name, account=platform.account, chat=room, thread=root)
+    message = await platform.send(to, "plain *text*", key="one")
+    (shown,) = ann.messages(room, matrix.bot)
+    assert (shown["body"], "formatted_body" in shown) == ("plain *text*", False)
+    assert shown["m.relates_to"]["event_id"] == root
+    await platform.edit(to, message, text, markdown=True)
+    (shown,) = ann.messages(room, matrix.bot)
+    assert (shown["body"], shown["formatted_body"], shown["format"]) == (text, html, "org.matrix.custom.html")
+    widest = "<" * platform.traits.holds.most
+    await platform.edit(to, message, widest, markdown=True)
+    assert ann.shown(room, matrix.bot) == [widest]
+
+
+async def test_invitations_are_accepted_from_those_who_may(matrix: MatrixBench) -> None:
+    """And what was said from the invitation on is taken, nothing of before. An encrypted room is told once that it is one."""
+    platform = await opened(matrix)
+    ann, ben = matrix.person(ANN), matrix.person(BEN)
+    matrix.strangers.add(ben.id)
+    refused = ben.room(matrix.bot, direct=True)
+    old = ann.room(ben)
+    ben.join(old)
+    ann.say(old, "between us")
+    ann.invite(old, matrix.bot)
+    ann.say(old, "since then")
+    secret = ann.room(matrix.bot, direct=True, encrypted=True)
+    for _ in range(2):
+        ann.say(secret, "", {"algorithm": "m.megolm.v1.aes-sha2"}, kind="m.room.encrypted")
+    fresh = ann.room(matrix.bot, direct=True)
+    ann.say(fresh, "hello")
+    got = await received(platform, 2)
+    assert {(incoming.chat.chat, incoming.text) for incoming in got} == {
+        (old, "since then"),
+        (fresh, "hello"),
+    }
+    again = await opened(matrix)
+    ann.say(secret, "", {"algorithm": "m.megolm.v1.aes-sha2"}, kind="m.room.encrypted")
+    ann.say(fresh, "bye")
+    await heard(again, "bye")
+    assert ann.shown(secret, matrix.bot) == [ENCRYPTED]
+    assert matrix.bot.id not in ben.members(refused)
+    assert (ben.id, True) in matrix.invited_by
+
+
+async def test_what_was_said_while_nobody_listened_is_read_in_full(matrix: MatrixBench) -> None:
+    """More than a sync holds; in order, each once, and nothing that was taken before, wherever we start."""
+    platform = await opened(matrix)
+    ann, room = matrix.person(ANN), matrix.chat(ANN)
+    for text in ("before", "just now"):  # the position is kept before the next poll
+        ann.say(room, text)
+        await heard(platform, text)
+    await platform.close()
+    said = [str(number) for number in range(PAGE + 20)]
+    for text in said:
+        ann.say(room, text)
+    again = await opened(matrix)
+    assert await heard(again, said[-1]) in (said, ["just now", *said])
+
+
+async def test_of_two_gateways_the_second_stops(matrix: MatrixBench) -> None:
+    """The first goes on; when it is gone, the next one listens."""
+    first, second = await opened(matrix), await opened(matrix)
+    ann, room = matrix.person(ANN), matrix.chat(ANN)
+    got: asyncio.Queue[Incoming] = asyncio.Queue()
+    listening = asyncio.create_task(first.receive(got.put))
+    ann.say(room, "one")
+    assert (await asyncio.wait_for(got.get(), 20)).text == "one"
+    with pytest.raises(PlatformRefused, match="Another program"):
+        await received(second, 1)
+    ann.say(room, "two")
+    assert (await asyncio.wait_for(got.get(), 20)).text == "two"
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    await first.close()
+    ann.say(room, "three")
+    assert (await heard(second, "three"))[-2:] == ["two", "three"]
+
+
+async def test_typing_is_seen(matrix: MatrixBench) -> None:
+    """By whoever is in the room."""
+    platform = await opened(matrix)
+    room = matrix.chat(ANN)
+    await platform.typing(chat(platform, room))
+    assert matrix.person(ANN).typing(room) == [matrix.bot.id]

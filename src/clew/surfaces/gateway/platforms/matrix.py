@@ -21,12 +21,11 @@ from uuid import uuid4
 
 import aiohttp
 import msgspec
-from nio import AsyncClient, AsyncClientConfig, ErrorResponse, MessageDirection
+from nio import AsyncClient, AsyncClientConfig, ErrorResponse, InviteMemberEvent, MessageDirection
 
-from clew.domain.routing.pairing import pairing_code
 from clew.domain.routing.routes import ChatKind, Route
 from clew.domain.routing.splitting import TextLimit, Units
-from clew.runtime.commands import is_command
+from clew.runtime.commands import COMMANDS
 from clew.runtime.ports.platforms import (
     Attached,
     Button,
@@ -42,9 +41,7 @@ from clew.runtime.ports.platforms import (
 from clew.surfaces.gateway.channel import LOG
 from clew.surfaces.gateway.markup import html_of
 
-# nio logs what it could not read, word for word.
-logging.getLogger("nio").addHandler(logging.NullHandler())
-logging.getLogger("nio").propagate = False
+logging.getLogger("nio").setLevel(logging.CRITICAL + 1)  # it logs what it could not read, word for word
 
 NAME: Final = "matrix"
 HOLDS: Final = TextLimit(most=9000, units=Units.BYTES)
@@ -75,6 +72,7 @@ ENCRYPTED: Final = (
 LOST: Final = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTIVATED", "M_USER_LOCKED", "M_USER_SUSPENDED"})  # fmt: skip
 FILES: Final = frozenset({"m.image", "m.file", "m.audio", "m.video"})
 UNSUPPORTED: Final = {"m.sticker": "sticker", "m.poll.start": "poll", "org.matrix.msc3381.poll.start": "poll"}
+SPOKEN: Final = {"pair"}.union(*({command.name, *command.aliases} for command in COMMANDS))
 Json = dict[str, Any]
 Welcomes = Callable[[str, bool], Awaitable[bool]]
 """Whether somebody may invite us: their id, and whether it is to a talk of two."""
@@ -114,7 +112,6 @@ class _Content(msgspec.Struct, frozen=True):
     new: _Content | None = msgspec.field(name="m.new_content", default=None)
     membership: str | None = None
     displayname: str | None = None
-    is_direct: bool | None = None
 
 
 class _Event(msgspec.Struct, frozen=True):
@@ -330,9 +327,9 @@ class Matrix:
 
     def _note_invitations(self, synced: Any) -> None:
         for room, info in synced.rooms.invite.items():
-            for event in _events(info.invite_state):
-                if event.moves(self.account, "invite"):
-                    self._invitations[room] = (event.sender, event.content.is_direct or False)
+            for event in info.invite_state:
+                if isinstance(event, InviteMemberEvent) and event.state_key == self.account:
+                    self._invitations[room] = (event.sender, event.content.get("is_direct") is True)
                     LOG.info("invited", platform=NAME, room=room, sender=event.sender)
 
     async def _accept(self) -> None:
@@ -469,7 +466,7 @@ def _converted(raw: Sequence[Any]) -> list[_Event]:
         try:
             events.append(msgspec.convert(event, _Event))
         except msgspec.ValidationError:
-            LOG.warning("an event that is none", platform=NAME, event=str(event.get("event_id", ""))[:100])
+            LOG.warning("an event that is none", platform=NAME, id=str(event.get("event_id", ""))[:100])
     return events
 
 
@@ -493,9 +490,8 @@ def _said(content: _Content, kind: str, relates: _Relation) -> tuple[str, tuple[
         return "", (), ""
     if relates.in_reply_to is not None and not relates.is_falling_back:
         body = re.sub(r"\A(?:>[^\n]*\n)+\n", "", body)  # the quoted message, put there by their program
-    spoken = f"/{body[1:]}"
-    if body.startswith("!") and (is_command(spoken) or pairing_code(spoken)):
-        body = spoken  # their program keeps what begins with / for itself
+    if body[:1] == "!" and body[1:].partition(" ")[0].lower() in SPOKEN:
+        body = f"/{body[1:]}"  # their program keeps what begins with / for itself
     return body, (), ""
 
 
