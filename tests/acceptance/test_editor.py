@@ -137,6 +137,7 @@ async def test_ids_nobody_knows_are_errors(clew: CommandLine) -> None:
             ("session/fork", where),
             ("session/prompt", {"prompt": [{"type": "text", "text": "x"}]}),
             ("session/close", {}),
+            ("session/delete", {}),
             ("session/set_mode", {"modeId": "all"}),
         ]
         for method, more in nowhere:
@@ -156,6 +157,20 @@ async def test_ids_nobody_knows_are_errors(clew: CommandLine) -> None:
             assert await editor.call("session/delete", sessionId=session) == {}
         with pytest.raises(Refused):
             await editor.load(session)
+
+
+async def test_checking_shows_what_an_editor_would_see(clew: CommandLine) -> None:
+    """A whole conversation, whose session is gone afterwards; without an answer it fails, and says why."""
+    ran = await clew.run("acp", "--check")
+    assert ran.code == 0
+    for seen in ("-> initialize", "-> session/new", '"agent_message_chunk"', '"stopReason":"end_turn"'):
+        assert seen in ran.out
+    assert (await clew.run("sessions", "list", "--json")).json == []
+    async with ModelServer(lambda _: Served(status=400, message="out of order")) as broken:
+        ran = await clew.run("acp", "--check", environ={"CLEW_BASE_URL": broken.base_url})
+    assert ran.code == 1
+    assert "<- error -32603" in ran.out
+    assert "out of order" in ran.out
 
 
 async def test_kill_in_mid_prompt_and_load(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cached_property
+from pathlib import Path
 
 from clew.config.home import Home, find_home
 from clew.config.load import load
@@ -62,6 +63,11 @@ class Program:
         from clew.surfaces.acp.serving import serve  # noqa: PLC0415  the protocol's types
 
         return await serve(self)
+
+    async def check_editor(self, tell: Callable[[str], None]) -> bool:
+        from clew.surfaces.acp.check import check  # noqa: PLC0415  only for `clew acp --check`
+
+        return await check(self.environ, Path.cwd(), tell)
 
     def keeper(self) -> Keeper:
         from clew.bootstrap.keeping import LedgerKeeper  # noqa: PLC0415  SQLite

@@ -241,9 +241,9 @@ class Agent:
         try:
             row = await self._services.ledger.session(LOCAL, SessionId(number))
         except NotFound:
-            return (
-                DeleteSessionResponse()
-            )  # gone already, or never there for us: either way there is none now
+            if await self._services.ledger.conversation(place_of(number).route_key) is None:
+                raise  # it was never ours
+            return DeleteSessionResponse()  # gone already
         await self._shut(number)
         await self._services.ledger.forget(LOCAL, row.id, self._services.clock.now_ms())
         return DeleteSessionResponse()

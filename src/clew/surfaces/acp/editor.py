@@ -42,8 +42,8 @@ from clew.wire.peer import Disconnected, Peer
 T = TypeVar("T")
 RELEASE_SECONDS_MAX: Final = 5.0
 """For the editor to end what runs in a terminal, and let go of it."""
-FILE_SECONDS_MAX: Final = 60.0
-"""For the editor to read or write one file."""
+ANSWER_SECONDS_MAX: Final = 60.0
+"""For the editor to read or write one file, or to start a command; how long that then runs is the tool's to say."""
 _CHOICES: Final = (
     PermissionOption(option_id=Consent.ONCE, name="Allow once", kind="allow_once"),
     PermissionOption(option_id=Consent.SESSION, name="Allow in this session", kind="allow_always"),
@@ -132,29 +132,26 @@ class EditorTerminals:
             env=[EnvVariable(name=name, value=value) for name, value in environ.items()],
             output_byte_limit=output_bytes,
         )  # fmt: skip
+        made = await _asked(self._peer, "terminal/create", wanted, CreateTerminalResponse)
+        self._editor.shown_in[call] = made.terminal_id
+        self._editor.update(self._session, shown_in_terminal(call, made.terminal_id))
         try:
-            made = await self._peer.call("terminal/create", wanted, CreateTerminalResponse)
-            self._editor.shown_in[call] = made.terminal_id
-            self._editor.update(self._session, shown_in_terminal(call, made.terminal_id))
-            try:
-                return await self._ended(made.terminal_id, seconds_max)
-            finally:
-                await self._release(made.terminal_id)
-        except RpcError as error:
-            raise OSError(f"The editor says: {error.message}") from error
-        except Disconnected as error:
-            raise OSError("The editor is gone.") from error
+            return await self._ended(made.terminal_id, seconds_max)
+        finally:
+            await self._release(made.terminal_id)
 
     async def _ended(self, terminal: str, seconds_max: float) -> TerminalEnd:
         named = TerminalOutputRequest(session_id=self._session, terminal_id=terminal)
         timed_out = False
         try:
             async with asyncio.timeout(seconds_max):
-                await self._peer.call("terminal/wait_for_exit", named, WaitForTerminalExitResponse)
+                await _asked(
+                    self._peer, "terminal/wait_for_exit", named, WaitForTerminalExitResponse, seconds_max=None
+                )
         except TimeoutError:
             timed_out = True
-            await self._peer.call("terminal/kill", named, KillTerminalResponse)
-        shown = await self._peer.call("terminal/output", named, TerminalOutputResponse)
+            await _asked(self._peer, "terminal/kill", named, KillTerminalResponse)
+        shown = await _asked(self._peer, "terminal/output", named, TerminalOutputResponse)
         status = shown.exit_status or TerminalExitStatus()
         return TerminalEnd(
             output=shown.output, truncated=shown.truncated, exit_code=status.exit_code, signal=status.signal,
@@ -186,19 +183,30 @@ class EditorFiles:
 
     async def read(self, path: Path) -> str:
         request = ReadTextFileRequest(session_id=self._session, path=str(path))
-        return (await self._ask("fs/read_text_file", request, ReadTextFileResponse, path)).content
+        answer = await _asked(self._peer, "fs/read_text_file", request, ReadTextFileResponse, f"{path}: ")
+        return answer.content
 
     async def write(self, path: Path, text: str) -> None:
         request = WriteTextFileRequest(session_id=self._session, path=str(path), content=text)
-        await self._ask("fs/write_text_file", request, WriteTextFileResponse, path)
+        await _asked(self._peer, "fs/write_text_file", request, WriteTextFileResponse, f"{path}: ")
 
-    async def _ask(self, method: str, request: object, kind: type[T], path: Path) -> T:
-        try:
-            async with asyncio.timeout(FILE_SECONDS_MAX):
-                return await self._peer.call(method, request, kind)
-        except RpcError as error:
-            raise OSError(f"{path}: the editor says: {error.message}") from error
-        except TimeoutError as error:
-            raise OSError(f"{path}: the editor did not answer in {FILE_SECONDS_MAX:g} s") from error
-        except Disconnected as error:
-            raise OSError(f"{path}: the editor is gone") from error
+
+async def _asked(
+    peer: Peer,
+    method: str,
+    request: object,
+    kind: type[T],
+    about: str = "",
+    *,
+    seconds_max: float | None = ANSWER_SECONDS_MAX,
+) -> T:
+    """The editor's answer. Raises OSError where it refuses, is gone, or does not answer in time."""
+    try:
+        async with asyncio.timeout(seconds_max):
+            return await peer.call(method, request, kind)
+    except RpcError as error:
+        raise OSError(f"{about}the editor says: {error.message}") from error
+    except TimeoutError as error:
+        raise OSError(f"{about}the editor did not answer {method} in {seconds_max:g} s") from error
+    except Disconnected as error:
+        raise OSError(f"{about}the editor is gone") from error
