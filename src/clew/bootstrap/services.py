@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -31,6 +33,9 @@ from clew.runtime.talk import Notify, Services, SessionTools
 from clew.runtime.turns import TurnRunner, TurnSettings
 from clew.runtime.turns.waiting import BusyMode
 
+if TYPE_CHECKING:
+    from clew.runtime.reminders import Reminders
+
 
 @asynccontextmanager
 async def opened_services(
@@ -55,7 +60,12 @@ async def opened_services(
         def instructions(cwd: Path) -> Sequence[Instructions]:
             return read_instructions(cwd, settings.instructions.files)
 
-        def over(store: Ledger, caps: Caps) -> Services:
+        def reminders() -> Reminders:
+            from clew.bootstrap.reminding import open_reminders  # noqa: PLC0415  no start waits for it
+
+            return open_reminders(settings, environ, SessionDesk(ledger, clock, chance), clock, chance)
+
+        def over(store: Ledger, caps: Caps, remind: Callable[[], Reminders] | None = None) -> Services:
             compactor = Compactor(
                 ledger=store,
                 owners=owners,
@@ -78,7 +88,8 @@ async def opened_services(
                 models=models,
                 clock=clock,
                 chance=chance,
-                toolmaker=_ToolsLater(settings, environ, home, store, owners.groups),
+                toolmaker=_ToolsLater(settings, environ, home, store, owners.groups, remind),
+                reminders=remind,
                 instructions=instructions,
                 is_replaced=is_replaced,
             )
@@ -89,7 +100,7 @@ async def opened_services(
             return over(MemoryLedger(), caps)
 
         yield msgspec.structs.replace(
-            over(ledger, caps_of(settings)),
+            over(ledger, caps_of(settings), cache(reminders)),
             export=exporter(ledger),
             in_memory=in_memory,
         )
@@ -105,9 +116,10 @@ class _ToolsLater:
         home: Home,
         ledger: Ledger,
         groups: StartedGroups,
+        remind: Callable[[], Reminders] | None,
         surroundings: Surroundings = Surroundings(),  # noqa: B008 - frozen
     ) -> None:
-        self._made_of = (settings, environ, home, ledger, groups)
+        self._made_of = (settings, environ, home, ledger, groups, remind)
         self._surroundings = surroundings
 
     def within(self, surroundings: Surroundings) -> _ToolsLater:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ from clew.config.settings import Settings
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.runtime.commands.values import BackgroundProcess
 from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.reminders import Scheduler
 from clew.runtime.ports.tools import Surroundings, Tool
 from clew.runtime.talk import Notify
 
@@ -77,6 +78,7 @@ class SettingsToolmaker:
         home: Home,
         ledger: Ledger,
         groups: StartedGroups,
+        remind: Callable[[], Scheduler] | None,
         surroundings: Surroundings,
     ) -> None:
         self._settings = settings
@@ -85,6 +87,7 @@ class SettingsToolmaker:
         self._home = home
         self._ledger = ledger
         self._groups = groups
+        self._scheduler = remind() if remind is not None else None
 
     async def open(
         self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify
@@ -95,6 +98,7 @@ class SettingsToolmaker:
             allow_private_addresses=self._settings.tools.allow_private_addresses,
             web_search=self._web_search(),
             ledger=self._ledger,
+            scheduler=self._scheduler,
             files=self._surroundings.files,
             terminals=self._surroundings.terminals,
             sends_bytes_max=self._surroundings.sends_bytes_max,

@@ -28,9 +28,19 @@ def broken_rules(settings: Settings) -> Iterator[BrokenRule]:
     for name, server in settings.mcp.items():
         if wrong := _wrong_server(server):
             yield BrokenRule(("mcp", name), ("mcp", name), f"mcp.{name} {wrong}")
-    for path, _, zone in values(settings.reset, Table(ResetSettings), ("reset",)):
-        if path[-1] == "timezone" and isinstance(zone, str) and zone != "UTC" and not _is_zone(zone):
+    for path, zone in _zones(settings):
+        if zone != "UTC" and not _is_zone(zone):
             yield BrokenRule(path, path, _no_zone(path, zone))
+
+
+def _zones(settings: Settings) -> Iterator[tuple[Path, str]]:
+    """Every time zone that is named."""
+    for path, _, zone in values(settings.reset, Table(ResetSettings), ("reset",)):
+        if path[-1] == "timezone" and isinstance(zone, str):
+            yield path, zone
+    yield ("reminders", "timezone"), settings.reminders.timezone or "UTC"
+    for name, zone in settings.reminders.timezones.items():
+        yield ("reminders", "timezones", name), zone
 
 
 def _wrong_server(server: McpSettings) -> str:

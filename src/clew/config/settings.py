@@ -198,6 +198,15 @@ class ResetSettings(Section, frozen=True, kw_only=True):
     email: PlatformReset = PlatformReset()
 
 
+class ReminderSettings(Section, frozen=True, kw_only=True):
+    """By whose clocks people mean "tomorrow at 9:00"."""
+
+    timezone: str = ""
+    """Time zone of everybody who has none of their own, such as `Europe/Athens`; empty for this machine's."""
+    timezones: Mapping[str, str] = {}
+    """Time zones of people, by the name they were paired with; `local` is whoever sits at the terminal."""
+
+
 class PlatformSettings(Section, frozen=True, kw_only=True):
     """A chat platform. It is used when its token is there."""
 
@@ -378,6 +387,7 @@ class Settings(Section, frozen=True, kw_only=True):
     memory: MemorySettings = MemorySettings()
     retention: RetentionSettings = RetentionSettings()
     reset: ResetSettings = ResetSettings()
+    reminders: ReminderSettings = ReminderSettings()
     gateway: GatewaySettings = GatewaySettings()
     http: HttpSettings = HttpSettings()
     pool: PoolSettings = PoolSettings()

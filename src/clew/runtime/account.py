@@ -19,7 +19,7 @@ from clew.domain.ledger.rows import (
     TurnRow,
 )
 from clew.runtime.ports.ledger import Ledger
-from clew.runtime.turns.waiting import EVENT, BusyMode, unpack
+from clew.runtime.turns.waiting import EVENTS, BusyMode, unpack
 
 WORDS_MAX: Final = 50
 REASON_MAX: Final = 100
@@ -61,7 +61,7 @@ class Account:
         body = unpack(row.body) if row.body else None
         words = f"“{shortened(body.text)}”" if body is not None else "(deleted)"
         steers = body is not None and body.mode == BusyMode.STEER
-        what = "event" if row.kind == EVENT else "steering message" if steers else "message"
+        what = "event" if row.kind in EVENTS else "steering message" if steers else "message"
         return f"{what} {row.n} {words}, received {second(row.at)}: {self._fate(row)}"
 
     def _fate(self, row: InboxRow) -> str:
@@ -92,7 +92,7 @@ class Account:
         elif stored.step:
             how = f"joined turn {row.turn} before step {stored.step}{at}"
         else:
-            how = f"{'told to' if row.kind == EVENT else 'opened'} turn {row.turn}{at}"
+            how = f"{'told to' if row.kind in EVENTS else 'opened'} turn {row.turn}{at}"
         turn = self._turns.get(row.turn)
         return how if turn is None else f"{how} ({turn.state})"
 

@@ -21,10 +21,11 @@ from clew.domain.ledger.errors import Refused
 from clew.domain.ledger.rows import InboxRow
 from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.sessions import LOOKED_ON, Place, SessionDesk
-from clew.runtime.turns.openings import Say
+from clew.runtime.turns.openings import Hear, Say
 from clew.runtime.turns.runner import TurnRunner
 from clew.runtime.turns.waiting import (
     MESSAGE,
+    WAKE,
     BusyMode,
     NewFile,
     QueuedMessage,
@@ -158,9 +159,17 @@ class Sender:
                 )
         return None
 
-    async def still_waits(self, session: SessionId, said: Say) -> bool:
+    async def next_heard(self, session: SessionId) -> Hear | None:
+        """What starts a turn by itself, and belongs here."""
+        waiting = await self._ledger.queued(self._who, session)
+        rows = await self._from_here(
+            [row for row in waiting if row.kind == WAKE and row.principal == self._who]
+        )
+        return Hear(inbox=tuple(row.id for row in rows)) if rows else None
+
+    async def still_waits(self, session: SessionId, said: Say | Hear) -> bool:
         """Whether nobody has taken or cancelled the rows that a message came from."""
-        return set(said.inbox) <= {row.id for row in await self._waiting(session)}
+        return set(said.inbox) <= {row.id for row in await self._ledger.queued(self._who, session)}
 
     async def cut(self, session: SessionId, turn: int) -> None:
         """Ends this turn, and no other. In another process by a commit; what it had shown it may then still keep."""
@@ -185,7 +194,9 @@ class Sender:
 
     async def _ours(self, session: SessionId) -> list[InboxRow]:
         """What waits and can be answered from here: a reply goes to the place that its message came from."""
-        waiting = await self._waiting(session)
+        return await self._from_here(await self._waiting(session))
+
+    async def _from_here(self, waiting: list[InboxRow]) -> list[InboxRow]:
         if self._place.holds is None:
             return [row for row in waiting if row.account in LOOKED_ON | {self._place.surface}]
         here = await self._ledger.conversation(self._place.route_key)

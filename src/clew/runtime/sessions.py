@@ -487,7 +487,10 @@ class SessionDesk:
         if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
             return row.handle.head
         starts = await self.ledger.turn_starts(principal, row.id, 1, row.handle.head)
-        return await self.ledger.before(principal, row.id, starts[0].head) if starts else row.handle.head
+        above = starts[0].seq - 1 if starts else 0
+        path = await self.ledger.path(principal, row.id, row.handle.head, above=above)
+        first = next((message for message in path if message.turn == turn.turn), None)
+        return row.handle.head if first is None else await self.ledger.before(principal, row.id, first.head)
 
     async def _free_title(self, principal: PrincipalId, title: str, own: SessionId | None = None) -> str:
         words = " ".join(title.split())

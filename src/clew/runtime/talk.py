@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -37,7 +37,7 @@ from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.sending import Sender, Sent
 from clew.runtime.sessions import Place, SessionDesk
 from clew.runtime.turns.opening import LeftOpen
-from clew.runtime.turns.openings import Opening, Recover, Say
+from clew.runtime.turns.openings import Hear, Opening, Recover, Say
 from clew.runtime.turns.outbox import Outbox
 from clew.runtime.turns.outcome import STOPPED, TurnOutcome
 from clew.runtime.turns.recovering import NOTICE, GivenUp
@@ -51,6 +51,9 @@ from clew.runtime.turns.waiting import (
     Speaker,
     pack_event,
 )
+
+if TYPE_CHECKING:
+    from clew.runtime.reminders import Reminders  # phrases and time zones: 20 ms that no start waits for
 
 __all__ = ["EVENT", "MESSAGE", "Notify", "QueuedMessage", "Services", "SessionTools", "Talk", "Toolmaker"]
 
@@ -97,6 +100,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     instructions: Callable[[Path], Sequence[Instructions]]
     is_replaced: Callable[[], bool] = lambda: False
     """Whether the package on disk is another one by now: then no turn begins here any more."""
+    reminders: Callable[[], Reminders] | None = None
+    """Imported when it is first needed; None where nothing is kept."""
     export: Callable[[SessionId, str], Awaitable[str]] | None = None
     in_memory: Callable[[Caps], Services] | None = None
     """Makes services over a ledger that lives in memory only: what is said there is gone with it. It spends within
@@ -298,6 +303,10 @@ class Talk:
         """The message of this principal's that is next, as the opening of a turn."""
         return await self._sender.next(await self.ensure_session())
 
+    async def next_opening(self) -> Say | Hear | None:
+        """What is next: a message of this principal's, or a reminder that has a turn of its own."""
+        return await self.next_queued() or await self._sender.next_heard(await self.ensure_session())
+
     async def is_busy(self) -> bool:
         """Whether a turn of the session is under way, in whatever living process."""
         return await self._sender.is_busy(await self.ensure_session())
@@ -306,7 +315,7 @@ class Talk:
         """Returns when no turn of the session is under way in another process."""
         await self._sender.until_idle(await self.ensure_session())
 
-    async def still_waits(self, said: Say) -> bool:
+    async def still_waits(self, said: Say | Hear) -> bool:
         """Whether nobody has taken a message that waited, or taken it back."""
         return await self._sender.still_waits(await self.ensure_session(), said)
 
@@ -445,6 +454,7 @@ class Talk:
             sender=self._sender,
             stop=self.stop,
             is_occupied=self._is_occupied,
+            reminders=self.services.reminders,
             background=None if self.is_temporary else self.background,
             processes=tools.processes if tools else None,
             export=self.services.export,

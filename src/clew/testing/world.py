@@ -21,6 +21,7 @@ from clew.runtime.ports.models import Cost, ModelChoice, no_price
 from clew.runtime.ports.owners import Burial, OwnerLives
 from clew.runtime.ports.people import Approver, Consent, NobodyToAsk, Question, TurnNews, nobody_watches
 from clew.runtime.ports.tools import Surroundings, Tool, ToolContext
+from clew.runtime.reminders import Reminders
 from clew.runtime.sessions import Place, SessionDesk
 from clew.runtime.talk import Notify, Services, Talk
 from clew.runtime.turns import NewFile, TurnOutcome, TurnRunner, TurnSettings
@@ -179,9 +180,14 @@ class World:
         self.instructions: list[Instructions] = []
         chance = SeededChance(seed)
         chosen = settings or TurnSettings(approval_mode=mode)
+        desk = SessionDesk(ledger, self.clock, chance)
+        self.zones: dict[PrincipalId, str] = {}
+        """Time zones of people; UTC for whoever has none."""
+        self.reminders = Reminders(desk, self.clock, chance, lambda who: self.zones.get(who, "UTC"))
         self.services = Services(
             ledger=ledger,
-            desk=SessionDesk(ledger, self.clock, chance),
+            desk=desk,
+            reminders=lambda: self.reminders,
             runner=TurnRunner(
                 ledger=ledger,
                 owners=self.owners,

@@ -43,7 +43,7 @@ def another(path: SettingPath, leaf: Leaf) -> object:
             return ("one", "two")
         case _:
             pass
-    if path[-1] == "timezone":
+    if "timezone" in path[-1] or "timezones" in path:
         return "Europe/Athens"
     if " or " in hint and hint.startswith('"'):
         return hint.rpartition(' or "')[2].removesuffix('"')

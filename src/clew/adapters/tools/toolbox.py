@@ -19,6 +19,7 @@ from clew.adapters.tools.limits import TimeLimits
 from clew.adapters.tools.plan import plan_tool
 from clew.adapters.tools.processes import BackgroundProcesses, process_output_tool
 from clew.adapters.tools.reading import read_tool
+from clew.adapters.tools.schedule import schedule_tool
 from clew.adapters.tools.search import session_search_tool
 from clew.adapters.tools.sending import send_file_tool
 from clew.adapters.tools.shell import Shell, ShellState, shell_tool
@@ -26,13 +27,14 @@ from clew.adapters.tools.uninterrupted import to_the_end
 from clew.adapters.tools.web import WebReader, web_fetch_tool
 from clew.adapters.tools.web_search import WebSearch, web_search_tool
 from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.reminders import Scheduler
 from clew.runtime.ports.tools import Terminals, TextFiles, Tool
 
 OUR_KEYS: Final = frozenset({"CLEW_API_KEY", "CLEW_DATABASE_URL"})
 
 
 class ToolboxOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session's tools are made for. Without `ledger` or `web_search` their tools are not offered."""
+    """What a session's tools are made for. Without `ledger`, `scheduler` or `web_search` their tools are not offered."""
 
     cwd: Path
     """The session's directory: the one its contexts name."""
@@ -41,6 +43,7 @@ class ToolboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     allow_private_addresses: bool = False
     web_search: WebSearch | None = None
     ledger: Ledger | None = None
+    scheduler: Scheduler | None = None
     files: TextFiles | None = None
     """Where text files are read and written, if not on the disk: in an editor."""
     terminals: Terminals | None = None
@@ -90,6 +93,8 @@ class LocalToolbox:
             tools.append(web_search_tool(options.web_search, size))
         if options.ledger is not None:
             tools.append(session_search_tool(options.ledger, size))
+        if options.scheduler is not None:
+            tools.append(schedule_tool(options.scheduler))
         return tools
 
     def tools(self) -> tuple[Tool, ...]:

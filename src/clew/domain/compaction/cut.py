@@ -1,8 +1,8 @@
 """Where the older part of a path may end, so that what stays can stand by itself.
 
-A call and its result stay on one side. What people sent in a turn stays verbatim as long as something of that turn
-stays: a cut inside a turn covers the model's steps and leaves the words they answer to. So the newest user message is
-in every request, byte for byte, wherever the cut is.
+A call and its result stay on one side. What people sent in a turn, or the event that began it, stays verbatim as long as
+something of that turn stays: a cut inside a turn covers the model's steps and leaves the words they answer to. So the
+newest user message is in every request of its turn, byte for byte, wherever the cut is.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ def standing(path: Sequence[Message], summary: SummaryRow | None) -> tuple[Messa
 
 
 def pinned(covered: Sequence[Message], after: Sequence[Message]) -> tuple[Message, ...]:
-    """Of the covered messages, what people sent in the turn that goes on behind them."""
+    """Of the covered messages, what people sent in the turn that goes on behind them; what it began with, if nobody did."""
     if not after:
         return ()
     last_turn = _last_turn(covered, after[0].turn)
-    return tuple(message for message in reversed(last_turn) if message.role == Role.USER)
+    said = tuple(message for message in reversed(last_turn) if message.role == Role.USER)
+    return said or tuple(message for message in reversed(last_turn) if message.is_asked)
 
 
 def _last_turn(covered: Sequence[Message], turn: int) -> list[Message]:
@@ -53,12 +54,12 @@ def find_cut_point(messages: Sequence[Message], sizes: Sequence[int], keep_token
     more; `sizes` are their tokens. None when nothing can be covered.
     """
     behind = sum(sizes)
-    said = 0  # by people, in the turn that the cut would go through
+    said = 0  # what is answered by the turn that the cut would go through
     least: Cut | None = None
     for covered, is_legal in enumerate(_cuts(messages), 1):
         message, size = messages[covered - 1], sizes[covered - 1]
         behind -= size
-        said += size if message.role == Role.USER else 0
+        said += size if message.is_asked else 0
         said = said if messages[covered].turn == message.turn else 0
         kept = behind + said
         if is_legal and (kept <= keep_tokens or least is None or kept <= least.kept_tokens):
@@ -70,8 +71,8 @@ def find_cut_point(messages: Sequence[Message], sizes: Sequence[int], keep_token
 
 def _cuts(messages: Sequence[Message]) -> Iterator[bool]:
     """For the cut behind each message but the last, whether it is legal: it parts no call from its result, wherever
-    that is stored, and goes behind the newest user message only inside that one's turn."""
-    said = next((i for i in reversed(range(len(messages))) if messages[i].role == Role.USER), len(messages))
+    that is stored, and goes behind the newest that is answered only inside that one's turn."""
+    said = next((i for i in reversed(range(len(messages))) if messages[i].is_asked), len(messages))
     named = [_calls_named(message) for message in messages]
     named_last = {call: index for index, calls in enumerate(named) for call in calls}
     answered = {m.body.call for m in messages if isinstance(m.body, ToolBody)}

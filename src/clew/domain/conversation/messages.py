@@ -161,6 +161,11 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         return self.role == Role.USER and self.step == 0
 
     @property
+    def is_asked(self) -> bool:
+        """Whether the turn answers this: what people sent in it, and what had happened before it, or started it."""
+        return self.role == Role.USER or (self.role == Role.EVENT and self.step == 0)
+
+    @property
     def calls(self) -> tuple[ToolCall, ...]:
         return self.body.calls if isinstance(self.body, AssistantBody) else ()
 

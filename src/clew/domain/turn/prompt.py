@@ -106,7 +106,7 @@ def canonical(messages: Sequence[RequestMessage]) -> bytes:
 
 
 def _last_opening(path: Sequence[Message]) -> int:
-    return max((m.seq for m in path if m.opens_turn), default=-1)
+    return max((m.seq for m in path if m.is_asked and m.step == 0), default=-1)
 
 
 def _summary_turn(summary: SummaryRow) -> UserTurn:
@@ -135,7 +135,7 @@ class _Renderer:
                 case Role.USER:
                     yield self._user(message)
                 case Role.EVENT:
-                    yield _event(message)
+                    yield self._event(message)
                 case Role.ASSISTANT:
                     yield self._assistant(message)
                     for call in message.calls:
@@ -153,9 +153,16 @@ class _Renderer:
         parts.extend(self._attached(attachment) for attachment in body.attachments)
         if self._profile.shows_context or body.sender:
             parts.append(TextPart(_context(message, body, full=self._profile.shows_context)))
+        return UserTurn(parts=(*parts, *self._overlaid(message)))
+
+    def _event(self, message: Message) -> UserTurn:
+        kind = message.body.kind if isinstance(message.body, EventBody) else "note"
+        text = f'<event kind="{kind}" note="not written by the user">\n{message.text}\n</event>'
+        return UserTurn(parts=(TextPart(text), *self._overlaid(message)))
+
+    def _overlaid(self, message: Message) -> Iterator[TextPart]:
         if message.seq == self._last_opening:
-            parts.extend(TextPart(overlay.text) for overlay in self._overlays)
-        return UserTurn(parts=tuple(parts))
+            yield from (TextPart(overlay.text) for overlay in self._overlays)
 
     def _attached(self, attachment: Attachment) -> Part:
         name = attachment.name or "attachment"
@@ -223,12 +230,6 @@ def _context(message: Message, body: UserBody, *, full: bool) -> str:
     if full and body.cwd:
         said.append(f'cwd="{body.cwd}"')
     return f"{' '.join(said)}/>"
-
-
-def _event(message: Message) -> UserTurn:
-    kind = message.body.kind if isinstance(message.body, EventBody) else "note"
-    text = f'<event kind="{kind}" note="not written by the user">\n{message.text}\n</event>'
-    return UserTurn(parts=(TextPart(text),))
 
 
 def _stray(message: Message, body: ToolBody) -> UserTurn:

@@ -9,6 +9,7 @@ from clew.domain.ledger.rows import ApprovalRow, ApprovalState, CallState, TurnR
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.tools.session_settings import DEFAULT_EFFORT, Effort, read_settings, write_settings
 from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
+from clew.runtime.ports.reminders import KIND as REMINDER
 from clew.runtime.turns.openings import GoOn, Opening, Recover
 
 MODEL_CHARACTERS_MAX = 200
@@ -177,8 +178,11 @@ async def delete(context: CommandContext, arguments: str) -> CommandReply:
     session = context.current.id
     if typed != session:
         raise CommandError(f"This cannot be undone. To delete this session, type: /delete {session}")
+    reminders = sum(job.session == session for job in await context.ledger.jobs(context.principal, REMINDER))
     gone = await context.ledger.forget(context.principal, session, context.clock.now_ms())
     kept = f" Branches still hold some of it: {', '.join(gone.kept_for)}." if gone.kept_for else ""
+    if reminders:
+        kept += f" With it {reminders} reminder{'s' if reminders > 1 else ''} that had been asked for in it."
     left = await context.desk.open(context.principal, context.place, cwd=str(context.cwd))
     return CommandReply(
         text=f"Deleted {session}: {gone.messages} messages.{kept}", session=left.row.id, ends_turn=True

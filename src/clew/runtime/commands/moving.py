@@ -11,6 +11,7 @@ from clew.domain.conversation.ids import BranchId, SessionId
 from clew.domain.conversation.messages import Head, Message, ToolCall
 from clew.domain.ledger.errors import NotFound
 from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
+from clew.runtime.ports.reminders import KIND as REMINDER
 from clew.runtime.turns.openings import Again
 from clew.runtime.turns.waiting import messages_among, unpack
 
@@ -32,8 +33,15 @@ async def new(context: CommandContext, arguments: str) -> CommandReply:
         model=context.session.model if context.session else None,
     )
     cancelled = f" {left.cancelled} waiting messages were cancelled." if left.cancelled else ""
+    jobs = await context.ledger.jobs(context.principal, REMINDER)
+    count = sum(job.route_key == context.place.route_key for job in jobs)
+    stay = (
+        f" What it was to remind you of ({count}) is said here all the same; /remind list." if count else ""
+    )
     return CommandReply(
-        text=f"New session {left.row.id}.{cancelled}", session=left.row.id, ends_turn=leaving is not None
+        text=f"New session {left.row.id}.{cancelled}{stay}",
+        session=left.row.id,
+        ends_turn=leaving is not None,
     )
 
 

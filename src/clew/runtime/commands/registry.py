@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from clew.domain.ledger.errors import LedgerError
-from clew.runtime.commands import changing, compacting, looking, moving, sending
+from clew.runtime.commands import changing, compacting, looking, moving, reminding, sending
 from clew.runtime.commands.values import Command, CommandContext, CommandError, CommandReply
 from clew.runtime.ports.models import ModelUnavailable
 
@@ -53,6 +53,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
             handler=sending.steer),
     Command(name="background", usage="/background TEXT", summary="work on it beside this session",
             handler=sending.background),
+    Command(name="remind", usage="/remind WHEN TEXT | list | cancel N",
+            summary="say something later, here: in 20m, tomorrow 9:00, every weekday at 9:00", handler=reminding.remind),
     Command(name="stop", usage="/stop", summary="end the running turn", handler=changing.stop),
     Command(name="ps", usage="/ps", summary="list background processes and sessions", handler=changing.processes),
     Command(name="kill", usage="/kill N|ID", summary="end a background process or session", handler=changing.kill),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -20,6 +20,9 @@ from clew.runtime.sending import Sender
 from clew.runtime.sessions import Place, SessionDesk
 from clew.runtime.turns.openings import Opening
 from clew.runtime.turns.waiting import Speaker
+
+if TYPE_CHECKING:
+    from clew.runtime.reminders import Reminders
 
 
 class CommandError(Exception):
@@ -88,6 +91,8 @@ class CommandContext(msgspec.Struct, frozen=True, kw_only=True):
     default_mode: ApprovalMode = ApprovalMode.ASK
     caps: Caps = Caps()
     processes: Processes | None = None
+    reminders: Callable[[], Reminders] | None = None
+    """None where nothing is kept."""
     background: BackgroundWork | None = None
     """None where nothing outlives the command."""
     export: Callable[[SessionId, str], Awaitable[str]] | None = None

@@ -25,7 +25,7 @@ from clew.domain.turn.prompt import Overlay
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.turns.job import Means, TurnJob
 from clew.runtime.turns.leases import Holder
-from clew.runtime.turns.openings import Again, GoOn, Opening, Say
+from clew.runtime.turns.openings import Again, GoOn, Hear, Opening, Say
 from clew.runtime.turns.waiting import event_messages, events_among, message_of_person
 
 TRIES_MAX = 50
@@ -63,10 +63,14 @@ async def open_turn(means: Means, job: TurnJob) -> OpenedTurn:
             if (await ledger.session(principal, session)).handle == row.handle:
                 raise
             continue  # it is not left: it began just now
-        events = events_among(await ledger.queued(principal, session)) if isinstance(opening, Say) else []
+        events = (
+            events_among(await ledger.queued(principal, session)) if isinstance(opening, Say | Hear) else []
+        )
         work = _opened(claim, job, turn)
         if isinstance(opening, Say):
             work = _say(work, row, opening, turn, events)
+        elif isinstance(opening, Hear):
+            work = _hear(work, opening, turn, events)
         try:
             committed = await ledger.commit(work)
         except HeadMoved:
@@ -140,6 +144,14 @@ def _say(work: Commit, row: SessionRow, say: Say, turn: int, events: Sequence[In
         patch=patch,
         idempotency_key=say.key,
     )
+
+
+def _hear(work: Commit, hear: Hear, turn: int, events: Sequence[InboxRow]) -> Commit:
+    """Raises Refused when what is to be heard was taken already."""
+    if not set(hear.inbox) <= {row.id for row in events}:
+        raise Refused("What happened was told already.")
+    op = Append(messages=event_messages(events, 0), turn=turn)
+    return msgspec.structs.replace(work, op=op, take=tuple(row.id for row in events))
 
 
 def first_words(text: str) -> str | None:

@@ -23,6 +23,12 @@ class Say(msgspec.Struct, frozen=True, kw_only=True):
     """Idempotency key: the same message sent again starts nothing."""
 
 
+class Hear(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened starts a turn by itself: a reminder is due. `inbox` names its rows; nobody said anything."""
+
+    inbox: tuple[InboxId, ...]
+
+
 class Again(msgspec.Struct, frozen=True, kw_only=True):
     """The head stands on a message that starts a turn: run a turn from it without storing it again."""
 
@@ -35,4 +41,4 @@ class Recover(msgspec.Struct, frozen=True, kw_only=True):
     """The newest turn was left in the middle by a process that ended, or is silent."""
 
 
-Opening = Say | Again | GoOn | Recover
+Opening = Say | Hear | Again | GoOn | Recover

@@ -17,7 +17,7 @@ from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.people import Joined, Watch
 from clew.runtime.turns.recording import Recorder
 from clew.runtime.turns.waiting import (
-    EVENT,
+    EVENTS,
     BusyMode,
     event_messages,
     events_among,
@@ -71,7 +71,7 @@ class Steering:
 
     async def _joining(self, step: int) -> list[InboxRow]:
         waiting = await self._ledger.queued(self._principal, self._recorder.session)
-        joining = [row for row in waiting if row.kind == EVENT or self._joins(row, step)]
+        joining = [row for row in waiting if row.kind in EVENTS or self._joins(row, step)]
         return sorted(joining, key=lambda row: row.id)[:JOINING_MAX]
 
     def _joins(self, row: InboxRow, step: int) -> bool:

@@ -18,6 +18,9 @@ from clew.domain.ledger.rows import InboxRow
 
 MESSAGE: Final = "message"
 EVENT: Final = "event"
+WAKE: Final = "wake"
+"""An event that starts a turn, where none runs."""
+EVENTS: Final = frozenset({EVENT, WAKE})
 BYSTANDER: Final = "said_in_the_group"
 """The kind of event that something said in a group is, but not to us."""
 NOT_TO_US: Final = "Said in this group meanwhile, not to you:"
@@ -187,7 +190,7 @@ def _blob(content: bytes, media_type: str) -> NewBlob:
 
 # -- which of the rows -------------------------------------------------------------------------------------------
 def events_among(rows: Iterable[InboxRow]) -> list[InboxRow]:
-    return [row for row in rows if row.kind == EVENT]
+    return [row for row in rows if row.kind in EVENTS]
 
 
 def messages_among(rows: Iterable[InboxRow]) -> list[InboxRow]:

@@ -15,11 +15,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from clew.domain.conversation.ids import PrincipalId, SessionId
-from clew.domain.ledger.errors import LedgerError, NotFound, Outdated
+from clew.domain.ledger.errors import HeadMoved, LedgerError, NotFound, Outdated
+from clew.domain.ledger.rows import JobRow
 from clew.domain.routing.routes import Route, parse
 from clew.runtime.delivery import raised_at
 from clew.runtime.ports.endpoints import Endpoint
 from clew.runtime.ports.platforms import NotSent, PlatformError, PlatformRefused
+from clew.runtime.reminders import Reminders
 from clew.runtime.sessions import Place
 from clew.runtime.talk import Talk
 from clew.surfaces.gateway.access import Access
@@ -158,6 +160,38 @@ class Wing:
             await asyncio.sleep(self.lease_seconds)
             await self.go_on()
 
+    async def remind(self) -> None:
+        """Says what is due in the places of this platform."""
+        await self._kept("remind", self._remind)
+
+    async def _remind(self) -> None:
+        if (made := self.channel.services.reminders) is None:
+            return
+        reminders = made()
+        while True:
+            due, seconds = await reminders.due(self.channel.platform.name)
+            for row in due:
+                if self._began and not self._ended.is_set():
+                    await self._fire(reminders, row)
+            await asyncio.sleep(seconds if self._began else RETRY_SECONDS[0])
+
+    async def _fire(self, reminders: Reminders, row: JobRow) -> None:
+        route, platform = parse(row.route_key), self.channel.platform
+        if route is None or (route.platform, route.account) != (platform.name, platform.account):
+            return  # it is for a gateway with another account
+        if not self._access.may_still(row.owner):
+            await reminders.put_off(row, f"{row.owner} may not talk here any more")
+            return
+        place = self._reception.place(route)
+        session = await reminders.session_of(row.owner, place, str(self.channel.cwd))
+        try:
+            fired = await reminders.fire(row, place, session)
+        except (HeadMoved, NotFound):
+            return  # the place has just gone on in another session: looked at again
+        if fired is not None:
+            self.channel.delivery.wake()
+            (await self.line(place, route, row.owner, session)).wake()
+
     @property
     def lease_seconds(self) -> float:
         return self.channel.services.runner.settings.lease_seconds
@@ -261,6 +295,7 @@ class Gateway:
         receiving = [asyncio.create_task(wing.receive()) for wing in self._wings]
         beside = [asyncio.create_task(wing.deliver()) for wing in self._wings]
         beside += [asyncio.create_task(wing.watch()) for wing in self._wings]
+        beside += [asyncio.create_task(wing.remind()) for wing in self._wings]
         if self._listener is not None:
             beside += [
                 asyncio.create_task(self._listen(self._listener)),

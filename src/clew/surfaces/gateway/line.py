@@ -22,7 +22,7 @@ from clew.runtime.ports.models import ModelUnavailable
 from clew.runtime.ports.people import Consent, Noticed, Question, TurnNews
 from clew.runtime.talk import Talk
 from clew.runtime.turns import TurnOutcome
-from clew.runtime.turns.openings import Opening, Recover, Say
+from clew.runtime.turns.openings import Hear, Opening, Recover, Say
 from clew.runtime.turns.outbox import NOTICE, Outbox
 from clew.surfaces.gateway.channel import LOG, Channel, log_about
 from clew.surfaces.gateway.preview import Preview
@@ -157,14 +157,18 @@ class Line:
         except (LedgerError, ModelUnavailable) as error:
             if (
                 isinstance(error, Refused)
-                and isinstance(opening, Say)
+                and isinstance(opening, Say | Hear)
                 and not await self.talk.still_waits(opening)
             ):
                 return True  # it was taken back, or another process was quicker
             waits = (
                 " Your message waits, and is sent before the next one." if isinstance(opening, Say) else ""
             )
-            await self.tell(f"{error}{waits}")
+            # Looked at again and again as long as it waits, and told once.
+            key = (
+                f"unsent:{self.session}:{opening.inbox}:{error}" if isinstance(opening, Say | Hear) else None
+            )
+            await self.tell(f"{error}{waits}", key)
             return False
         if outcome is not None and isinstance(outcome.cause, Outdated):
             raise outcome.cause
@@ -192,7 +196,7 @@ class Line:
             return self._given.popleft()
         if await self.talk.is_left_open():
             return Recover()
-        return await self.talk.next_queued()
+        return await self.talk.next_opening()
 
     async def _run(self, opening: Opening, preview: Preview) -> TurnOutcome | None:
         def watch(news: TurnNews) -> None:

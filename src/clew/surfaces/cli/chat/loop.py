@@ -18,7 +18,7 @@ from clew.runtime.commands import CommandError, CommandReply, is_command
 from clew.runtime.ports.people import Consent, Question
 from clew.runtime.recovery import Recovery
 from clew.runtime.talk import Talk
-from clew.runtime.turns.openings import Opening, Recover, Say
+from clew.runtime.turns.openings import Hear, Opening, Recover, Say
 from clew.runtime.turns.waiting import BusyMode
 from clew.surfaces.cli.chat.approving import Asker
 from clew.surfaces.cli.chat.attach import attachments
@@ -26,6 +26,7 @@ from clew.surfaces.cli.chat.completion import LOCAL_COMMANDS
 from clew.surfaces.cli.chat.composer import Entry
 from clew.surfaces.cli.chat.preview import preview
 from clew.surfaces.cli.chat.recap import describe, recap
+from clew.surfaces.cli.chat.reminding import say_reminders
 from clew.surfaces.cli.chat.screen import Screen
 from clew.surfaces.cli.chat.shell import ShellCommand
 from clew.surfaces.cli.chat.status import StatusLine
@@ -223,6 +224,15 @@ class ChatLoop:
         self.beside(self._introduce_model)
         recovery = Recovery(self.talk.services, self.talk.place, self._told_of)
         self.beside(partial(recovery.run, lambda: self.talk.session))
+        self.beside(partial(say_reminders, self.talk, self._reminded))
+
+    async def _reminded(self, words: str) -> None:
+        """A reminder was said: its turn begins, where none runs that hears of it."""
+        self._screen.notice(words)
+        self._screen.gap()
+        self._changed()
+        if isinstance(await self.talk.next_opening(), Hear):
+            await self.turns.send_waiting()
 
     def _background_told(self, side: SessionId, sentence: str) -> None:
         self._screen.notice(f"{sentence}\n/resume {side} shows all of it.")

@@ -18,7 +18,7 @@ from clew.domain.models.answer import FailureKind
 from clew.runtime.ports.people import Consent, Question, StepRecorded, TurnNews
 from clew.runtime.talk import MESSAGE, QueuedMessage, Talk
 from clew.runtime.turns import TurnOutcome, TurnStatus
-from clew.runtime.turns.openings import Opening, Recover, Say
+from clew.runtime.turns.openings import Hear, Opening, Recover, Say
 from clew.runtime.turns.runner import RunningTurn
 from clew.runtime.turns.waiting import BusyMode, NewFile
 from clew.surfaces.cli.chat.approving import Asker
@@ -320,7 +320,7 @@ class TurnDriver:
         if await talk.is_busy():
             self._screen.notice("Another process is in the middle of a turn here; this waits for its end.")
             await talk.until_idle()
-        if isinstance(opening, Say) and opening.inbox and not await talk.still_waits(opening):
+        if isinstance(opening, Say | Hear) and opening.inbox and not await talk.still_waits(opening):
             raise _Taken
         row = await talk.services.ledger.session(talk.principal, await talk.ensure_session())
         await talk.services.models.choose(row.model)
@@ -379,14 +379,14 @@ class TurnDriver:
             if not self._more:
                 return None
 
-    async def _next_waiting(self) -> Say | None:
+    async def _next_waiting(self) -> Say | Hear | None:
         if self._talk.session is None:
             return None
         if (outdated := self._talk.outdated) is not None:
             self._outdated(outdated)  # it goes on waiting, for the program that is started next
             return None
-        waiting = await self._talk.next_queued()
-        if waiting is not None:
+        waiting = await self._talk.next_opening()
+        if isinstance(waiting, Say):
             names = tuple(file.name or file.media_type for file in waiting.files)
             self._screen.person(str(waiting.text), names)
         return waiting
