@@ -53,7 +53,7 @@ from clew.domain.ledger.commits import (
     SetTurn,
 )
 from clew.domain.ledger.navigation import redo_target
-from clew.domain.ledger.rows import CallState, Handle, OpKind, Origin, TurnState
+from clew.domain.ledger.rows import CallState, ConversationRow, Handle, OpKind, Origin, TurnRow, TurnState
 from clew.runtime.ports.ledger import Ledger
 
 ANN: Final = PrincipalId("ann")
@@ -296,10 +296,7 @@ async def place(
     await ledger.point(
         PointConversation(route_key=route_key, surface="telegram", version=version, to=handle.session)
     )
-    row = await ledger.conversation(route_key)
-    if row is None:
-        raise AssertionError("the conversation was pointed and is not there")
-    return row.id
+    return (await place_of(ledger, route_key)).id
 
 
 async def receive(
@@ -343,6 +340,20 @@ async def texts(
 
 async def handle_of(ledger: Ledger, session: SessionId, *, who: PrincipalId = ANN) -> Handle:
     return (await ledger.session(who, session)).handle
+
+
+async def turn_of(ledger: Ledger, handle: Handle, number: int | None = None) -> TurnRow:
+    """A turn that is there: the newest, or one by its number."""
+    row = await ledger.turn(ANN, handle.session, number)
+    assert row is not None
+    return row
+
+
+async def place_of(ledger: Ledger, route_key: str) -> ConversationRow:
+    """A place that is there."""
+    row = await ledger.conversation(route_key)
+    assert row is not None
+    return row
 
 
 async def found(

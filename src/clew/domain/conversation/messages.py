@@ -172,3 +172,11 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     @property
     def attachments(self) -> tuple[Attachment, ...]:
         return self.body.attachments if isinstance(self.body, UserBody | ToolBody) else ()
+
+
+def blobs_named(body: Body | None) -> tuple[str, ...]:
+    """The hashes of the blobs that a message with this body needs, each once."""
+    if not isinstance(body, UserBody | ToolBody):
+        return ()
+    original = (body.original,) if isinstance(body, UserBody) and body.original else ()
+    return tuple(dict.fromkeys((*(attachment.sha256 for attachment in body.attachments), *original)))

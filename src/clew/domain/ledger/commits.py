@@ -64,6 +64,10 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     kind: OpKind = OpKind.APPEND
 
 
+MOVES: Final = frozenset({OpKind.UNDO, OpKind.REDO, OpKind.RETRY, OpKind.RESUME, OpKind.IMPORT})
+"""The kinds of op that put the head elsewhere."""
+
+
 class MoveHead(msgspec.Struct, frozen=True, kw_only=True):
     """The head goes to a message on the session's own tree. Nothing is copied or deleted."""
 

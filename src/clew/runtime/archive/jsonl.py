@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 
 from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId, SummaryId
-from clew.domain.conversation.messages import Head, Message, ToolBody, UserBody
+from clew.domain.conversation.messages import Head, blobs_named
 from clew.domain.ledger.rows import SessionRow, SummaryRow
 from clew.runtime.archive.lines import (
     FORMAT_VERSION,
@@ -70,7 +70,7 @@ async def _messages(
 ) -> AsyncIterator[BlobLine | MessageLine]:
     told: set[str] = set()
     async for message in reader.as_written(taken.segments):
-        for sha256 in blobs_named(message):
+        for sha256 in blobs_named(message.body):
             if sha256 not in told:
                 told.add(sha256)
                 blob = await reader.blob(sha256)
@@ -87,18 +87,6 @@ async def _messages(
             text=message.text,
             body=message.body,
         )
-
-
-def blobs_named(message: Message | MessageLine) -> list[str]:
-    """The hashes of the blobs a message needs, each once."""
-    match message.body:
-        case UserBody(attachments=attachments, original=original):
-            named = [item.sha256 for item in attachments] + ([original] if original else [])
-        case ToolBody(attachments=attachments):
-            named = [item.sha256 for item in attachments]
-        case _:
-            named = []
-    return list(dict.fromkeys(named))
 
 
 def _summary(

@@ -22,6 +22,7 @@ from clew.domain.conversation.messages import (
     Role,
     ToolBody,
     UserBody,
+    blobs_named,
 )
 from clew.domain.ledger.commits import (
     Append,
@@ -39,7 +40,6 @@ from clew.domain.ledger.errors import Ambiguous, NotFound
 from clew.domain.ledger.rows import Handle, OpKind, Origin, SessionRow, TurnState
 from clew.runtime.archive.chain import Chain
 from clew.runtime.archive.errors import ImportFailed
-from clew.runtime.archive.jsonl import blobs_named
 from clew.runtime.archive.lines import (
     BlobLine,
     BranchLine,
@@ -163,7 +163,7 @@ class Replay:
     def _claimed(self, line: MessageLine) -> list[NewBlob]:
         """The bytes this message brings. What the file did not bring is refused even if the ledger happens to have it:
         it would be somebody else's, and naming a hash gives no right to read it."""
-        named = blobs_named(line)
+        named = blobs_named(line.body)
         stray = self._unclaimed.keys() - set(named)
         if stray:
             raise ImportFailed(f"the attachment {min(stray)[:12]} belongs to no message")

@@ -49,6 +49,7 @@ from clew.testing.ledgers import (
     texts,
     tool_call,
     turn_after,
+    turn_of,
     user,
     work,
 )
@@ -275,8 +276,7 @@ class LeaseContract(LedgerCase):
         """Its planned calls were not run, its started ones are unknown, and it is abandoned."""
         handle = await turn_with_calls(ledger)
         taken = await do(ledger, handle, claim=OTHER_PROCESS, evicts=THIS_PROCESS)
-        turn = await ledger.turn(ANN, handle.session)
-        assert turn is not None
+        turn = await turn_of(ledger, handle)
         assert (turn.state, turn.epoch, turn.finished_at is None) == (TurnState.ABANDONED, taken.epoch, False)
         assert await call_states(ledger, taken) == [CallState.UNKNOWN, CallState.NOT_RUN]
         await refused(ledger, work(taken, fence=as_holder(handle)), Fenced)
@@ -291,8 +291,7 @@ class LeaseContract(LedgerCase):
         assert (await ledger.session(ANN, handle.session)).lease_owner is None
         running = SetTurn(turn=number, state=TurnState.RUNNING)
         handle = await do(ledger, handle, claim=OTHER_PROCESS, set_turn=running)
-        turn = await ledger.turn(ANN, handle.session)
-        assert turn is not None
+        turn = await turn_of(ledger, handle)
         assert (turn.state, turn.epoch, turn.finished_at) == (TurnState.RUNNING, handle.epoch, None)
         assert await call_states(ledger, handle) == [CallState.STARTED, CallState.PLANNED]
         (approval,) = await ledger.approvals(ANN, handle.session)
@@ -306,8 +305,7 @@ class LeaseContract(LedgerCase):
         held = SetTurn(turn=number, state=state)
         handle = await do(ledger, handle, fence=as_holder(handle), set_turn=held)
         cut = await do(ledger, handle, op=Note(kind=OpKind.STOP), cut=True, cut_reason="stopped")
-        turn = await ledger.turn(ANN, handle.session)
-        assert turn is not None
+        turn = await turn_of(ledger, handle)
         assert (turn.state, turn.end_reason, turn.epoch) == (TurnState.INTERRUPTED, "stopped", cut.epoch)
         assert turn.finished_at is not None
         assert cut.epoch == handle.epoch + 1
@@ -321,8 +319,7 @@ class LeaseContract(LedgerCase):
         """Nobody interrupted that turn; its process ended."""
         handle = await turn_with_calls(ledger)
         await do(ledger, handle, cut=True, evicts=THIS_PROCESS, cut_reason="its process ended")
-        turn = await ledger.turn(ANN, handle.session)
-        assert turn is not None
+        turn = await turn_of(ledger, handle)
         assert (turn.state, turn.end_reason) == (TurnState.ABANDONED, "its process ended")
 
     async def test_a_cut_and_a_claim_in_one_commit_are_one_epoch(self, ledger: Ledger) -> None:
@@ -428,8 +425,7 @@ async def turn_with_calls(ledger: Ledger, *, ask: bool = False) -> Handle:
 
 async def open_number(ledger: Ledger, handle: Handle) -> int:
     """The number of the newest turn."""
-    turn = await ledger.turn(ANN, handle.session)
-    assert turn is not None
+    turn = await turn_of(ledger, handle)
     return turn.turn
 
 

@@ -39,6 +39,7 @@ from clew.testing.ledgers import (
     new_session,
     open_turn,
     place,
+    place_of,
     receive,
     say,
     session_id,
@@ -287,8 +288,7 @@ class IsolationContract(LedgerCase):
         """Who looks a place up learns an id, and with it nothing more."""
         handle = await anns_session(ledger)
         await place(ledger, handle)
-        row = await ledger.conversation("telegram:1")
-        assert row is not None
+        row = await place_of(ledger, "telegram:1")
         assert row.session is not None
         await check_hidden(ledger, EVE, row.session)
 

@@ -32,6 +32,7 @@ from clew.testing.ledgers import (
     handle_of,
     open_turn,
     place,
+    place_of,
     receive,
     run_turn,
     say,
@@ -196,8 +197,7 @@ class PurgeContract(LedgerCase):
         chat = await place(ledger, handle)
         await receive(ledger, handle, chat, "before")
         await ledger.forget(ANN, handle.session, START_MS)
-        row = await ledger.conversation("telegram:1")
-        assert row is not None
+        row = await place_of(ledger, "telegram:1")
         assert (row.session, row.version, row.id) == (None, 2, chat)
         with pytest.raises(NotFound):
             await receive(ledger, handle, chat, "after")

@@ -39,6 +39,7 @@ from clew.testing.ledgers import (
     texts,
     tool_call,
     tool_result,
+    turn_of,
     user,
     work,
 )
@@ -81,8 +82,7 @@ class RecoveryContract(LedgerCase):
             set_turn=SetTurn(turn=1, state=TurnState.RUNNING, crashed=True),
         )
         assert taken.epoch == handle.epoch + 1
-        turn = await ledger.turn(ANN, handle.session)
-        assert turn is not None
+        turn = await turn_of(ledger, handle)
         assert (turn.state, turn.crashes) == (TurnState.RUNNING, 1)
         assert (await ledger.ops(ANN, handle.session))[0].kind == OpKind.RECOVER
         assert (await texts(ledger, handle.session))[-1] == "Not known."

@@ -30,6 +30,7 @@ from clew.testing.ledgers import (
     moment,
     new_session,
     place,
+    place_of,
     say,
     session_id,
     sha256,
@@ -308,12 +309,10 @@ class PlaceContract(LedgerCase):
         one, two = await begin(ledger, 1), await begin(ledger, 2)
         assert await ledger.conversation("telegram:1") is None
         ident = await place(ledger, one)
-        row = await ledger.conversation("telegram:1")
-        assert row is not None
+        row = await place_of(ledger, "telegram:1")
         assert (row.id, row.session, row.version, row.surface) == (ident, one.session, 1, "telegram")
         assert await place(ledger, two, version=1) == ident
-        row = await ledger.conversation("telegram:1")
-        assert row is not None
+        row = await place_of(ledger, "telegram:1")
         assert (row.session, row.version) == (two.session, 2)
 
     @pytest.mark.parametrize("version", [0, 1, 3])
@@ -331,8 +330,7 @@ class PlaceContract(LedgerCase):
             await ledger.session(ANN, session_id(3))
         op = Append(messages=(user("lost"),), turn=1)
         await refused(ledger, work(one, op=op, conversation=stale), HeadMoved)
-        row = await ledger.conversation("telegram:1")
-        assert row is not None
+        row = await place_of(ledger, "telegram:1")
         assert (row.session, row.version) == (two.session, 2)
 
     async def test_a_new_place_has_no_version_yet(self, ledger: Ledger) -> None:
@@ -359,8 +357,7 @@ class PlaceContract(LedgerCase):
         committed = await ledger.commit(
             work(old, op=Note(kind=OpKind.LEAVE), cut=True, cut_reason="new", opens=opens, conversation=point)
         )
-        row = await ledger.conversation("telegram:1")
-        assert row is not None
+        row = await place_of(ledger, "telegram:1")
         assert row.session == opens.id
         assert committed.opened == await handle_of(ledger, opens.id)
         assert committed.handle.epoch == old.epoch + 1

@@ -52,6 +52,7 @@ from clew.testing.ledgers import (
     sha256,
     texts,
     tool_call,
+    turn_of,
     user,
     work,
 )
@@ -70,8 +71,7 @@ class TurnContract(LedgerCase):
         """Message, call planned, started, finished with its result, answer, done: each a commit of its own."""
         handle = await run_turn(ledger, await begin(ledger, 1), "read it", "Here.", tool_text="content")
         assert await texts(ledger, handle.session) == ["read it", "Let me look.", "content", "Here."]
-        turn = await ledger.turn(ANN, handle.session)
-        assert turn is not None
+        turn = await turn_of(ledger, handle)
         assert (turn.state, turn.end_reason, turn.principal, turn.model) == (
             TurnState.DONE,
             "answered",
@@ -89,11 +89,9 @@ class TurnContract(LedgerCase):
         handle = await begin(ledger, 1)
         assert await ledger.turn(ANN, handle.session) is None
         handle = await run_turn(ledger, await run_turn(ledger, handle, "a"), "b")
-        newest = await ledger.turn(ANN, handle.session)
-        assert newest is not None
+        newest = await turn_of(ledger, handle)
         assert await ledger.turn(ANN, handle.session, newest.turn) == newest
-        first = await ledger.turn(ANN, handle.session, 1)
-        assert first is not None
+        first = await turn_of(ledger, handle, 1)
         assert first.turn < newest.turn
         assert await ledger.turn(ANN, handle.session, 99) is None
 
@@ -124,8 +122,7 @@ class TurnContract(LedgerCase):
         handle = await open_turn(ledger, await begin(ledger, 1), "a")
         failed = SetTurn(turn=1, state=TurnState.FAILED, end_reason="model", error="429: too many")
         await do(ledger, handle, fence=as_holder(handle), set_turn=failed, release=True)
-        turn = await ledger.turn(ANN, handle.session)
-        assert turn is not None
+        turn = await turn_of(ledger, handle)
         assert (turn.state, turn.end_reason, turn.error) == (TurnState.FAILED, "model", "429: too many")
 
 

@@ -6,9 +6,6 @@ what it opens, conversation.
 
 from __future__ import annotations
 
-import hashlib
-from typing import Final
-
 import msgspec
 from msgspec.structs import asdict, replace
 
@@ -16,11 +13,10 @@ from clew.adapters.stores.memory.opening import open_session, point
 from clew.adapters.stores.memory.ops import aim, write_messages
 from clew.adapters.stores.memory.state import FirstUse, State
 from clew.adapters.stores.memory.turns import cancel_queued, settle_turns, write_turn_rows
-from clew.domain.ledger.commits import Append, AsHolder, Commit, Committed, Fence, SessionPatch
-from clew.domain.ledger.errors import Busy, Fenced, HeadMoved, KeyReused, Refused
-from clew.domain.ledger.rows import Handle, OpRow, SessionRow, TurnState
-
-_encode: Final = msgspec.json.Encoder().encode
+from clew.domain.ledger.commits import Append, Commit, Committed, SessionPatch
+from clew.domain.ledger.errors import KeyReused, Refused
+from clew.domain.ledger.fences import check_claim, check_fence, payload_of
+from clew.domain.ledger.rows import OpRow, SessionRow, TurnState
 
 
 def commit(state: State, work: Commit) -> Committed:
@@ -29,7 +25,7 @@ def commit(state: State, work: Commit) -> Committed:
     known = _known(state, work)
     if known is not None:
         return known
-    _check_fence(work.fence, row.handle)
+    check_fence(work.fence, epoch=row.handle.epoch, version=row.handle.version, head=row.handle.head)
     _take_over(state, work, row)
     _write_op(state, work)
     write_turn_rows(state, work)
@@ -42,11 +38,6 @@ def commit(state: State, work: Commit) -> Committed:
     return Committed(handle=state.sessions[work.session].handle, opened=opened, cancelled=cancelled)
 
 
-def payload(work: Commit) -> bytes:
-    """What makes two commits with one key the same: what they say, not when, against what, or by which process."""
-    return hashlib.sha256(_encode((work.op, work.open_turn, work.plan, work.patch, work.opens))).digest()
-
-
 def _known(state: State, work: Commit) -> Committed | None:
     """The first commit's outcome, when this key was used before."""
     if work.idempotency_key is None:
@@ -54,27 +45,14 @@ def _known(state: State, work: Commit) -> Committed | None:
     first = state.keys.get((work.session, work.idempotency_key))
     if first is None:
         return None
-    if first.payload != payload(work):
+    if first.payload != payload_of(work):
         raise KeyReused(f"The key {work.idempotency_key} was used for something else.")
     return Committed(handle=first.handle, repeated=True)
 
 
-def _check_fence(fence: Fence, handle: Handle) -> None:
-    if isinstance(fence, AsHolder):
-        if fence.epoch != handle.epoch:
-            raise Fenced("Somebody else took this session over.")
-        if fence.head != handle.head:
-            raise HeadMoved("The session moved on meanwhile.")
-    elif fence.version != handle.version or fence.head != handle.head:
-        raise HeadMoved("The session changed meanwhile.")
-
-
 def _take_over(state: State, work: Commit, row: SessionRow) -> None:
     """Raises the epoch, by one, where the commit cuts or claims; a lease that is released stops no turn."""
-    if work.claim is not None and row.lease_owner not in (None, work.claim, work.evicts):
-        raise Busy("Another process is in the middle of a turn of this session.", str(row.lease_owner))
-    if work.seen_beat is not None and (row.lease_owner, row.lease_beat) != (work.evicts, work.seen_beat):
-        raise Busy("The process in the middle of a turn of this session lives.", str(row.lease_owner))
+    check_claim(work, row.lease_owner, row.lease_beat)
     if not (work.cut or work.claim):
         lease = None if work.release else row.lease_owner
         state.sessions[row.id] = replace(row, lease_owner=lease)
@@ -115,7 +93,7 @@ def _write_op(state: State, work: Commit) -> None:
     if isinstance(work.op, Append):
         write_messages(state, work, work.op, head)
     if work.idempotency_key is not None:
-        first = FirstUse(payload=payload(work), handle=after)
+        first = FirstUse(payload=payload_of(work), handle=after)
         state.keys[work.session, work.idempotency_key] = first
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from typing import assert_never
 
 from msgspec.structs import asdict, replace
 
@@ -10,12 +10,10 @@ from clew.adapters.stores.memory.opening import new_branch
 from clew.adapters.stores.memory.state import State, StoredSummary
 from clew.adapters.stores.memory.tree import normalised, on_path, placed, summary_for
 from clew.domain.conversation.ids import BranchId, MessageId, SummaryId
-from clew.domain.conversation.messages import Head, Message, NewMessage, ToolBody, UserBody
-from clew.domain.ledger.commits import Append, Commit, Compact, Expand, MoveHead, Note, Op
+from clew.domain.conversation.messages import Head, Message, NewMessage, blobs_named
+from clew.domain.ledger.commits import MOVES, Append, Commit, Compact, Expand, MoveHead, Note, Op
 from clew.domain.ledger.errors import HeadMoved, Refused
 from clew.domain.ledger.rows import Handle, OpKind, SummaryRow
-
-_MOVES: Final = frozenset({OpKind.UNDO, OpKind.REDO, OpKind.RETRY, OpKind.RESUME, OpKind.IMPORT})
 
 
 def aim(state: State, work: Commit, op: Op, seen: Handle) -> tuple[OpKind, Head, SummaryId | None]:
@@ -27,7 +25,7 @@ def aim(state: State, work: Commit, op: Op, seen: Handle) -> tuple[OpKind, Head,
             branch = _branch_to_append(state, seen)
             return op.kind, Head(branch, seen.head.seq + len(op.messages)), seen.summary
         case MoveHead():
-            if op.kind not in _MOVES:
+            if op.kind not in MOVES:
                 raise Refused(f"{op.kind} does not move a head.")
             to = placed(state, work.session, op.to)
             before = _undone_summary(state, seen, to) if op.kind == OpKind.REDO else seen.summary
@@ -86,7 +84,7 @@ def write_messages(state: State, work: Commit, op: Append, head: Head) -> None:
     first = head.seq - len(op.messages) + 1
     known = state.blobs.keys() | {blob.sha256 for blob in work.blobs}
     for seq, message in enumerate(op.messages, first):
-        missing = blobs_named(message) - known
+        missing = set(blobs_named(message.body)) - known
         if missing:
             raise Refused(f"The attachment {min(missing)[:12]} was never stored.")
         at = Head(head.branch, seq)
@@ -102,16 +100,6 @@ def _stored(ident: MessageId, at: Head, turn: int, message: NewMessage, created_
         turn=turn,
         created_at=created_at,
     )
-
-
-def blobs_named(message: NewMessage | Message) -> set[str]:
-    """The hashes of the blobs a message needs."""
-    if not isinstance(message.body, UserBody | ToolBody):
-        return set()
-    named = {attachment.sha256 for attachment in message.body.attachments}
-    if isinstance(message.body, UserBody) and message.body.original:
-        named.add(message.body.original)
-    return named
 
 
 def storable(text: str) -> str:

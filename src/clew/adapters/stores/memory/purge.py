@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from clew.adapters.stores.memory.ops import blobs_named
 from clew.adapters.stores.memory.state import State
 from clew.adapters.stores.memory.tree import reach
 from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId
+from clew.domain.conversation.messages import blobs_named
 from clew.domain.ledger.rows import CallState, Forgotten, InboxState, TurnState
 
 
@@ -82,8 +82,8 @@ def _sweep(state: State) -> tuple[int, int]:
     ]
     for message in gone:
         del state.messages[message.head]
-    named = {sha256 for message in gone for sha256 in blobs_named(message)}
-    still = {sha256 for message in state.messages.values() for sha256 in blobs_named(message)}
+    named = {sha256 for message in gone for sha256 in blobs_named(message.body)}
+    still = {sha256 for message in state.messages.values() for sha256 in blobs_named(message.body)}
     for sha256 in named - still:
         del state.blobs[sha256]
     return len(gone), len(named - still)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from msgspec.structs import asdict, replace
 
-from clew.adapters.stores.memory.ops import blobs_named
 from clew.adapters.stores.memory.spending import spent
 from clew.adapters.stores.memory.state import State
 from clew.adapters.stores.memory.tree import messages_to, normalised, placed, reach
 from clew.adapters.stores.memory.turns import waiting_in
 from clew.domain.conversation.ids import BranchId, CallId, PrincipalId, SessionId
-from clew.domain.conversation.messages import Head, Message
+from clew.domain.conversation.messages import Head, Message, blobs_named
 from clew.domain.ledger.commits import UsageState
 from clew.domain.ledger.errors import Ambiguous, NotFound
 from clew.domain.ledger.rows import (
@@ -210,7 +209,7 @@ def blob(state: State, principal: PrincipalId, session: SessionId, sha256: str) 
     """Only what a message of the session's own tree names."""
     state.visible(principal, session)
     for ident in reach(state, session):
-        if any(sha256 in blobs_named(message) for message in segment(state, principal, session, ident)):
+        if any(sha256 in blobs_named(message.body) for message in segment(state, principal, session, ident)):
             return state.blobs[sha256]
     raise NotFound("There is no such attachment in this session.")
 

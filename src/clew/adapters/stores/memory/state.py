@@ -7,6 +7,7 @@ only replaced, so a shallow copy of every table is a copy of everything.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 
@@ -110,32 +111,10 @@ class State:
 
     def copy(self) -> State:
         """A state that may be changed without this one noticing."""
-        return replace(
-            self,
-            roles=dict(self.roles),
-            sessions=dict(self.sessions),
-            compactions=dict(self.compactions),
-            pairings=dict(self.pairings),
-            jobs=dict(self.jobs),
-            identities=dict(self.identities),
-            forks=dict(self.forks),
-            shares=dict(self.shares),
-            purged=dict(self.purged),
-            branches=dict(self.branches),
-            messages=dict(self.messages),
-            blobs=dict(self.blobs),
-            prefixes=dict(self.prefixes),
-            summaries=dict(self.summaries),
-            ops=dict(self.ops),
-            keys=dict(self.keys),
-            turns=dict(self.turns),
-            calls=dict(self.calls),
-            approvals=dict(self.approvals),
-            conversations=dict(self.conversations),
-            inbox=dict(self.inbox),
-            outbox=dict(self.outbox),
-            usage=dict(self.usage),
-        )
+        tables: dict[str, Any] = {
+            name: dict(table) for name, table in vars(self).items() if isinstance(table, dict)
+        }
+        return replace(self, **tables)
 
     def next_id(self) -> int:
         """Never given twice, not even after a purge: an old reference must not find something new."""

@@ -6,37 +6,35 @@ Order: fence, epoch, op and messages, turn, calls, approvals, inbox, usage, repl
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final, NamedTuple
 
 import apsw
 import msgspec
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from clew.adapters.stores.sqlite.connection import fetch
-from clew.adapters.stores.sqlite.open_session import open_session, point_conversation, store_prefix
+from clew.adapters.stores.sqlite.open_session import open_session, point_conversation, store_prefix, write_op
 from clew.adapters.stores.sqlite.paths import in_tree, normalised, on_path, summary_on_path
 from clew.adapters.stores.sqlite.spending import estimate_reserved
 from clew.adapters.stores.sqlite.turn_rows import cut_turn, write_turn_rows
 from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId, SummaryId
-from clew.domain.conversation.messages import Head, NewMessage, ToolBody, UserBody
+from clew.domain.conversation.messages import Head, blobs_named
 from clew.domain.ledger.commits import (
+    MOVES,
     Append,
-    AsHolder,
     Commit,
     Committed,
     Compact,
     Expand,
-    Fence,
     MoveHead,
     Note,
     SessionPatch,
 )
-from clew.domain.ledger.errors import Busy, Fenced, HeadMoved, KeyReused, NotFound, Refused
+from clew.domain.ledger.errors import HeadMoved, KeyReused, NotFound, Refused
+from clew.domain.ledger.fences import check_claim, check_fence, payload_of
 from clew.domain.ledger.rows import Handle, OpKind, Prefix, TurnState
 
 _encode: Final = msgspec.json.Encoder().encode
-_MOVES: Final = frozenset({OpKind.UNDO, OpKind.REDO, OpKind.RETRY, OpKind.RESUME, OpKind.IMPORT})
 
 
 class Seen(NamedTuple):
@@ -78,7 +76,7 @@ def commit(db: apsw.Connection, work: Commit) -> Committed:
     known = _known(db, work, payload)
     if known is not None:
         return known
-    check_fence(work.fence, seen)
+    check_fence(work.fence, epoch=seen.epoch, version=seen.version, head=seen.head)
     epoch, cancelled = _take_over(db, work, seen)
     _store_blobs(db, work)
     handle = _write_op(db, work, seen, epoch, payload)
@@ -96,21 +94,10 @@ def committed_before(db: apsw.Connection, work: Commit) -> Committed | None:
     return _known(db, work, _payload_hash(work))
 
 
-def check_fence(fence: Fence, seen: Seen) -> None:
-    """Raises Fenced for a holder whose epoch is over, HeadMoved for anybody whose picture is old."""
-    if isinstance(fence, AsHolder):
-        if fence.epoch != seen.epoch:
-            raise Fenced("Somebody else took this session over.")
-        if fence.head != seen.head:
-            raise HeadMoved("The session moved on meanwhile.")
-    elif fence.version != seen.version or fence.head != seen.head:
-        raise HeadMoved("The session changed meanwhile.")
-
-
 def _payload_hash(work: Commit) -> bytes | None:
     if work.idempotency_key is None:
         return None
-    return hashlib.sha256(_encode((work.op, work.open_turn, work.plan, work.patch, work.opens))).digest()
+    return payload_of(work)
 
 
 def _known(db: apsw.Connection, work: Commit, payload: bytes | None) -> Committed | None:
@@ -136,10 +123,7 @@ def _known(db: apsw.Connection, work: Commit, payload: bytes | None) -> Committe
 def _take_over(db: apsw.Connection, work: Commit, seen: Seen) -> tuple[int, int]:
     """Raises the epoch where the commit asks for it. Returns the epoch to write under and how many were cancelled."""
     claims = work.claim is not None
-    if claims and seen.lease_owner not in (None, work.claim, work.evicts):
-        raise Busy("Another process is in the middle of a turn of this session.", str(seen.lease_owner))
-    if work.seen_beat is not None and (seen.lease_owner, seen.lease_beat) != (work.evicts, work.seen_beat):
-        raise Busy("The process in the middle of a turn of this session lives.", str(seen.lease_owner))
+    check_claim(work, seen.lease_owner, seen.lease_beat)
     epoch = seen.epoch
     if work.cut or claims:
         epoch += 1
@@ -179,43 +163,21 @@ def _store_blobs(db: apsw.Connection, work: Commit) -> None:
         )
 
 
-_OP: Final = """
-INSERT INTO op(session_id, version, kind, from_branch, from_seq, to_branch, to_seq, from_summary, to_summary, epoch,
-  idempotency_key, payload_hash, actor, at) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)
-"""
-
-
 def _write_op(db: apsw.Connection, work: Commit, seen: Seen, epoch: int, payload: bytes | None) -> Handle:
+    before = Handle(
+        session=work.session, head=seen.head, version=seen.version, epoch=epoch, summary=seen.summary
+    )
     if work.op is None:
         if payload is not None:
             raise Refused("A commit without an op has nothing to hang a key on.")
-        return Handle(
-            session=work.session, head=seen.head, version=seen.version, epoch=epoch, summary=seen.summary
-        )
+        return before
     kind, to, summary = _aim(db, work, seen)
-    version = seen.version + 1
-    db.execute(
-        _OP,
-        (
-            work.session,
-            version,
-            kind,
-            seen.head_branch,
-            seen.head_seq,
-            to.branch,
-            to.seq,
-            seen.summary,
-            summary,
-            epoch,
-            work.idempotency_key,
-            payload,
-            work.actor,
-            work.at,
-        ),
-    )
+    after = replace(before, head=to, version=seen.version + 1, summary=summary)
+    key = work.idempotency_key
+    write_op(db, before, after, kind, actor=work.actor, at=work.at, key=key, payload=payload)
     if isinstance(work.op, Append):
         _write_messages(db, work.op, to, work.at)
-    return Handle(session=work.session, head=to, version=version, epoch=epoch, summary=summary)
+    return after
 
 
 def _aim(db: apsw.Connection, work: Commit, seen: Seen) -> tuple[OpKind, Head, SummaryId | None]:
@@ -251,7 +213,7 @@ def _branch_to_append(db: apsw.Connection, session: SessionId, seen: Seen) -> Br
 
 
 def _checked_move(db: apsw.Connection, session: SessionId, op: MoveHead) -> Head:
-    if op.kind not in _MOVES:
+    if op.kind not in MOVES:
         raise Refused(f"{op.kind} does not move a head.")
     known = fetch(db, "SELECT 1 FROM branch WHERE id = ?", (op.to.branch,))
     to = normalised(db, op.to) if known else op.to
@@ -324,17 +286,8 @@ def _write_messages(db: apsw.Connection, op: Append, to: Head, at: int) -> None:
                 at,
             ),
         )
-        for sha256 in _blobs_named(message):
+        for sha256 in blobs_named(message.body):
             _attach(db, db.last_insert_rowid(), sha256)
-
-
-def _blobs_named(message: NewMessage) -> set[str]:
-    if not isinstance(message.body, UserBody | ToolBody):
-        return set()
-    named = {attachment.sha256 for attachment in message.body.attachments}
-    if isinstance(message.body, UserBody) and message.body.original:
-        named.add(message.body.original)
-    return named
 
 
 def _attach(db: apsw.Connection, message: int, sha256: str) -> None:

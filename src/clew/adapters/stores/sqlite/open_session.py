@@ -16,8 +16,8 @@ from clew.domain.ledger.errors import HeadMoved, NotFound, Refused
 from clew.domain.ledger.rows import Handle, OpKind, Prefix
 
 _OP: Final = """
-INSERT INTO op(session_id, version, kind, from_branch, from_seq, from_summary, to_branch, to_seq, to_summary, epoch, actor, at)
-VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?)
+INSERT INTO op(session_id, version, kind, from_branch, from_seq, from_summary, to_branch, to_seq, to_summary, epoch,
+  idempotency_key, payload_hash, actor, at) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)
 """
 
 
@@ -29,29 +29,30 @@ def open_session(db: apsw.Connection, new: NewSession, actor: PrincipalId, at: i
     _insert(db, new, start if shares_tree else None, at)
     if shares_tree and start is not None:
         summary = _keep_summaries(db, new, start, start.branch)
-        return _op(
-            db,
-            Handle(session=new.id, head=start, version=1, epoch=1, summary=summary),
-            None,
-            OpKind.CREATE,
-            actor=actor,
-            at=at,
-        )
+        handle = Handle(session=new.id, head=start, version=1, epoch=1, summary=summary)
+        return write_op(db, None, handle, OpKind.CREATE, actor=actor, at=at)
     db.execute("INSERT INTO branch(session_id) VALUES(?)", (new.id,))
     root = Head(BranchId(db.last_insert_rowid()), 0)
-    handle = _op(
-        db, Handle(session=new.id, head=root, version=1, epoch=1), None, OpKind.CREATE, actor=actor, at=at
-    )
+    handle = Handle(session=new.id, head=root, version=1, epoch=1)
+    write_op(db, None, handle, OpKind.CREATE, actor=actor, at=at)
     return handle if start is None else _copy_path(db, new, handle, start, actor=actor, at=at)
 
 
-def _op(
-    db: apsw.Connection, after: Handle, before: Handle | None, kind: OpKind, *, actor: PrincipalId, at: int
+def write_op(
+    db: apsw.Connection,
+    before: Handle | None,
+    after: Handle,
+    kind: OpKind,
+    *,
+    actor: PrincipalId,
+    at: int,
+    key: str | None = None,
+    payload: bytes | None = None,
 ) -> Handle:
-    """One op of a session that is being opened. Returns the handle it leads to."""
+    """One op, from one handle of its session to the next, which it returns."""
     came_from = (None, 0, None) if before is None else (before.head.branch, before.head.seq, before.summary)
-    went_to = (after.head.branch, after.head.seq, after.summary)
-    db.execute(_OP, (after.session, after.version, kind, *came_from, *went_to, actor, at))
+    went_to = (after.head.branch, after.head.seq, after.summary, after.epoch)
+    db.execute(_OP, (after.session, after.version, kind, *came_from, *went_to, key, payload, actor, at))
     return after
 
 
@@ -163,7 +164,7 @@ def _copy_path(
     """Another person's path is copied, by ops of its own, so that nobody's deletion waits on a stranger."""
     root = handle.head.branch
     copied = replace(handle, head=Head(root, start.seq), version=2)
-    _op(db, copied, handle, OpKind.APPEND, actor=actor, at=at)
+    write_op(db, handle, copied, OpKind.APPEND, actor=actor, at=at)
     for segment in reversed(segments(db, start)):
         for (message,) in fetch(
             db,
@@ -182,7 +183,9 @@ def _copy_path(
     summary = _keep_summaries(db, new, start, root)
     if summary is None:
         return copied
-    return _op(db, replace(copied, version=3, summary=summary), copied, OpKind.COMPACT, actor=actor, at=at)
+    return write_op(
+        db, copied, replace(copied, version=3, summary=summary), OpKind.COMPACT, actor=actor, at=at
+    )
 
 
 def refuse_absent(db: apsw.Connection, session: SessionId) -> None:
