@@ -33,17 +33,12 @@ class Key(StrEnum):
 
     ENTER = "\r"
     ALT_ENTER = "\x1b\r"
-    ESCAPE = "\x1b"
-    TAB = "\t"
     UP = "\x1b[A"
     DOWN = "\x1b[B"
     BACKSPACE = "\x7f"
     CTRL_C = "\x03"
     CTRL_D = "\x04"
     CTRL_J = "\n"
-    CTRL_P = "\x10"
-    CTRL_R = "\x12"
-    CTRL_U = "\x15"
 
 
 class NotSeen(AssertionError):
@@ -119,11 +114,6 @@ class Person:
             for line in self._screen.history.top
         ]
         return "\n".join([*scrolled, self.screen])
-
-    @property
-    def last_row(self) -> str:
-        """The lowest row that shows something."""
-        return self.screen.rpartition("\n")[2]
 
     def sees(self, *texts: str, seconds: float = SECONDS_MAX) -> None:
         """Waits until all of these stand on the screen."""

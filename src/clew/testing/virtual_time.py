@@ -71,10 +71,6 @@ class Program:
 _PROGRAM: Final[ContextVar[Program | None]] = ContextVar("program", default=None)
 
 
-def current_program() -> Program | None:
-    return _PROGRAM.get()
-
-
 class _Numbered(asyncio.Task[Any]):
     """A task that knows when it was made: an order that does not hang on addresses in memory."""
 

@@ -15,8 +15,7 @@ from clew.runtime.archive.formats import ExportFormat, export
 from clew.runtime.archive.importing import import_jsonl
 from clew.runtime.talk import Services
 from clew.surfaces.cli.codes import UsageError
-from clew.surfaces.cli.host import Host
-from clew.surfaces.cli.opened import with_services
+from clew.surfaces.cli.opened import opened
 from clew.surfaces.cli.output import json_line
 from clew.surfaces.cli.public import public
 
@@ -40,23 +39,21 @@ CHUNK_BYTES = 1 << 20
     help="A new file; default: standard output.",
 )
 @click.option("--tree", "whole_tree", is_flag=True, help="Undone branches too (jsonl always has them).")
-@click.pass_obj
-def export_(host: Host, session: str, wanted: str, output: Path | None, whole_tree: bool) -> None:
+@opened
+async def export_(
+    services: Services, session: str, wanted: str, output: Path | None, whole_tree: bool
+) -> None:
     """Write SESSION for people (md, html), programs (json) or another Clew (jsonl)."""
-
-    async def write(services: Services) -> None:
-        ident = await services.ledger.resolve(LOCAL, session)
-        parts = export(services.ledger, LOCAL, ident, ExportFormat(wanted), whole_tree=whole_tree)
-        sink: BinaryIO = sys.stdout.buffer if output is None else _new_file(output)
-        try:
-            async for part in parts:
-                sink.write(part)
-            sink.flush()
-        finally:
-            if output is not None:
-                sink.close()
-
-    with_services(host, write)
+    ident = await services.ledger.resolve(LOCAL, session)
+    parts = export(services.ledger, LOCAL, ident, ExportFormat(wanted), whole_tree=whole_tree)
+    sink: BinaryIO = sys.stdout.buffer if output is None else _new_file(output)
+    try:
+        async for part in parts:
+            sink.write(part)
+        sink.flush()
+    finally:
+        if output is not None:
+            sink.close()
 
 
 def _new_file(path: Path) -> BinaryIO:
@@ -71,26 +68,22 @@ def _new_file(path: Path) -> BinaryIO:
 @click.command("import")
 @click.argument("source")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of the sessions.")
-@click.pass_obj
-def import_(host: Host, source: str, as_json: bool) -> None:
+@opened
+async def import_(services: Services, source: str, as_json: bool) -> None:
     """Read sessions from the jsonl file SOURCE (or `-`); each gets a new id and its whole history."""
-
-    async def read(services: Services) -> None:
-        with _opened(source) as stream:
-            rows = await import_jsonl(
-                services.ledger,
-                LOCAL,
-                _chunks(stream),
-                new_id=services.desk.new_id,
-                at=services.clock.now_ms(),
-            )
-        if as_json:
-            click.echo(json_line([public(row) for row in rows]))
-            return
-        for row in rows:
-            click.echo(f"{row.id}  {row.handle.head.seq} messages  {row.title or 'untitled'}")
-
-    with_services(host, read)
+    with _opened(source) as stream:
+        rows = await import_jsonl(
+            services.ledger,
+            LOCAL,
+            _chunks(stream),
+            new_id=services.desk.new_id,
+            at=services.clock.now_ms(),
+        )
+    if as_json:
+        click.echo(json_line([public(row) for row in rows]))
+        return
+    for row in rows:
+        click.echo(f"{row.id}  {row.handle.head.seq} messages  {row.title or 'untitled'}")
 
 
 def _opened(source: str) -> BinaryIO:

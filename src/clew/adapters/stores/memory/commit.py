@@ -9,14 +9,14 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import asdict, replace
 
-from clew.adapters.stores.memory.opening import open_session, point
+from clew.adapters.stores.memory.opening import open_session, point, write_op
 from clew.adapters.stores.memory.ops import aim, write_messages
 from clew.adapters.stores.memory.state import FirstUse, State
 from clew.adapters.stores.memory.turns import cancel_queued, settle_turns, write_turn_rows
 from clew.domain.ledger.commits import Append, Commit, Committed, SessionPatch
 from clew.domain.ledger.errors import KeyReused, Refused
 from clew.domain.ledger.fences import check_claim, check_fence, payload_of
-from clew.domain.ledger.rows import OpRow, SessionRow, TurnState
+from clew.domain.ledger.rows import SessionRow, TurnState
 
 
 def commit(state: State, work: Commit) -> Committed:
@@ -76,20 +76,8 @@ def _write_op(state: State, work: Commit) -> None:
     kind, head, summary = aim(state, work, work.op, seen)
     after = replace(seen, head=head, version=seen.version + 1, summary=summary)
     active = row.last_active_at if head == seen.head else max(row.last_active_at, work.at)
-    state.sessions[work.session] = replace(row, handle=after, last_active_at=active)
-    state.ops[work.session, after.version] = OpRow(
-        session=work.session,
-        version=after.version,
-        kind=kind,
-        from_head=seen.head,
-        to_head=head,
-        from_summary=seen.summary,
-        to_summary=summary,
-        epoch=after.epoch,
-        idempotency_key=work.idempotency_key,
-        actor=work.actor,
-        at=work.at,
-    )
+    state.sessions[work.session] = replace(row, last_active_at=active)
+    write_op(state, seen, after, kind, actor=work.actor, at=work.at, key=work.idempotency_key)
     if isinstance(work.op, Append):
         write_messages(state, work, work.op, head)
     if work.idempotency_key is not None:

@@ -42,7 +42,7 @@ def open_session(state: State, new: NewSession, actor: PrincipalId, at: int) -> 
         return _create(state, new, actor, at, head=start, summary=summary)
     root = Head(new_branch(state, new.id, None), 0)
     handle = _create(state, new, actor, at, head=root, summary=None)
-    return handle if start is None else _copy_path(state, new, handle, start)
+    return handle if start is None else _copy_path(state, new, handle, start, actor=actor, at=at)
 
 
 def new_branch(state: State, session: SessionId, parent: Head | None) -> BranchId:
@@ -107,53 +107,53 @@ def _create(
         archived_at=None,
         temporary=new.temporary,
     )
-    state.ops[new.id, 1] = _first_op(handle, actor, at)
-    return handle
+    return write_op(state, None, handle, OpKind.CREATE, actor=actor, at=at)
 
 
-def _first_op(handle: Handle, actor: PrincipalId, at: int) -> OpRow:
-    return OpRow(
-        session=handle.session,
-        version=1,
-        kind=OpKind.CREATE,
-        from_head=None,
-        to_head=handle.head,
-        from_summary=None,
-        to_summary=handle.summary,
-        epoch=1,
-        idempotency_key=None,
+def write_op(
+    state: State,
+    before: Handle | None,
+    after: Handle,
+    kind: OpKind,
+    *,
+    actor: str,
+    at: int,
+    key: str | None = None,
+) -> Handle:
+    """One op, from one handle of its session to the next, which it returns. The session row follows."""
+    state.ops[after.session, after.version] = OpRow(
+        session=after.session,
+        version=after.version,
+        kind=kind,
+        from_head=before.head if before else None,
+        to_head=after.head,
+        from_summary=before.summary if before else None,
+        to_summary=after.summary,
+        epoch=after.epoch,
+        idempotency_key=key,
         actor=actor,
         at=at,
     )
+    state.sessions[after.session] = replace(state.sessions[after.session], handle=after)
+    return after
 
 
-def _copy_path(state: State, new: NewSession, handle: Handle, start: Head) -> Handle:
+def _copy_path(
+    state: State, new: NewSession, handle: Handle, start: Head, *, actor: PrincipalId, at: int
+) -> Handle:
     """Another person's path is copied, by ops of its own, so that nobody's deletion waits on a stranger."""
     root = handle.head.branch
     for message in messages_to(state, start):
-        copied = Head(root, message.seq)
-        state.messages[copied] = replace(message, id=MessageId(state.next_id()), branch=root)
+        place = Head(root, message.seq)
+        state.messages[place] = replace(message, id=MessageId(state.next_id()), branch=root)
     state.branches[root] = replace(state.branches[root], tip=start.seq)
-    handle = _next(state, replace(handle, head=Head(root, start.seq)), OpKind.APPEND)
+    copied = replace(handle, head=Head(root, start.seq), version=2)
+    write_op(state, handle, copied, OpKind.APPEND, actor=actor, at=at)
     summary = _keep_summaries(state, new, start, root)
-    return handle if summary is None else _next(state, replace(handle, summary=summary), OpKind.COMPACT)
-
-
-def _next(state: State, handle: Handle, kind: OpKind) -> Handle:
-    """One more op of a session that is being opened, leading to this head and summary."""
-    last = state.ops[handle.session, handle.version]
-    after = replace(handle, version=handle.version + 1)
-    state.ops[handle.session, after.version] = replace(
-        last,
-        version=after.version,
-        kind=kind,
-        from_head=last.to_head,
-        to_head=after.head,
-        from_summary=last.to_summary,
-        to_summary=after.summary,
-    )
-    state.sessions[handle.session] = replace(state.sessions[handle.session], handle=after)
-    return after
+    if summary is None:
+        return copied
+    kept = replace(copied, version=3, summary=summary)
+    return write_op(state, copied, kept, OpKind.COMPACT, actor=actor, at=at)
 
 
 def _keep_summaries(state: State, new: NewSession, start: Head, branch: BranchId) -> SummaryId | None:

@@ -285,3 +285,15 @@ def wal_size(path: Path) -> int:
     """Bytes in the write-ahead log."""
     wal = Path(str(path) + "-wal")
     return os.path.getsize(wal) if wal.exists() else 0
+
+
+def sync(path: Path) -> None:
+    """What a file holds, or which names a directory holds, is on the disk when this returns.
+
+    Not for a file that SQLite has open: closing a descriptor of it drops the locks.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -16,7 +16,15 @@ from typing import Final
 import apsw
 
 from clew.adapters.stores.sqlite.check import Wrong, broken_promises, damage, index_faults
-from clew.adapters.stores.sqlite.connection import FAILURES, connect, empty_log, fetch, glimpse, in_words
+from clew.adapters.stores.sqlite.connection import (
+    FAILURES,
+    connect,
+    empty_log,
+    fetch,
+    glimpse,
+    in_words,
+    sync,
+)
 from clew.adapters.stores.sqlite.in_use import alone
 from clew.adapters.stores.sqlite.migrate import newest, refuse_foreign
 from clew.domain.ledger.errors import Corrupt, StoreUnusable
@@ -69,7 +77,7 @@ def _copy(db: apsw.Connection, draft: Path) -> None:
                 transfer.step(BACKUP_PAGES)
         fetch(copy, "PRAGMA journal_mode=DELETE")
     draft.chmod(0o600)
-    _sync(draft)
+    sync(draft)
 
 
 def _verify(path: Path) -> None:
@@ -108,13 +116,13 @@ def _replace(home: Path, source: Path) -> Path | None:
             raise StoreUnusable(f"{draft} cannot be written ({error.strerror or error}).") from error
         finally:
             draft.unlink(missing_ok=True)
-        _sync(home)
+        sync(home)
     # From here on a new ledger waits under its other name, and no Clew starts until it stands in its place.
     for suffix in ("", "-wal", "-shm"):
         (home / f"{SEARCH}{suffix}").unlink(missing_ok=True)
     aside = _put_aside(ledger)
     ready.replace(ledger)
-    _sync(home)
+    sync(home)
     return aside
 
 
@@ -140,14 +148,6 @@ def _free_name(ledger: Path) -> Path:
     stem = f"{ledger.name}.replaced-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
     names = (ledger.with_name(stem if n == 0 else f"{stem}-{n}") for n in count())
     return next(name for name in names if not name.exists())
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def stats(home: Path) -> Mapping[str, int]:

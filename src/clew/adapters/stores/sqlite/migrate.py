@@ -22,6 +22,7 @@ from clew.adapters.stores.sqlite.connection import (
     in_words,
     journal_mode_for,
     refuse_newer,
+    sync,
 )
 from clew.domain.ledger.errors import StoreUnusable
 
@@ -151,11 +152,7 @@ def _make(draft: Path, at: int, steps: tuple[Migration, ...]) -> None:
         raise in_words(error, draft) from error
     finally:
         db.close()
-    file = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+    sync(draft)
 
 
 def _put_in_place(draft: Path, path: Path) -> None:
@@ -167,11 +164,7 @@ def _put_in_place(draft: Path, path: Path) -> None:
         # A filesystem without links. Somebody quicker would be overwritten: look once more, it is the best there is.
         if not path.exists():
             draft.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync(path.parent)
 
 
 def _schema_of(db: apsw.Connection) -> int:
