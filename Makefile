@@ -102,8 +102,8 @@ $(SYNAPSE)/.ready: requirements/synapse.lock | $(DEV_READY)
 	  --no-input install --no-compile --no-deps --only-binary :all: --require-hashes --requirement requirements/synapse.lock; } \
 	  >$(COUNTERPARTS)/synapse.log 2>&1 && touch $@ || echo 'clew: no Matrix homeserver for the integration tests: $(COUNTERPARTS)/synapse.log says why' >&2
 
-# Tests that share one server are a group and stay together. ARGS='-n 0' runs them one after the other.
-SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadgroup
+# Each process gets neighbouring tests, so that what a file starts once is seldom started twice. ARGS='-n 0' uses one.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: test
 test: $(DEV_READY) integration ## Run all tests

@@ -16,11 +16,3 @@ def homeserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homeserver]
         pytest.skip(f"Synapse (a Matrix homeserver) is not installed: {INSTALLED}.log says why")
     with running_homeserver(tmp_path_factory.mktemp("synapse")) as server:
         yield server
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, those that want the homeserver run in one: it is started once."""
-    for item in items:
-        if isinstance(item, pytest.Function) and "homeserver" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("homeserver"))
