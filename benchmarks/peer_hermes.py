@@ -7,6 +7,7 @@ being measured goes faster than it would. The last line of output is a JSON obje
 from __future__ import annotations
 
 import datetime as dt
+import importlib.util
 import json
 import os
 import statistics
@@ -201,6 +202,36 @@ def version() -> Figures:
     return {"version": median(lambda _: subprocess.run(command, check=True, capture_output=True), 5)}
 
 
+def editor() -> Figures:
+    """From spawn to the answer of `session/new`, with a model server that is not asked; nothing without its `acp` extra."""
+    if importlib.util.find_spec("acp") is None:
+        return {}
+    model = {"default": "m", "provider": "custom", "base_url": "http://127.0.0.1:9/v1", "api_key": "k"}
+    (HOME / "config.yaml").write_text(json.dumps({"model": {**model, "context_length": 200_000}}))
+    new = {"cwd": str(HOME), "mcpServers": []}
+    asked = [
+        {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"protocolVersion": 1}},
+        {"jsonrpc": "2.0", "id": 1, "method": "session/new", "params": new},
+    ]
+
+    def opened(_: int) -> None:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("hermes-acp"))], env={**os.environ, "OPENAI_API_KEY": "k"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for request in asked:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.flush()
+        while json.loads(process.stdout.readline()).get("id") != 1:
+            pass
+        process.kill()
+        process.wait()
+
+    return {"editor": median(opened, 5)}
+
+
 JOBS: dict[str, Callable[..., Figures]] = {
     "turn": turn,
     "moves": moves,
@@ -209,6 +240,7 @@ JOBS: dict[str, Callable[..., Figures]] = {
     "append": appending,
     "search": search,
     "version": version,
+    "editor": editor,
 }
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ _FAMILIES: Final[dict[str, Family]] = {}
 # In the order in which they run: `append` fills the ledger that `search` and `size` look at.
 _MODULES: Final = (
     "startup",
+    "editor",
     "turn",
     "conversation",
     "compaction",

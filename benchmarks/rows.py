@@ -11,7 +11,7 @@ from benchmarks.measure import Samples
 if TYPE_CHECKING:
     from benchmarks.bench import Bench
 
-Unit = Literal["ms", "s", "x", "/s", "GB", "%"]
+Unit = Literal["ms", "s", "x", "/s", "MB", "GB", "%"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
