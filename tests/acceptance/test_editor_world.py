@@ -280,6 +280,14 @@ async def test_a_session_moves_with_its_editor(tmp_path: Path) -> None:
             for tool, arguments in (("shell", {"command": "pwd"}), ("probe__where", {})):
                 await editor.prompt(session, f"go\nCALL_TOOL {tool} {json.dumps(arguments)}")
                 assert editor.said(session).endswith(f"the tool said: {there}")
+            answer = await editor.prompting(session, call_of("shell", command="sleep 1000"))
+            await editor.until(
+                lambda frame: '"sleep 1000"' in json.dumps(frame) and "tool_call" in json.dumps(frame)
+            )
+            with pytest.raises(Refused, match="cancel it to move"):
+                await editor.load(session, beside)
+            await editor.tell("session/cancel", sessionId=session)
+            assert await editor.result(answer) == {"stopReason": "cancelled"}
             listed = await editor.call("session/list", cwd=str(there))
             assert [found["sessionId"] for found in listed["sessions"]] == [session]
             await editor.leave()

@@ -165,6 +165,13 @@ async def test_acpx(clew: CommandLine) -> None:
     assert [said in shown for said in ("echo: first", "the tool said: made")] == [True, True]
 
 
+async def stopped(agent: Any) -> None:
+    """It gives its process two seconds, and then kills it without waiting for its end."""
+    process = agent.process
+    await agent.stop()
+    await process.wait()
+
+
 @installed
 async def test_acp_client(clew: CommandLine) -> None:
     """Asked twice, the second time by another process that carries the session on; a permission is answered."""
@@ -188,7 +195,7 @@ async def test_acp_client(clew: CommandLine) -> None:
         assert await first.ask(SHELL) == "the tool said: made"
         session = first.session
     finally:
-        await first.stop()
+        await stopped(first)
     replayed: list[dict[str, Any]] = []
     second = acp_client.Agent(command, clew.cwd, session=session)
     try:
@@ -196,5 +203,5 @@ async def test_acp_client(clew: CommandLine) -> None:
         assert await second.ask("more") == "echo: more"
         assert second.session == session
     finally:
-        await second.stop()
+        await stopped(second)
     assert "the tool said: made" in json.dumps(replayed)

@@ -311,12 +311,17 @@ class Agent:
         return session
 
     async def _reopened(self, number: str, request: Opened) -> EditorSession:
-        """Opens a session with what the editor has for it now. While a prompt of it runs here, it stays as it is."""
+        """Opens a session with what the editor has for it now. While a prompt of it runs here it stays as it is, and
+        cannot be moved."""
         cwd = _directory(request.cwd)
         services = self._around(number, request)
         row = await self._found(number)
         known = self._sessions.get(number)
         if known is not None and known.is_busy:
+            if known.talk.cwd != cwd:
+                raise RpcError(
+                    INVALID_PARAMS, f"A prompt is running in {known.talk.cwd}: cancel it to move the session."
+                )
             return known
         await self._shut(number)
         session = self._open(EditorSession(number, services, await self._moved(row, cwd), cwd, self._editor))
