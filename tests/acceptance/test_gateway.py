@@ -150,7 +150,8 @@ async def test_changing_the_last_message_answers_anew(tmp_path: Path) -> None:
 
 
 async def test_a_shared_group_is_one_talk(tmp_path: Path) -> None:
-    """In a shared group all are in one session, only what is meant for it is answered, and only the asker may approve."""
+    """In a shared group all are in one session, only what is meant for it is answered, and only the asker may approve, or an
+    admin; nobody else deletes what all said."""
     settings = {"CLEW__GATEWAY__GROUP_SESSIONS_PER_USER": "false"}
     effect = tmp_path / "effect"
     async with gateway(tmp_path / "home", ModelServer(echo), **settings) as served:
@@ -166,10 +167,21 @@ async def test_a_shared_group_is_one_talk(tmp_path: Path) -> None:
         await served.until(lambda: "May I?" in served.api.shown(-1001)[-1])
         served.api.press(ben, "Allow once")
         await served.until(lambda: "whoever asked" in served.api.shown(-1001)[-1])
+        for text in ("/APPROVE@clew_bot", "/delete@clew_bot this"):
+            before = len(served.api.shown(-1001))
+            served.api.say(ben, text)
+            await served.until(lambda n=before: len(served.api.shown(-1001)) > n)
+            assert "whoever asked" in served.api.shown(-1001)[-1]
         assert not effect.exists()
         served.api.say(ann, "/approve@clew_bot")
         await served.until(lambda: "the tool said" in served.api.shown(-1001)[-1])
         assert effect.read_text() == "once\n"
+        served.api.say(ann, "/retry@clew_bot")
+        await served.until(lambda: "May I?" in served.api.shown(-1001)[-1])
+        assert (await served.clew.run("pair", "role", "telegram:43", "admin")).code == 0
+        served.api.say(ben, "/approve@clew_bot")
+        await served.until(lambda: "the tool said" in served.api.shown(-1001)[-1])
+        assert effect.read_text() == "once\nonce\n"
 
 
 async def test_each_person_of_a_group_has_a_talk_of_their_own(tmp_path: Path) -> None:

@@ -202,6 +202,35 @@ async def test_the_owner_goes_on_in_the_terminal_and_back(tmp_path: Path) -> Non
         assert not any("desk" in text for text in served.api.shown(42))
 
 
+async def test_a_link_brings_an_earlier_talk_to_the_terminal_and_back(tmp_path: Path) -> None:
+    """Begun on Telegram by somebody whom the settings name, linked with the owner later: the code alone does nothing; then the
+    same session goes on with `clew run --session`, and back, until the account is revoked."""
+    async with gateway(
+        tmp_path / "home", ModelServer(echo), CLEW__GATEWAY__TELEGRAM__ALLOW='["43"]'
+    ) as served:
+        ann = served.api.person(43, "Ann")
+        await served.start()
+        served.api.say(ann, "on the phone")
+        await served.shows(43, "echo: on the phone")
+        code = (await served.clew.run("pair", "link", "--me")).out.strip()
+        served.api.say(ann, code)
+        await served.until(lambda: "This makes you local" in served.api.shown(43)[-1])
+        assert (await served.clew.run("sessions", "list", "--json")).json == []
+        served.api.say(ann, f"{code} yes")
+        await served.until(lambda: "Linked: from now on you are local" in served.api.shown(43)[-1])
+        (session,) = (await served.clew.run("sessions", "list", "--json")).json
+        ran = await served.clew.run("run", "--session", session["id"], "--json", "at the desk")
+        assert (ran.json["session"], ran.json["text"]) == (session["id"], "echo: at the desk")
+        served.api.say(ann, "and back")
+        await served.until(lambda: served.api.shown(43)[-1] == "echo: and back")
+        said = ["on the phone", "echo: on the phone", "at the desk", "echo: at the desk", "and back"]
+        assert served.asked()[-1] == said
+        assert not any("desk" in text for text in served.api.shown(43))
+        assert "local\towner\ttelegram 43\n" in (await served.clew.run("pair", "list")).out
+        revoked = await served.clew.run("pair", "revoke", "telegram", "43")
+        assert (revoked.code, "still names 43" in revoked.err) == (0, True)
+
+
 async def test_a_newer_ledger_ends_it_with_code_75(tmp_path: Path) -> None:
     """The ledger is migrated by a newer program: nothing is confirmed that was not kept, and the next start answers it."""
     async with gateway(tmp_path / "home", ModelServer(echo)) as served:

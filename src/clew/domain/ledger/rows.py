@@ -273,6 +273,15 @@ class Undelivered(msgspec.Struct, frozen=True, kw_only=True):
     may_be_shown: bool
 
 
+class Person(msgspec.Struct, frozen=True, kw_only=True):
+    """A principal and its accounts, as (platform, id there)."""
+
+    id: PrincipalId
+    name: str
+    role: str
+    accounts: tuple[tuple[str, str], ...] = ()
+
+
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """How much waits for a turn and for delivery, and since when: when the oldest message came, when the oldest reply was
     to go out (next)."""

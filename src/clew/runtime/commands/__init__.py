@@ -1,6 +1,6 @@
 """What people type with a slash: one implementation, every surface. Surfaces only parse and render."""
 
-from clew.runtime.commands.registry import COMMANDS, is_command, run_command
+from clew.runtime.commands.registry import COMMANDS, command_name, is_command, run_command
 from clew.runtime.commands.values import Command, CommandContext, CommandError, CommandReply
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "CommandContext",
     "CommandError",
     "CommandReply",
+    "command_name",
     "is_command",
     "run_command",
 ]

@@ -88,6 +88,13 @@ def is_command(text: str) -> bool:
     return _SPOKEN.match(text.rstrip()) is not None
 
 
+def command_name(text: str) -> str | None:
+    """The name of the command that a line gives, whatever its case and alias; None for one that there is not."""
+    spoken = _SPOKEN.match(text.rstrip())
+    command = None if spoken is None else _BY_NAME.get(spoken.group(1).lower())
+    return None if command is None else command.name
+
+
 async def run_command(context: CommandContext, text: str) -> CommandReply:
     """Does what was typed. Raises CommandError with the one clear answer when it cannot."""
     spoken = _SPOKEN.match(text.rstrip())

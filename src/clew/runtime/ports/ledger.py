@@ -44,6 +44,7 @@ from clew.domain.ledger.rows import (
     JobRow,
     OpRow,
     Order,
+    Person,
     Prefix,
     ReplyRow,
     SearchResult,
@@ -56,6 +57,7 @@ from clew.domain.ledger.rows import (
     UsageTotals,
     Waiting,
 )
+from clew.domain.routing.pairing import Account, Pairing
 
 
 class Ledger(Protocol):
@@ -135,8 +137,33 @@ class Ledger(Protocol):
         """Whether somebody may still show a code that was offered."""
         ...
 
-    async def pair(self, code_sha256: str, platform: str, external_id: str, at: int) -> PrincipalId:
-        """Spends a code. Raises NotFound when there is none, or no more."""
+    async def offer_link(self, code_sha256: str, first: PrincipalId | None, expires_at: int) -> None:
+        """Lets two accounts that show this code become one person; with `first` that one counts as having shown it."""
+        ...
+
+    async def pair(
+        self,
+        code_sha256: str,
+        account: Account,
+        at: int,
+        *,
+        known: PrincipalId | None = None,
+        sure: bool = False,
+    ) -> Pairing:
+        """An account shows a code. `known` is who it is if it was never paired: somebody whom the settings name.
+
+        A link is in force with its commit: all accounts of whoever joins are the other's, who may then read and write
+        every session that either may, and delete and decide what is the joined one's. Sessions keep their owners. Raises
+        NotFound when there is no such code, or no more; Refused, in words for whoever showed it.
+        """
+        ...
+
+    async def unpair(self, account: Account) -> bool:
+        """The account is nobody's any more; False if it was nobody's. What was linked stays linked."""
+        ...
+
+    async def set_role(self, principal: PrincipalId, role: str) -> None:
+        """Makes somebody an `admin` or a `user`. Raises NotFound; Refused for the owner and for groups."""
         ...
 
     async def point(self, conversation: PointConversation) -> None:
@@ -323,6 +350,14 @@ class Ledger(Protocol):
 
     async def waiting(self, surface: str) -> tuple[Waiting, ...]:
         """The places of a surface for which messages or commands wait in the inbox."""
+        ...
+
+    async def people(self) -> tuple[Person, ...]:
+        """Everybody who is known, but for groups and those who joined somebody else."""
+        ...
+
+    async def person(self, principal: PrincipalId) -> Person | None:
+        """Who it is by now: whoever it joined, or itself."""
         ...
 
     async def backlog(self, surface: str) -> Backlog:

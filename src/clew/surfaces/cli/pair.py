@@ -1,26 +1,49 @@
-"""`clew pair`: a code that makes somebody on a chat platform known to Clew. What is kept of it is its hash."""
+"""`clew pair`: codes that make somebody on a chat platform known to Clew, and who is known. What is kept of a code is its hash."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 import click
 
 from clew.domain.conversation.ids import LOCAL, PrincipalId
-from clew.domain.routing.pairing import CODE_LENGTH, CODE_SECONDS, code_sha256
+from clew.domain.routing.pairing import CODE_LENGTH, CODE_SECONDS, Account, code_sha256
+from clew.runtime.talk import Services
 from clew.surfaces.cli.codes import Exit, UsageError
 from clew.surfaces.cli.host import Host
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
+T = TypeVar("T")
 
 
-@click.command()
+class _Pair(click.Group):
+    """`clew pair NAME` and `clew pair --me` are `clew pair code ...`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["code", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_Pair)
+def pair() -> None:
+    """Let people on chat platforms talk to Clew, and see who may.
+
+    \b
+    clew pair NAME    a code for somebody else, with sessions of their own
+    clew pair --me    a code for an account of yours: it sees the sessions of this terminal
+    """
+
+
+@pair.command()
 @click.argument("name", required=False)
 @click.option("--me", is_flag=True, help="The account is yours: it sees the sessions of this terminal.")
+@click.option("--admin", is_flag=True, help="Whoever it is may also decide for others in shared groups.")
 @click.pass_obj
-def pair(host: Host, name: str | None, me: bool) -> int:
+def code(host: Host, name: str | None, me: bool, admin: bool) -> int:
     """Make a code with which somebody (NAME, or yourself with --me) pairs an account on a chat platform.
 
     The same NAME again is the same person with another account.
@@ -29,17 +52,81 @@ def pair(host: Host, name: str | None, me: bool) -> int:
         raise UsageError("Say who is paired: clew pair NAME for somebody else, or clew pair --me.")
     if name is not None and (not _NAME.fullmatch(name) or name == LOCAL):
         raise UsageError("A name is lower-case letters, digits, dots and dashes, at most 40; yours is --me.")
-    code = asyncio.run(_offered(host, LOCAL if name is None else PrincipalId(name), name or LOCAL))
-    click.echo(f"/pair {code[:5]}-{code[5:]}")
-    click.echo(f"Send this to the bot within {CODE_SECONDS // 60} minutes. It works once.", err=True)
+    principal = LOCAL if name is None else PrincipalId(name)
+
+    async def offer(services: Services, code: str, expires_at: int) -> None:
+        if principal != LOCAL:
+            await services.ledger.add_principal(principal, name or LOCAL, "user")
+        if admin and principal != LOCAL:
+            await services.ledger.set_role(principal, "admin")
+        await services.ledger.offer_pairing(code_sha256(code), principal, expires_at)
+
+    return _offered(host, offer, "Send this to the bot, in a direct message,")
+
+
+@pair.command()
+@click.option("--me", is_flag=True, help="One of the two is you in this terminal.")
+@click.pass_obj
+def link(host: Host, me: bool) -> int:
+    """Make a code with which two accounts become one person, who sees the sessions of both. It cannot be undone."""
+
+    async def offer(services: Services, code: str, expires_at: int) -> None:
+        await services.ledger.offer_link(code_sha256(code), LOCAL if me else None, expires_at)
+
+    if me:
+        return _offered(host, offer, "Send this to the bot from your account, in a direct message,")
+    hint = "Send this to the bot from an account it knows, then from the other one, in direct messages,"
+    return _offered(host, offer, hint)
+
+
+@pair.command("list")
+@click.pass_obj
+def list_(host: Host) -> int:
+    """Say who is known, with their role and accounts. Whom the settings name is there once they said something."""
+    for person in _with_services(host, lambda services: services.ledger.people()):
+        accounts = ", ".join(f"{platform} {external_id}" for platform, external_id in person.accounts)
+        click.echo(f"{person.id}\t{person.role}\t{accounts or '-'}")
     return Exit.DONE
 
 
-async def _offered(host: Host, principal: PrincipalId, name: str) -> str:
-    async with host.services() as services:
-        if principal != LOCAL:
-            await services.ledger.add_principal(principal, name, "user")
+@pair.command()
+@click.argument("platform")
+@click.argument("id_")
+@click.pass_obj
+def revoke(host: Host, platform: str, id_: str) -> int:
+    """Take an account back, as `clew pair list` shows it: from now on it is a stranger's."""
+    if not _with_services(host, lambda services: services.ledger.unpair(Account(platform, id_))):
+        raise UsageError(f"{platform} {id_} is nobody's account.")
+    if id_ in getattr(getattr(host.settings().gateway, platform, None), "allow", ()):
+        click.echo(f"gateway.{platform}.allow still names {id_}.", err=True)
+    return Exit.DONE
+
+
+@pair.command()
+@click.argument("name")
+@click.argument("what", type=click.Choice(["admin", "user"]))
+@click.pass_obj
+def role(host: Host, name: str, what: str) -> int:
+    """Say whether somebody may decide for others in shared groups (admin) or not (user)."""
+    _with_services(host, lambda services: services.ledger.set_role(PrincipalId(name), what))
+    return Exit.DONE
+
+
+def _offered(host: Host, offer: Callable[[Services, str, int], Awaitable[None]], hint: str) -> int:
+    async def made(services: Services) -> str:
         code = services.chance.token(CODE_LENGTH)
-        expires_at = services.clock.now_ms() + CODE_SECONDS * 1000
-        await services.ledger.offer_pairing(code_sha256(code), principal, expires_at)
-    return code
+        await offer(services, code, services.clock.now_ms() + CODE_SECONDS * 1000)
+        return code
+
+    code = _with_services(host, made)
+    click.echo(f"/pair {code[:5]}-{code[5:]}")
+    click.echo(f"{hint} within {CODE_SECONDS // 60} minutes. It works once.", err=True)
+    return Exit.DONE
+
+
+def _with_services(host: Host, ask: Callable[[Services], Awaitable[T]]) -> T:
+    async def asked() -> T:
+        async with host.services() as services:
+            return await ask(services)
+
+    return asyncio.run(asked())

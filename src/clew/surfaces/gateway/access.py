@@ -6,11 +6,11 @@ A stranger costs no call of a model and leaves nothing behind; in a direct messa
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from typing import Final, assert_never
 
 from clew.domain.conversation.ids import PrincipalId
-from clew.domain.ledger.errors import NotFound
-from clew.domain.routing.pairing import code_sha256
+from clew.domain.ledger.errors import NotFound, Refused
+from clew.domain.routing.pairing import Account, Shown, code_sha256
 from clew.domain.routing.routes import ChatKind
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.platforms import Incoming
@@ -20,6 +20,7 @@ WRONG_CODES_MAX: Final = 5
 QUIET_SECONDS: Final = 3600.0
 """After so many wrong codes nothing is said, and no code is looked at, for so long."""
 REMEMBERED_MAX: Final = 10_000
+IN_PRIVATE: Final = "A code is between the two of us: make a new one, and send it to me in a direct message."
 STRANGER: Final = "I talk to people I know. Whoever runs me can give you a pairing code (clew pair); send it here as /pair CODE."
 
 
@@ -48,29 +49,61 @@ class Access:
         """Everybody of a shared place, as one."""
         return await self._made_known(PrincipalId(f"group:{key}"), key, "group")
 
-    def may_still(self, principal: PrincipalId) -> bool:
-        """Whether somebody whose turn was left open may still be answered."""
-        platform, _, sender = principal.partition(":")
-        return platform != self._platform or sender in self._allow
+    async def may_still(self, principal: PrincipalId) -> bool:
+        """Whether somebody whose turn was left open may still be answered: a group, whom the settings name, who is paired."""
+        kind, _, sender = principal.partition(":")
+        if kind == "group" or (kind == self._platform and sender in self._allow):
+            return True
+        person = await self._ledger.person(principal)
+        return person is not None and any(platform == self._platform for platform, _ in person.accounts)
 
-    async def pair(self, incoming: Incoming, code: str) -> str | None:
-        """Spends a code. Returns what to say; None for nothing, after too many wrong ones."""
+    async def is_admin(self, person: PrincipalId) -> bool:
+        """Whether they may decide for others in a shared place."""
+        found = await self._ledger.person(person)
+        return found is not None and found.role in ("owner", "admin")
+
+    async def pair(self, incoming: Incoming, code: str, *, sure: bool) -> str | None:
+        """Shows a code. Returns what to say; None for nothing, after too many wrong ones."""
+        if incoming.kind != ChatKind.DM:
+            return IN_PRIVATE
         now = self._clock.monotonic()
         count, since = self._wrong.get(incoming.sender, (0, now))
         if now - since > QUIET_SECONDS:
             count, since = 0, now
         if count >= WRONG_CODES_MAX:
             return None
+        account = Account(self._platform, incoming.sender)
+        known = await self.who(incoming.sender, incoming.sender_name)
         try:
-            who = await self._ledger.pair(
-                code_sha256(code), self._platform, incoming.sender, self._clock.now_ms()
+            came = await self._ledger.pair(
+                code_sha256(code), account, self._clock.now_ms(), known=known, sure=sure
             )
+        except Refused as error:
+            return str(error)
         except NotFound as error:
             self._wrong[incoming.sender] = (count + 1, since)
             _forget_oldest(self._wrong)
             return str(error)
         self._wrong.pop(incoming.sender, None)
-        return f"Paired: from now on you are {who} here."
+        match came.shown:
+            case Shown.PAIRED:
+                return f"Paired: from now on you are {came.principal} here."
+            case Shown.NOTED:
+                return f"Noted: you are {came.principal}. Now send the same line from your other account."
+            case Shown.ASKS:
+                before = (
+                    "" if came.joined is None else f", and both accounts see all that {came.joined} has said"
+                )
+                return (
+                    f"This makes you {came.principal} here{before}. It cannot be undone."
+                    f" If the code is your own and that is what you want: /pair {code} yes"
+                )
+            case Shown.LINKED:
+                return (
+                    f"Linked: from now on you are {came.principal} here. /sessions lists what came together."
+                )
+            case _:
+                assert_never(came.shown)
 
     def greeting(self, incoming: Incoming) -> str | None:
         """What a stranger is told, if anything."""

@@ -14,6 +14,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
+import msgspec
+
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.errors import HeadMoved, LedgerError, NotFound, Outdated
 from clew.domain.ledger.rows import JobRow
@@ -179,9 +181,11 @@ class Wing:
         route, platform = parse(row.route_key), self.channel.platform
         if route is None or (route.platform, route.account) != (platform.name, platform.account):
             return  # it is for a gateway with another account
-        if not self._access.may_still(row.owner):
+        if not await self._access.may_still(row.owner):
             await reminders.put_off(row, f"{row.owner} may not talk here any more")
             return
+        if (person := await self.channel.services.ledger.person(row.owner)) is not None:
+            row = msgspec.structs.replace(row, owner=person.id)  # whom they joined since
         place = self._reception.place(route)
         session = await reminders.session_of(row.owner, place, str(self.channel.cwd))
         try:
@@ -223,7 +227,7 @@ class Wing:
         route, platform = parse(route_key), self.channel.platform
         if route is None or (route.platform, route.account) != (platform.name, platform.account):
             return None
-        if not self._access.may_still(who):
+        if not await self._access.may_still(who):
             LOG.info("not gone on with: may not talk here any more", principal=who, session=session)
             return None
         try:

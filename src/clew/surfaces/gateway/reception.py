@@ -20,7 +20,7 @@ from clew.domain.ledger.rows import SessionRow
 from clew.domain.reset.policy import in_words, reset_due
 from clew.domain.routing.pairing import pairing_code
 from clew.domain.routing.routes import Route, Sharing, is_meant
-from clew.runtime.commands import CommandError, is_command
+from clew.runtime.commands import CommandError, command_name, is_command
 from clew.runtime.delivery import raised_at
 from clew.runtime.ports.platforms import Attached, Incoming, NeverSent, PlatformError
 from clew.runtime.sending import Sender
@@ -45,8 +45,11 @@ from clew.surfaces.gateway.resets import reset_policy
 COMMAND: Final = "command"
 NAME_CHARACTERS_MAX: Final = 80
 INTERRUPTED_COMMAND: Final = "Clew stopped while it did “{}”, and does not do it again by itself. /history and /status show where things are."
-OF_THE_ASKER: Final = frozenset({"/approve", "/deny", "/retry"})
-NOT_YOURS: Final = "That is for whoever asked to decide."
+OF_THE_ASKER: Final = frozenset({"approve", "deny", "retry"})
+OF_ADMINS: Final = frozenset({"delete"})
+NOT_YOURS: Final = "That is for whoever asked to decide, or an admin."
+LOOKED_AT_MAX: Final = 100
+"""How many messages back it is looked who began a turn; before that only admins may decide."""
 GREETING: Final = "Hello. Say something, or /help for what else I understand."
 NOT_TAKEN: Final = "An error inside Clew: this message was not taken. The log tells more."
 TRIES_MAX: Final = 3
@@ -136,7 +139,7 @@ class Reception:
         code = pairing_code(incoming.text)
         person = await self._access.who(incoming.sender, incoming.sender_name)
         if code is not None:
-            await self._say(incoming, await self._access.pair(incoming, code))
+            await self._say(incoming, await self._access.pair(incoming, code[0], sure=code[1]))
             return
         if person is None:
             LOG.info("stranger", sender=incoming.sender)
@@ -296,15 +299,23 @@ class Reception:
         return in_words(reason, policy.zone)
 
     async def _may(self, person: PrincipalId, line: Line, text: str) -> bool:
-        """In a shared place, decisions about a turn and its repetition are for whoever began it."""
-        if text.split(maxsplit=1)[0] not in OF_THE_ASKER:
+        """In a shared place, decisions about a turn and its repetition are for whoever began it, and deleting for nobody;
+        admins may both."""
+        name = command_name(text)
+        if name not in OF_THE_ASKER | OF_ADMINS or await self._access.is_admin(person):
             return True
+        if name in OF_ADMINS:
+            return False
         ledger, who = self._channel.services.ledger, line.talk.principal
-        turn = await ledger.turn(who, line.session)
-        rows = await ledger.received(who, line.session, 100)
-        of_turn = sorted((r.id, r.body) for r in rows if turn is not None and r.turn == turn.turn and r.body)
-        senders = [sender for _, body in of_turn if (sender := unpack(body).sender)]
-        return not senders or person == senders[0]  # those after the first joined it
+        if (turn := await ledger.turn(who, line.session)) is None:
+            return True
+        began = [
+            (-row.turn, row.id, sender)
+            for row in await ledger.received(who, line.session, LOOKED_AT_MAX)
+            if row.turn is not None and row.turn <= turn.turn and row.body
+            if (sender := unpack(row.body).sender)
+        ]  # a repeated turn has no message of its own, and whoever joined a turn came later
+        return bool(began) and person == min(began)[2]
 
     # -- commands ------------------------------------------------------------------------------------------------
     async def _command(

@@ -10,11 +10,12 @@
 from __future__ import annotations
 
 from clew.testing.contracts.ledger_case import Reopen
-from clew.testing.contracts.ledger_delivery import DeliveryContract, PairingContract
+from clew.testing.contracts.ledger_delivery import DeliveryContract
 from clew.testing.contracts.ledger_fences import FenceContract, KeyContract, LeaseContract
 from clew.testing.contracts.ledger_history import AppendContract, MovingContract, OpeningContract
 from clew.testing.contracts.ledger_isolation import IsolationContract
 from clew.testing.contracts.ledger_jobs import JobContract
+from clew.testing.contracts.ledger_people import LinkingContract, PairingContract
 from clew.testing.contracts.ledger_purge import PurgeContract
 from clew.testing.contracts.ledger_recovery import RecoveryContract, SpendingContract
 from clew.testing.contracts.ledger_search import SearchContract
@@ -50,6 +51,7 @@ class LedgerContract(
     OutboxContract,
     DeliveryContract,
     PairingContract,
+    LinkingContract,
     JobContract,
     RecoveryContract,
     SpendingContract,

@@ -12,7 +12,6 @@ from clew.runtime.ports.ledger import Ledger
 from clew.testing.contracts.ledger_case import LedgerCase
 from clew.testing.ledgers import (
     ANN,
-    BOB,
     OTHER_PROCESS,
     START_MS,
     THIS_PROCESS,
@@ -197,37 +196,3 @@ class DeliveryContract(LedgerCase):
         opened = OpenTurn(turn=1, principal=ANN, model=None, conversation=chat)
         await do(ledger, handle, claim=OTHER_PROCESS, open_turn=opened)
         assert [row.route_key for row in await ledger.unfinished()] == ["telegram:1"]
-
-
-class PairingContract(LedgerCase):
-    """One person, several identities."""
-
-    async def test_a_code_is_spent_once(self, ledger: Ledger) -> None:
-        """Whoever shows it first becomes an identity of its principal; a second time it is nothing."""
-        assert not await ledger.pairing_is_open(START_MS)
-        await ledger.offer_pairing("c0de", ANN, LATE)
-        assert await ledger.pairing_is_open(START_MS)
-        assert await ledger.identified("telegram", "42") is None
-        assert await ledger.pair("c0de", "telegram", "42", START_MS) == ANN
-        assert not await ledger.pairing_is_open(START_MS)
-        assert await ledger.identified("telegram", "42") == ANN
-        assert await ledger.identified("matrix", "42") is None
-        with pytest.raises(NotFound):
-            await ledger.pair("c0de", "telegram", "43", START_MS)
-        assert await ledger.identified("telegram", "43") is None
-
-    async def test_a_code_expires(self, ledger: Ledger) -> None:
-        """At its time it is over; one that never was is refused in the same way."""
-        await ledger.offer_pairing("c0de", ANN, START_MS)
-        assert not await ledger.pairing_is_open(START_MS)
-        for code in ("c0de", "other"):
-            with pytest.raises(NotFound):
-                await ledger.pair(code, "telegram", "42", START_MS)
-
-    async def test_the_newest_pairing_counts(self, ledger: Ledger) -> None:
-        """Somebody who is paired again is the new principal from then on."""
-        await ledger.offer_pairing("one", ANN, LATE)
-        await ledger.offer_pairing("two", BOB, LATE)
-        await ledger.pair("one", "telegram", "42", START_MS)
-        await ledger.pair("two", "telegram", "42", START_MS)
-        assert await ledger.identified("telegram", "42") == BOB

@@ -60,7 +60,9 @@ def move_job(state: State, move: MoveJob) -> bool:
 
 
 def jobs(state: State, principal: PrincipalId, kind: str) -> tuple[JobRow, ...]:
-    return tuple(row for row in _waiting(state, kind) if row.owner == principal)
+    return tuple(
+        row for row in _waiting(state, kind) if principal in (row.owner, state.joined.get(row.owner))
+    )
 
 
 def due_jobs(

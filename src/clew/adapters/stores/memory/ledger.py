@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from clew.adapters.stores.memory import outbox, reads, small_writes
+from clew.adapters.stores.memory import people as who
 from clew.adapters.stores.memory.commit import commit
 from clew.adapters.stores.memory.jobs import add_job, due_jobs, jobs, move_job
 from clew.adapters.stores.memory.opening import open_session, point
@@ -90,8 +91,11 @@ class MemoryLedger(Ledger):
     settle_reply = _written(outbox.settle_reply)
     take_reply = _written(outbox.take_reply)
     add_reply = _written(outbox.add_reply)
-    offer_pairing = _written(outbox.offer_pairing)
-    pair = _written(outbox.pair)
+    offer_pairing = _written(who.offer_pairing)
+    offer_link = _written(who.offer_link)
+    pair = _written(who.pair)
+    unpair = _written(who.unpair)
+    set_role = _written(who.set_role)
     point = _written(point)
     share = _written(small_writes.share)
     add_principal = _written(small_writes.add_principal)
@@ -130,8 +134,10 @@ class MemoryLedger(Ledger):
     backlog = _read(outbox.backlog)
     is_received = _read(outbox.is_received)
     last_received_at = _read(outbox.last_received_at)
-    identified = _read(outbox.identified)
-    pairing_is_open = _read(outbox.pairing_is_open)
+    identified = _read(who.identified)
+    pairing_is_open = _read(who.pairing_is_open)
+    people = _read(who.people)
+    person = _read(who.person)
     jobs = _read(jobs)
     due_jobs = _read(due_jobs)
     conversation = _read(reads.conversation)

@@ -1,4 +1,4 @@
-"""What waits to be delivered, and to whom: the outbox and the identities of people on platforms."""
+"""What waits to be delivered, and to whom: the outbox, and what is asked of the inbox."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from clew.adapters.stores.memory.state import State, StoredReply
-from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, PrincipalId, SessionId
+from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, SessionId
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import Backlog, InboxState, Undelivered, Waiting
@@ -162,24 +162,3 @@ def last_received_at(state: State, conversation: ConversationId) -> int | None:
         if row.conversation == conversation and row.kind not in ("event", "wake")
     ]
     return max(rows, key=lambda row: row.n).at if rows else None
-
-
-def offer_pairing(state: State, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:
-    state.pairings[code_sha256] = (principal, expires_at)
-
-
-def pair(state: State, code_sha256: str, platform: str, external_id: str, at: int) -> PrincipalId:
-    """Whoever was paired before is paired anew: the newest code counts."""
-    principal, expires_at = state.pairings.pop(code_sha256, (None, 0))
-    if principal is None or expires_at <= at:
-        raise NotFound("There is no such pairing code, or it has expired.")
-    state.identities[platform, external_id] = principal
-    return principal
-
-
-def identified(state: State, platform: str, external_id: str) -> PrincipalId | None:
-    return state.identities.get((platform, external_id))
-
-
-def pairing_is_open(state: State, at: int) -> bool:
-    return any(expires_at > at for _, expires_at in state.pairings.values())

@@ -19,6 +19,7 @@ def add_principal(state: State, principal: PrincipalId, name: str, role: str) ->
     """Known ones stay as they are."""
     if role not in _ROLES:
         raise Refused(f"There is no role {role}.")
+    state.names.setdefault(principal, name)
     state.roles.setdefault(principal, role)
 
 
@@ -59,7 +60,7 @@ def _may_decide(state: State, principal: PrincipalId, row: ApprovalRow) -> bool:
     if session.id in state.purged:
         return False
     is_admin = state.roles.get(principal) in ("owner", "admin")
-    return is_admin or principal in (session.owner, row.asker)
+    return is_admin or principal in (session.owner, row.asker, state.joined.get(session.owner))
 
 
 def lease_compaction(

@@ -44,6 +44,7 @@ from clew.domain.ledger.rows import (
     SummaryRow,
     TurnRow,
 )
+from clew.domain.routing.pairing import FirstProof
 
 
 class StoredSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +57,14 @@ class StoredUsage(msgspec.Struct, frozen=True, kw_only=True):
     session: SessionId
     row: AddUsage
     at: int
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """A code: for a person, or without one for a link, which somebody may have shown already."""
+
+    principal: PrincipalId | None = None
+    first: FirstProof | None = None
+    expires_at: int
 
 
 class StoredReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +93,7 @@ class State:
 
     serial: int = 0
     roles: dict[PrincipalId, str] = field(default_factory=lambda: {LOCAL: "owner"})
+    names: dict[PrincipalId, str] = field(default_factory=dict)
     sessions: dict[SessionId, SessionRow] = field(default_factory=dict)
     forks: dict[SessionId, Head] = field(default_factory=dict)
     """Where a session that shares its parent's tree starts."""
@@ -104,10 +114,12 @@ class State:
     outbox: dict[OutboxId, StoredReply] = field(default_factory=dict)
     usage: dict[int, StoredUsage] = field(default_factory=dict)
     compactions: dict[SessionId, CompactionLease] = field(default_factory=dict)
-    pairings: dict[str, tuple[PrincipalId, int]] = field(default_factory=dict)
+    pairings: dict[str, Offer] = field(default_factory=dict)
     """Whom a code, known by its hash, is for, and when it expires."""
     jobs: dict[JobId, JobRow] = field(default_factory=dict)
     identities: dict[tuple[str, str], PrincipalId] = field(default_factory=dict)
+    joined: dict[PrincipalId, PrincipalId] = field(default_factory=dict)
+    """Whom somebody is now."""
 
     def copy(self) -> State:
         """A state that may be changed without this one noticing."""
@@ -138,7 +150,7 @@ class State:
     def owned(self, principal: PrincipalId, session: SessionId) -> SessionRow:
         """Raises NotFound for everybody but the owner."""
         row = self.visible(principal, session)
-        if row.owner != principal:
+        if principal not in (row.owner, self.joined.get(row.owner)):
             raise NotFound(f"There is no session {session}.")
         return row
 

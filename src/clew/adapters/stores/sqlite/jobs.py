@@ -21,6 +21,11 @@ SELECT j.id, j.kind, j.key, j.owner, j.session_id, j.conversation, c.route_key, 
 FROM job j JOIN conversation c ON c.id = j.conversation
 WHERE NOT EXISTS (SELECT 1 FROM purge WHERE session_id = j.session_id) AND j.kind = ?1
 """
+_MINE: Final = (
+    "j.owner IN (SELECT ?2 UNION ALL"
+    " SELECT external_id FROM identity WHERE platform = 'clew' AND account = '' AND principal = ?2)"
+)
+"""A principal's own, and those of whoever joined it."""
 _MOVE: Final = """
 UPDATE job SET state = ?2, payload = ?3, next_at = ?4, attempts = ?5, error = ?6
 WHERE id = ?1 AND state = 'queued' AND next_at = ?7 AND attempts = ?8
@@ -69,7 +74,7 @@ def move_job(db: apsw.Connection, move: MoveJob) -> bool:
 
 
 def jobs(db: apsw.Connection, principal: PrincipalId, kind: str) -> tuple[JobRow, ...]:
-    waiting = f"{_JOBS} AND j.owner = ?2 AND j.state = 'queued' ORDER BY j.next_at, j.id"
+    waiting = f"{_JOBS} AND {_MINE} AND j.state = 'queued' ORDER BY j.next_at, j.id"
     return rows.many(JobRow, fetch(db, waiting, (kind, principal)))
 
 

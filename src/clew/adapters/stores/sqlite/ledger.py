@@ -11,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import apsw
 
 from clew.adapters.stores.sqlite import outbox, read, small_writes
+from clew.adapters.stores.sqlite import people as who
 from clew.adapters.stores.sqlite.commit import commit, committed_before
 from clew.adapters.stores.sqlite.in_use import InUse
 from clew.adapters.stores.sqlite.jobs import add_job, due_jobs, job_before, jobs, move_job
@@ -135,8 +136,11 @@ class SqliteLedger:
     settle_reply = _written(outbox.settle_reply)
     take_reply = _written(outbox.take_reply)
     add_reply = _written(outbox.add_reply)
-    offer_pairing = _written(outbox.offer_pairing)
-    pair = _written(outbox.pair)
+    offer_pairing = _written(who.offer_pairing)
+    offer_link = _written(who.offer_link)
+    pair = _written(who.pair)
+    unpair = _written(who.unpair)
+    set_role = _written(who.set_role)
     point = _written(point_conversation)
     share = _written(small_writes.share)
     add_principal = _written(small_writes.add_principal)
@@ -188,8 +192,10 @@ class SqliteLedger:
     backlog = _glanced(outbox.backlog)
     is_received = _glanced(outbox.is_received)
     last_received_at = _glanced(outbox.last_received_at)
-    identified = _glanced(outbox.identified)
-    pairing_is_open = _glanced(outbox.pairing_is_open)
+    identified = _glanced(who.identified)
+    pairing_is_open = _glanced(who.pairing_is_open)
+    people = _glanced(who.people)
+    person = _glanced(who.person)
     jobs = _glanced(jobs)
     due_jobs = _glanced(due_jobs)
     conversation = _glanced(read.conversation)

@@ -1,4 +1,4 @@
-"""What waits to be delivered, and to whom: the outbox and the identities of people on platforms."""
+"""What waits to be delivered, and to whom: the outbox, and what is asked of the inbox."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import apsw
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.open_session import refuse_absent
-from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, PrincipalId, SessionId
+from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, SessionId
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import Backlog, Undelivered, Waiting
@@ -112,41 +112,3 @@ def last_received_at(db: apsw.Connection, conversation: ConversationId) -> int |
     query = "SELECT at FROM inbox WHERE conversation = ? AND kind <> 'event' AND kind <> 'wake' ORDER BY n DESC LIMIT 1"
     found = fetch(db, query, (conversation,))
     return int(found[0][0]) if found else None
-
-
-def identified(db: apsw.Connection, platform: str, external_id: str) -> PrincipalId | None:
-    query = "SELECT principal FROM identity WHERE platform = ? AND account = '' AND external_id = ?"
-    found = fetch(db, query, (platform, external_id))
-    return PrincipalId(found[0][0]) if found else None
-
-
-def offer_pairing(db: apsw.Connection, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:
-    db.execute(
-        "INSERT INTO job(kind, key, owner, payload, state, next_at) VALUES('pairing', ?, ?, '', 'offered', ?)",
-        (code_sha256, principal, expires_at),
-    )
-
-
-def pairing_is_open(db: apsw.Connection, at: int) -> bool:
-    query = "SELECT 1 FROM job WHERE kind = 'pairing' AND state = 'offered' AND next_at > ? LIMIT 1"
-    return bool(fetch(db, query, (at,)))
-
-
-def pair(db: apsw.Connection, code_sha256: str, platform: str, external_id: str, at: int) -> PrincipalId:
-    """Whoever was paired before is paired anew: the newest code counts."""
-    found = fetch(
-        db,
-        "SELECT id, owner FROM job WHERE kind = 'pairing' AND key = ? AND state = 'offered' AND next_at > ?",
-        (code_sha256, at),
-    )
-    if not found:
-        raise NotFound("There is no such pairing code, or it has expired.")
-    job, principal = found[0]
-    db.execute("UPDATE job SET state = 'spent' WHERE id = ?", (job,))
-    identity = (platform, external_id)
-    db.execute("DELETE FROM identity WHERE platform = ? AND account = '' AND external_id = ?", identity)
-    db.execute(
-        "INSERT INTO identity(platform, account, external_id, principal) VALUES(?, '', ?, ?)",
-        (*identity, principal),
-    )
-    return PrincipalId(principal)

@@ -19,6 +19,7 @@ import apsw
 
 from clew.adapters.stores.sqlite.connection import fetch, in_words
 from clew.adapters.stores.sqlite.heirs import doomed_messages, forgotten_ancestors, heirs
+from clew.adapters.stores.sqlite.people import IS_OWNER
 from clew.adapters.stores.sqlite.readers import Readers
 from clew.adapters.stores.sqlite.scrub import scrub
 from clew.adapters.stores.sqlite.search import SearchIndex
@@ -100,8 +101,8 @@ def _condemn(
     """Writes the purge rows. Returns the sessions to erase: also deleted ones whose last readers go with these."""
     owned = fetch(
         db,
-        "SELECT 1 FROM session WHERE id = ?1 AND owner = ?2 AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = ?1)",
-        (session, principal),
+        f"SELECT 1 FROM session s WHERE id = ?2 AND {IS_OWNER} AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = ?2)",
+        (principal, session),
     )
     if not owned:
         raise NotFound(f"There is no session {session}.")

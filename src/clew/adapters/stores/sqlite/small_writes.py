@@ -10,6 +10,7 @@ from msgspec.structs import asdict
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.open_session import refuse_absent
+from clew.adapters.stores.sqlite.people import IS_OWNER
 from clew.domain.conversation.ids import ApprovalId, InboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import Receive, Received
 from clew.domain.ledger.errors import NotFound, Refused
@@ -55,7 +56,7 @@ def received_before(db: apsw.Connection, item: Receive) -> Received | None:
 _APPROVAL = f"""
 SELECT {rows.APPROVAL_COLUMNS}, s.epoch FROM approval a JOIN tool_call c ON c.id = a.call JOIN session s ON s.id = c.session_id
 WHERE a.id = ?2 AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = s.id)
-  AND (s.owner = ?1 OR a.asker = ?1 OR EXISTS (SELECT 1 FROM principal WHERE id = ?1 AND role IN ('owner','admin')))
+  AND ({IS_OWNER} OR a.asker = ?1 OR EXISTS (SELECT 1 FROM principal WHERE id = ?1 AND role IN ('owner','admin')))
 """
 
 
@@ -104,7 +105,7 @@ def share(
 ) -> None:
     """Only the owner shares; `none` takes it back."""
     refuse_absent(db, session)
-    if not fetch(db, "SELECT 1 FROM session WHERE id = ? AND owner = ?", (session, principal)):
+    if not fetch(db, f"SELECT 1 FROM session s WHERE id = ?2 AND {IS_OWNER}", (principal, session)):
         raise NotFound(f"There is no session {session}.")
     db.execute("DELETE FROM share WHERE session_id = ? AND principal = ?", (session, with_))
     if may != "none":
