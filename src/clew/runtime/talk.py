@@ -236,6 +236,8 @@ class Talk:
         known = await self._row() if self.session is not None else None
         model = await self.services.models.choose(known.model if known else None)
         row = known or await self._row()
+        if model.within is not None:
+            model = model.within(row.id, self.cwd)
         tools = await self._tools_of(row.id) if model.profile.takes_tools else None
         conversation = await self.services.desk.conversation_of(self.place, row.id)
         holds = self.place.holds
@@ -246,7 +248,7 @@ class Talk:
             conversation=conversation,
             outbox=None if holds is None else Outbox(conversation=conversation, holds=holds),
             model=model,
-            tools=tools.tools() if tools else (),
+            tools=(*tools.tools(), *model.tools) if tools else (),
             cwd=self.cwd,
             instructions=self.services.instructions(self.cwd),
             notify=self._notify_for(row.id),

@@ -58,11 +58,14 @@ class Peer:
         serve: Callable[[str, msgspec.Raw], Awaitable[object]],
         heard: Callable[[str, msgspec.Raw], None],
         broke: Callable[[BaseException], None],
+        answers_noise: bool = True,
     ) -> None:
+        """`answers_noise`: whether a line that is no frame, and has no id, is answered all the same, as JSON-RPC wants it."""
         self._write = write
         self._serve = serve
         self._heard = heard
         self._broke = broke
+        self._answers_noise = answers_noise
         self._lines = Lines()
         self._asked: dict[Id, asyncio.Future[msgspec.Raw]] = {}
         self._number = 0
@@ -87,7 +90,9 @@ class Peer:
                     soon(self._hear, method, params)
                 case Response() as response:
                     self._settle(response)
-                case Misframed(number, error, answer) if answer:
+                case Misframed(number, error, answer) if answer and (
+                    self._answers_noise or number is not None
+                ):
                     self._write(jsonrpc.failure(number, error))
                 case _:
                     pass  # an empty line, or one that cannot be answered
@@ -152,6 +157,10 @@ class Peer:
             number = jsonrpc.decoded(params, _Cancel).request_id
         except RpcError:
             return
+        self.cancel(number)
+
+    def cancel(self, number: Id) -> None:
+        """Cancels a request that is being served; it is answered as cancelled. Nothing happens where there is none."""
         if (task := self._serving.get(number)) is not None:
             task.cancel()
 

@@ -15,7 +15,7 @@ import msgspec
 
 from clew.adapters.processes.groups import StartedGroups
 from clew.adapters.processes.tree import end_tree
-from clew.adapters.tools.uninterrupted import to_the_end
+from clew.adapters.processes.uninterrupted import to_the_end
 
 DRAIN_SECONDS: Final = 0.5
 """After a command's end, how long its output may take to end as well."""

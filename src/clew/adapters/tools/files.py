@@ -9,13 +9,13 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
+from clew.adapters.processes.uninterrupted import in_thread
 from clew.adapters.tools.arguments import Arguments
 from clew.adapters.tools.declared import DeclaredTool, ToolFailed
 from clew.adapters.tools.diffs import count_changes, unified_diff
 from clew.adapters.tools.kinds import SAMPLE_BYTES, is_binary, size_of
 from clew.adapters.tools.paths import absolute
 from clew.adapters.tools.replacing import replaced
-from clew.adapters.tools.uninterrupted import in_thread
 from clew.adapters.tools.writing import TEXT_BYTES_MAX, TextFile, write_whole
 from clew.domain.conversation.text import clean
 from clew.domain.tools.spec import Effect, ToolResult

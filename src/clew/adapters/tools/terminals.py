@@ -10,8 +10,8 @@ import secrets
 from pathlib import Path
 
 from clew.adapters.processes.tree import end_tree
+from clew.adapters.processes.uninterrupted import to_the_end
 from clew.adapters.tools.commands import QUIET, Origin, how_it_ended
-from clew.adapters.tools.uninterrupted import to_the_end
 from clew.domain.conversation.messages import Status
 from clew.domain.tools.spec import ToolResult
 from clew.runtime.ports.tools import TerminalEnd, Terminals, ToolContext

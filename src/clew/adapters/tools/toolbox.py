@@ -11,6 +11,7 @@ import msgspec
 
 from clew.adapters.processes.groups import StartedGroups
 from clew.adapters.processes.tree import end_tree
+from clew.adapters.processes.uninterrupted import to_the_end
 from clew.adapters.tools.commands import Origin
 from clew.adapters.tools.declared import DeclaredTool
 from clew.adapters.tools.files import edit_tool, write_tool
@@ -23,7 +24,6 @@ from clew.adapters.tools.schedule import schedule_tool
 from clew.adapters.tools.search import session_search_tool
 from clew.adapters.tools.sending import send_file_tool
 from clew.adapters.tools.shell import Shell, ShellState, shell_tool
-from clew.adapters.tools.uninterrupted import to_the_end
 from clew.adapters.tools.web import WebReader, web_fetch_tool
 from clew.adapters.tools.web_search import WebSearch, web_search_tool
 from clew.runtime.ports.ledger import Ledger

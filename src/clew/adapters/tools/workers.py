@@ -17,8 +17,8 @@ from typing import Final
 import msgspec
 
 import clew
+from clew.adapters.processes.uninterrupted import to_the_end
 from clew.adapters.tools.declared import ToolFailed
-from clew.adapters.tools.uninterrupted import to_the_end
 
 ANSWER_BYTES_MAX: Final = 16_000_000
 ALARM_SECONDS: Final = 5

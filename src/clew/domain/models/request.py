@@ -85,7 +85,7 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
     """What a model can take. The defaults suit an unknown OpenAI-compatible server."""
 
     name: str
-    provider: Literal["openai", "pydantic-ai", "embedded", "scripted"] = "openai"
+    provider: Literal["openai", "pydantic-ai", "embedded", "agent", "scripted"] = "openai"
     context_window: int = 32_768
     is_window_known: bool = False
     """Otherwise the window is a guess, and only the provider can say that something does not fit."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from clew.domain.conversation.ids import SessionId
 from clew.domain.models.answer import ModelEvent, Usage
 from clew.domain.models.request import ModelProfile, ModelRequest
+from clew.runtime.ports.tools import Tool
 
 
 class ModelClient(Protocol):
@@ -49,12 +52,22 @@ def no_price(_: Usage) -> Cost | None:
     return None
 
 
+async def nothing_to_end() -> None:
+    """The end of a turn for a model that does nothing between its calls."""
+
+
 class ModelChoice(NamedTuple):
     """A client, what is known of the model it is asked for, and what its calls cost."""
 
     client: ModelClient
     profile: ModelProfile
     price: Callable[[Usage], Cost | None] = no_price
+    tools: Sequence[Tool] = ()
+    """What the model does by itself, as tools: so that it is asked about and recorded like the others."""
+    within: Callable[[SessionId, Path], ModelChoice] | None = None
+    """For a model that holds a conversation itself: the same for one session, in one directory."""
+    turn_ended: Callable[[], Awaitable[None]] = nothing_to_end
+    """Ends what the model may still do for a turn that is over. Bounded; raises nothing."""
 
 
 class ModelSource(Protocol):

@@ -238,6 +238,7 @@ class RunningTurn:
             lease.cancel()
             cut.cancel()
             await self._tasks.cancel()
+            await self._job.model.turn_ended()
             await self._recorder.settled()
 
     # -- events and effects --------------------------------------------------------------------------------------
@@ -338,6 +339,7 @@ class RunningTurn:
                 self._post(Parked())
             case CancelWork():
                 await self._tasks.cancel()
+                await self._job.model.turn_ended()
                 self._post(WorkCancelled(self._model.partial))
             case Close():
                 await self._close(effect)
