@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
+
 from clew.config.home import Home, find_home
 from clew.config.load import load
 from clew.config.settings import ModelSettings, Settings
@@ -26,6 +28,7 @@ class Program:
     def __init__(self, environ: Mapping[str, str], installed: Installed) -> None:
         self.environ = environ
         self._installed = installed
+        self._prewarm: Callable[[Path], None] | None = None
 
     @cached_property
     def home(self) -> Home:
@@ -45,6 +48,7 @@ class Program:
                 raise Outdated(
                     UPDATED
                 )  # the ledger may have been opened by the migrations of another version
+            self._prewarm = services.prewarm
             yield services
 
     @asynccontextmanager
@@ -58,6 +62,8 @@ class Program:
         from clew.bootstrap.own_modules import import_own_modules  # noqa: PLC0415  for what runs long
 
         await import_own_modules()
+        if self._prewarm is not None:
+            self._prewarm(Path.cwd())
 
     async def serve_editor(self) -> Outdated | None:
         from clew.surfaces.acp.serving import serve  # noqa: PLC0415  the protocol's types
@@ -85,7 +91,9 @@ class Program:
     ) -> AsyncIterator[DetectedModels]:
         from clew.bootstrap.models import opened_models  # noqa: PLC0415  HTTP client
 
-        chosen = settings if settings is not None else self.settings().model
+        chosen = self.settings()
+        if settings is not None:
+            chosen = msgspec.structs.replace(chosen, model=settings)
         async with opened_models(chosen, self.home, {**self.environ, **(keys or {})}) as models:
             yield models
 

@@ -7,16 +7,20 @@ a list of sessions, asks none.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clew.adapters.models.embedded.errors import EmbeddedModelError
 from clew.adapters.models.embedded.weights import catalogue, is_pulled, pull, weights_path
 from clew.adapters.models.prices import ProviderPrices, no_charge, own_price
+from clew.adapters.processes.groups import StartedGroups
+from clew.adapters.processes.owners import OwnerLocks
+from clew.adapters.system import SystemChance
+from clew.bootstrap.agents import AgentsLater
 from clew.config.home import Home
 from clew.config.secrets import Secrets, load_secrets
-from clew.config.settings import ModelSettings
+from clew.config.settings import ModelSettings, Settings
 from clew.runtime.detection import EMBEDDED, OPENAI_WIRE, Detected
 from clew.runtime.model_choice import DetectedModels, Price
 from clew.runtime.ports.models import ModelClient, ModelUnavailable
@@ -72,19 +76,32 @@ class Connections:
 
 @asynccontextmanager
 async def opened_models(
-    settings: ModelSettings, home: Home, environ: Mapping[str, str]
+    settings: Settings, home: Home, environ: Mapping[str, str]
 ) -> AsyncIterator[DetectedModels]:
     """Models without a ledger, closed at the end."""
-    async with aclosing(Connections()) as connections:
-        models = open_models(settings, home, environ, connections)
+    async with AsyncExitStack() as stack:
+
+        def groups() -> StartedGroups:
+            owners = OwnerLocks(home.run, SystemChance().token(8))
+            stack.callback(owners.close)
+            return owners.groups
+
+        connections = await stack.enter_async_context(aclosing(Connections()))
+        agents = AgentsLater(settings, environ, home, groups)
+        models = open_models(settings.model, home, environ, connections, agents)
         try:
             yield models
         finally:
+            await agents.aclose()
             await models.close()
 
 
 def open_models(
-    settings: ModelSettings, home: Home, environ: Mapping[str, str], connections: Connections
+    settings: ModelSettings,
+    home: Home,
+    environ: Mapping[str, str],
+    connections: Connections,
+    agents: AgentsLater,
 ) -> DetectedModels:
     """The source of models for these settings. Raises SecretsError when the secrets may not be read."""
     secrets = load_secrets(home, environ)
@@ -103,6 +120,7 @@ def open_models(
         embedded=lambda: is_pulled(home.models, EMBEDDED_WEIGHTS),
         connect=lambda detected: _connect(detected, secrets, home, connections),
         price=lambda found, is_own: _price(settings, found, is_own),
+        agents=agents.choice,
     )
 
 

@@ -16,6 +16,7 @@ from clew.adapters.processes.owners import OwnerLocks
 from clew.adapters.stores.sqlite import open_ledger
 from clew.adapters.system import SystemChance, SystemClock
 from clew.adapters.system.instructions import read_instructions
+from clew.bootstrap.agents import AgentsLater
 from clew.bootstrap.exporting import exporter
 from clew.bootstrap.models import Connections, open_models
 from clew.config.home import Home, ensure_home
@@ -54,8 +55,10 @@ async def opened_services(
         stack.push_async_callback(ledger.close)
         connections = Connections()
         stack.push_async_callback(connections.aclose)
-        models = open_models(settings.model, home, environ, connections)
+        agents = AgentsLater(settings, environ, home, lambda: owners.groups)
+        models = open_models(settings.model, home, environ, connections, agents)
         stack.push_async_callback(models.close)
+        stack.push_async_callback(agents.aclose)
 
         def instructions(cwd: Path) -> Sequence[Instructions]:
             return read_instructions(cwd, settings.instructions.files)
@@ -101,6 +104,7 @@ async def opened_services(
 
         yield msgspec.structs.replace(
             over(ledger, caps_of(settings), cache(reminders)),
+            prewarm=agents.prewarm,
             export=exporter(ledger),
             in_memory=in_memory,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
@@ -19,6 +20,10 @@ class BrokenRule(msgspec.Struct, frozen=True):
     sentence: str
 
 
+KNOWN_AGENTS: Final = frozenset({"gemini", "claude", "codex"})
+"""Agents whose commands `clew.adapters.agents.programs` knows; a test compares the two."""
+
+
 def broken_rules(settings: Settings) -> Iterator[BrokenRule]:
     """The settings that contradict one another, or the machine."""
     compaction = settings.compaction
@@ -28,6 +33,9 @@ def broken_rules(settings: Settings) -> Iterator[BrokenRule]:
     for name, server in settings.mcp.items():
         if wrong := _wrong_server(server):
             yield BrokenRule(("mcp", name), ("mcp", name), f"mcp.{name} {wrong}")
+    for name, agent in settings.agents.items():
+        if not agent.command and name not in KNOWN_AGENTS:
+            yield BrokenRule(("agents", name), ("agents", name), f"agents.{name} needs a command to start")
     for path, zone in _zones(settings):
         if zone != "UTC" and not _is_zone(zone):
             yield BrokenRule(path, path, _no_zone(path, zone))

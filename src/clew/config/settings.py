@@ -59,7 +59,7 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     """The model that answers. Without one, a key in the environment or a server on this machine is used."""
 
     name: str = ""
-    """The model's name, or `provider:name`; with a `base_url` the name is taken as it stands."""
+    """The model's name, or `provider:name`, or `acp:agent/name` for another agent; with a `base_url` the name is taken as it stands."""
     provider: ProviderName = ""
     """Who runs it; empty for the `provider:` in the name, or any server that speaks the OpenAI protocol."""
     base_url: Url = ""
@@ -308,14 +308,34 @@ class HttpSettings(Section, frozen=True, kw_only=True):
 
 
 class PoolSettings(Section, frozen=True, kw_only=True):
-    """Other agents as models: processes that are kept running."""
+    """Other agents as models (`model.name = "acp:gemini"`): processes that are kept running."""
 
     enabled: bool = False
-    """Keep agent processes running between turns."""
+    """Keep agent processes running between turns; otherwise each turn starts one."""
     prewarm: bool = True
-    """Start them before the first turn."""
+    """Start the configured one before the first turn, where they are kept."""
     recycle_sessions: Some = 200
     """Replace a process after it served so many sessions."""
+
+
+class AgentSettings(Section, frozen=True, kw_only=True):
+    """An agent that speaks the Agent Client Protocol, for models named `acp:NAME`. `gemini`, `claude` and `codex` are
+    known; what is said here replaces what is known of them."""
+
+    command: str = ""
+    """Program to start."""
+    args: tuple[str, ...] | None = None
+    """Its arguments."""
+    model_args: tuple[str, ...] | None = None
+    """More arguments where a model is named, as in `acp:NAME/MODEL`; `{model}` stands for it."""
+    env: Mapping[str, SecretText] = {}
+    """Variables of its environment, beside ours."""
+    auth: str = ""
+    """The method it is to authenticate by; empty where it does so by itself."""
+
+    def __repr__(self) -> str:
+        """Without `env`, where people put secrets."""
+        return f"AgentSettings(command={self.command!r}, …)"
 
 
 class McpSettings(Section, frozen=True, kw_only=True):
@@ -391,6 +411,7 @@ class Settings(Section, frozen=True, kw_only=True):
     gateway: GatewaySettings = GatewaySettings()
     http: HttpSettings = HttpSettings()
     pool: PoolSettings = PoolSettings()
+    agents: Mapping[str, AgentSettings] = {}
     mcp: Mapping[str, McpSettings] = {}
     tools: ToolSettings = ToolSettings()
     instructions: InstructionSettings = InstructionSettings()

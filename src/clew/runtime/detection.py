@@ -19,6 +19,8 @@ from clew.runtime.ports.models import ModelUnavailable
 OPENAI_WIRE: Final = ""
 """The provider that is any server speaking the OpenAI chat-completions protocol."""
 EMBEDDED: Final = "embedded"
+AGENT: Final = "acp"
+"""The provider that is another agent. Its models' names begin with it, and are taken before everything else that is set."""
 EMBEDDED_MODEL: Final = "SmolLM2-135M-Instruct"
 LOCAL_SECONDS_MAX: Final = 0.3
 """A server on this machine answers within milliseconds; whoever has one that does not waits this long."""
@@ -206,6 +208,8 @@ class _Search:
     async def as_set(self, settings: ModelSettings) -> Detected | None:
         """What the settings say, completed; None where they say nothing."""
         provider, name = settings.provider, settings.name
+        if name.startswith(f"{AGENT}:"):
+            return Detected(name=name, provider=AGENT, reason="another agent is set as the model")
         if not provider and not settings.base_url:
             provider, name = self._split(name)
         if provider == EMBEDDED:

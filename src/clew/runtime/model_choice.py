@@ -8,7 +8,7 @@ import msgspec
 
 from clew.config.settings import ModelSettings
 from clew.domain.models.answer import Usage
-from clew.runtime.detection import Detected, Probe, detect
+from clew.runtime.detection import AGENT, Detected, Probe, detect
 from clew.runtime.ports.models import Cost, ModelChoice, ModelClient, ModelUnavailable
 
 Price = Callable[[Usage], Cost | None]
@@ -33,7 +33,9 @@ class DetectedModels:
         embedded: Callable[[], bool],
         connect: Callable[[Detected], ModelClient],
         price: Priced,
+        agents: Callable[[str], ModelChoice],
     ) -> None:
+        """`agents` makes the choice of another agent by its whole name. Raises ModelUnavailable."""
         self._settings = settings
         self._environ = environ
         self._secret_names = secret_names
@@ -41,6 +43,7 @@ class DetectedModels:
         self._embedded = embedded
         self._connect = connect
         self._price = price
+        self._agents = agents
         self._chosen: dict[str, ModelChoice] = {}
         self._clients: dict[tuple[str, str, str], ModelClient] = {}
 
@@ -74,6 +77,8 @@ class DetectedModels:
 
     async def _choice(self, detected: Detected, is_own: bool) -> ModelChoice:
         """`is_own`: what the settings say of their model holds for this one."""
+        if detected.provider == AGENT:
+            return self._agents(detected.name)
         key = (detected.provider, detected.base_url, detected.key_name)
         if key not in self._clients:
             self._clients[key] = self._connect(detected)

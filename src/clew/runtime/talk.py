@@ -103,6 +103,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     reminders: Callable[[], Reminders] | None = None
     """Imported when it is first needed; None where nothing is kept."""
     export: Callable[[SessionId, str], Awaitable[str]] | None = None
+    prewarm: Callable[[Path], None] | None = None
+    """Begins to start what the first turn in a directory would have to wait for. No turn depends on it."""
     in_memory: Callable[[Caps], Services] | None = None
     """Makes services over a ledger that lives in memory only: what is said there is gone with it. It spends within
     these caps."""

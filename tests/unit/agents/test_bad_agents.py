@@ -15,7 +15,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clew.adapters.agents import prompt
 from clew.adapters.agents.actions import GRANTED
 from clew.adapters.agents.agents import AgentOptions, Agents
 from clew.adapters.agents.client import AgentLimits
@@ -62,7 +61,13 @@ async def make(tmp_path: Path, log: Log) -> AsyncIterator[Make]:
     """Makes agents that misbehave by these options; closes them, and sees that no process is left."""
     made: list[Agents] = []
 
-    def make(*options: str, pooled: bool = True, **changes: object) -> Agents:
+    def make(
+        *options: str,
+        pooled: bool = True,
+        seconds: float = 20.0,
+        characters_max: int = 1_000_000,
+        **changes: object,
+    ) -> Agents:
         program = AgentProgram(
             name="subject",
             command=sys.executable,
@@ -72,7 +77,10 @@ async def make(tmp_path: Path, log: Log) -> AsyncIterator[Make]:
         program = msgspec.structs.replace(program, **changes)
         agents = Agents(
             AgentOptions(
-                programs={"subject": program}, pooled=pooled, limits=AgentLimits(initialize_seconds=seconds)
+                programs={"subject": program},
+                pooled=pooled,
+                limits=AgentLimits(initialize_seconds=seconds),
+                characters_max=characters_max,
             ),
             {**os.environ, "GIVEN": "as it is"},
             started_groups(tmp_path / "owner"),
@@ -82,7 +90,6 @@ async def make(tmp_path: Path, log: Log) -> AsyncIterator[Make]:
         made.append(agents)
         return agents
 
-    seconds = 20.0
     told: list[Breakdown] = []
     warned: list[str] = []
     yield make
@@ -225,17 +232,15 @@ async def test_reading_is_not_asked_about(make: Make, tmp_path: Path) -> None:
 
 async def test_an_agent_that_never_answers(make: Make, tmp_path: Path, log: Log) -> None:
     """After the time it has to get ready it is ended, and that is said."""
-    agents = make("--never-initialize", pooled=False)
-    agents._options = msgspec.structs.replace(agents._options, limits=AgentLimits(initialize_seconds=0.5))
+    agents = make("--never-initialize", pooled=False, seconds=0.5)
     said = await failing(agents, tmp_path)
     assert said == "The agent subject did not start: it did not answer within 0.5 s."
     assert log.living() == 0
 
 
-async def test_an_agent_that_floods(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_agent_that_floods(make: Make, tmp_path: Path) -> None:
     """What it says in one turn is bounded: it is cut off, and its neighbour in the same process is not disturbed."""
-    monkeypatch.setattr(prompt, "TEXT_CHARACTERS_MAX", 100_000)
-    agents = make()
+    agents = make(characters_max=100_000)
     two = Conversation(agents, "two", tmp_path)
     await two.say("hello")
     said, other = await asyncio.gather(failing(agents, tmp_path, "FLOOD 1000"), two.say("still there?"))
@@ -271,29 +276,6 @@ async def test_an_agent_that_always_dies(make: Make, tmp_path: Path, log: Log) -
     assert await failing(agents, tmp_path, "DIE") == "The agent subject ended in the middle."
     assert len(log.pids()) == 2
     assert (await Conversation(agents, "two", tmp_path).say("hello")).strip() == "echo: hello"
-
-
-async def test_a_revoked_binding_in_the_middle(make: Make, tmp_path: Path) -> None:
-    """A session whose tools are taken back while it calls one gets an error, and no other is touched."""
-    agents = make()
-    bound = []
-    bind = agents._means.bind
-
-    async def remembered(dispatch: object) -> object:
-        bound.append(await bind(dispatch))  # type: ignore[arg-type]
-        return bound[-1]
-
-    agents._means = msgspec.structs.replace(agents._means, bind=remembered)
-
-    def revoke(_: object) -> str:
-        bound[0].release()
-        return "too late"
-
-    one = Conversation(agents, "one", tmp_path, run=revoke)
-    two = Conversation(agents, "two", tmp_path)
-    said = await one.say('CALL note {"text":"a"}')
-    assert "refused: This session's tools were taken back" in said
-    assert "two noted" in await two.say('CALL note {"text":"b"}')
 
 
 async def test_first_uses_at_once_start_one_process(make: Make, tmp_path: Path, log: Log) -> None:

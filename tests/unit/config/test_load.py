@@ -59,7 +59,7 @@ def another(path: SettingPath, leaf: Leaf) -> object:
     return 3 if hint.startswith("a whole") else 1.5 if hint.startswith("a number") else "some text"
 
 
-BY_NAME = {dotted(path): (path, leaf) for path, leaf in places() if path[0] != "mcp"}
+BY_NAME = {dotted(path): (path, leaf) for path, leaf in places() if path[0] not in {"mcp", "agents"}}
 
 
 def in_force(loaded: Loaded, key: str) -> object:
@@ -264,6 +264,7 @@ def test_a_pasted_secret_is_not_repeated() -> None:
         ("reset.timezone = 'Athens'", 'reset.timezone is "Athens", which is no time zone; did you mean Europe/Athens?'),
         ("reset.slack.dm.timezone = '../x'", 'reset.slack.dm.timezone is "../x", which is no time zone; it has to be a name such as Europe/Athens'),
         ("[mcp.x]", "mcp.x needs a command to start, or the url of a running server"),
+        ("agents.mine.args = ['a']", "agents.mine needs a command to start"),
         ("mcp.x = {command = 'a', url = 'http://b'}", "mcp.x has both a command and a url; a server is one or the other"),
     ],
 )  # fmt: skip

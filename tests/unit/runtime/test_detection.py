@@ -278,7 +278,15 @@ def test_a_window_of_the_settings_is_that_of_their_model() -> None:
             embedded=lambda: False,
             connect=lambda _: ScriptedModel(profile=ModelProfile(name="any", context_window=8_000)),
             price=lambda *_: no_price,
+            agents=pytest.fail,
         )
         return [(await models.choose(name)).profile.context_window for name in (None, "large", "small")]
 
     assert asyncio.run(windows()) == [100_000, 100_000, 8_000]
+
+
+def test_another_agent_is_taken_before_everything_else() -> None:
+    """A name that begins with `acp:` is an agent's, whatever address is set, and keeps its prefix."""
+    detected = find(ModelSettings(name="acp:gemini/gemini-3.8-flash", base_url=FAR))
+    assert detected is not None
+    assert (detected.provider, detected.name) == ("acp", "acp:gemini/gemini-3.8-flash")

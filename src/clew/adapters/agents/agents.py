@@ -16,6 +16,7 @@ from clew.adapters.agents.client import Agent, AgentLimits
 from clew.adapters.agents.errors import AgentError, AgentUnavailable, PoolClosed, UnknownAgent
 from clew.adapters.agents.pool import AgentPool, PoolLimits
 from clew.adapters.agents.programs import AgentKey, AgentProgram, find_program
+from clew.adapters.agents.prompt import TEXT_CHARACTERS_MAX
 from clew.adapters.agents.session import AgentSession, Lent, Means
 from clew.adapters.agents.timing import Told
 from clew.adapters.processes.groups import StartedGroups
@@ -36,6 +37,7 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True):
     pooled: bool = False
     limits: AgentLimits = AgentLimits()
     pool: PoolLimits = PoolLimits()
+    characters_max: int = TEXT_CHARACTERS_MAX
 
 
 class Agents:
@@ -56,9 +58,11 @@ class Agents:
         self._groups = groups
         self._warn = warn
         self._pool = AgentPool(self._start, options.pool)
-        self._bridge = ToolBridge(groups.notes)
+        self.bridge = ToolBridge(groups.notes)
         self._sessions: dict[tuple[str, AgentKey], AgentSession] = {}
-        self._means = Means(lend=self._lend, bind=self._bind, told=told)
+        self._means = Means(
+            lend=self._lend, bind=self._bind, told=told, characters_max=options.characters_max
+        )
         self._leaving: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
@@ -90,6 +94,8 @@ class Agents:
         if self._options.pooled:
             try:
                 await (await self._pool.get(AgentKey(agent, model, cwd))).give_back()
+            except PoolClosed:
+                pass  # Clew ended sooner than the agent was there
             except AgentError as error:
                 self._warn(f"No agent was started beforehand: {error}")
 
@@ -109,8 +115,8 @@ class Agents:
         task.add_done_callback(self._leaving.discard)
 
     async def _bind(self, dispatch: Dispatch) -> Binding:
-        await self._bridge.start()
-        return self._bridge.bind(dispatch)
+        await self.bridge.start()
+        return self.bridge.bind(dispatch)
 
     async def _lend(self, key: AgentKey) -> Lent:
         """From the pool, or where it has none to give, a process of one's own: never half of each."""
@@ -149,7 +155,7 @@ class Agents:
             self._let_go(one)
         while self._leaving:
             await asyncio.gather(*self._leaving)
-        await self._bridge.close()
+        await self.bridge.close()
         await self._pool.close()
 
 

@@ -160,6 +160,11 @@ class ToolBridge:
             return Path(tempfile.mkdtemp(prefix="b-", dir=self._wanted))
         return Path(tempfile.mkdtemp(prefix="clew-"))
 
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        """Those that are not released."""
+        return tuple(self._bindings.values())
+
     def bind(self, dispatch: Dispatch) -> Binding:
         binding = Binding(self, dispatch)
         self._bindings[binding.token] = binding
@@ -204,7 +209,7 @@ class ToolBridge:
 
     async def close(self) -> None:
         """Revokes every token, ends every connection, removes the socket. Idempotent."""
-        for binding in tuple(self._bindings.values()):
+        for binding in self.bindings:
             binding.release()
         server, self._server = self._server, None
         if server is None:

@@ -76,12 +76,16 @@ class AgentKey(NamedTuple):
     cwd: Path
 
 
+def known_program(name: str) -> AgentProgram | None:
+    return next((known for known in KNOWN_AGENTS if known.name == name), None)
+
+
 def find_program(name: str, own: Mapping[str, AgentProgram]) -> AgentProgram:
     """The agent of that name: one of the settings, or a known one. Raises UnknownAgent."""
-    programs = {**{known.name: known for known in KNOWN_AGENTS}, **own}
-    if name not in programs:
-        names = ", ".join(sorted(programs))
+    program = own.get(name) or known_program(name)
+    if program is None:
+        names = ", ".join(sorted({*own, *(known.name for known in KNOWN_AGENTS)}))
         raise UnknownAgent(
             f"There is no agent {name!r}: there is {names}, and what [agents.NAME] in config.toml names."
         )
-    return programs[name]
+    return program

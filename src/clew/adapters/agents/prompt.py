@@ -39,7 +39,8 @@ class WaitingCall(msgspec.Struct):
 class Prompt:
     """What came of it so far, and what it waits for."""
 
-    def __init__(self, told: Sequence[RequestMessage]) -> None:
+    def __init__(self, told: Sequence[RequestMessage], characters_max: int = TEXT_CHARACTERS_MAX) -> None:
+        self._characters_max = characters_max
         self.told = tuple(told)
         """The conversation as the agent knows it; what it says now is not in it."""
         self.granted = False
@@ -99,7 +100,7 @@ class Prompt:
         """What was said since. Raises AgentRefused when it was too much."""
         if self._is_flooded():
             raise AgentRefused(
-                f"The agent sent more than {TEXT_CHARACTERS_MAX:,} characters or {UPDATES_MAX:,} updates "
+                f"The agent sent more than {self._characters_max:,} characters or {UPDATES_MAX:,} updates "
                 "in one turn: it was cut off.",
                 INTERNAL_ERROR,
             )
@@ -107,7 +108,7 @@ class Prompt:
         return news
 
     def _is_flooded(self) -> bool:
-        return self._updates > UPDATES_MAX or self._characters > TEXT_CHARACTERS_MAX
+        return self._updates > UPDATES_MAX or self._characters > self._characters_max
 
     def take_calls(self) -> tuple[AskedCall, ...]:
         """The calls that the turn has not seen; they are its own from here on."""

@@ -70,6 +70,8 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     bind: Callable[[Dispatch], Awaitable[Binding]]
     told: Told
     """Is told where a prompt's time went."""
+    characters_max: int
+    """Of what an agent says in one prompt."""
 
 
 class _Copy(msgspec.Struct):
@@ -179,7 +181,7 @@ class AgentSession:
             await self._drop()
             copy = self._copy = await self._opened(request)
             texts = opening_texts(request)
-        prompt = self._prompt = Prompt(request.messages)
+        prompt = self._prompt = Prompt(request.messages, self._means.characters_max)
         self._waited = 0.0
         self._prompting = asyncio.create_task(copy.lent.agent.prompt(copy.name, texts))
         self._prompting.add_done_callback(lambda _: prompt.changed.set())
