@@ -69,6 +69,9 @@ async def test_a_conversation_with_another_agent(clew: CommandLine, tmp_path: Pa
     lines = [json.loads(line) for line in log.splitlines()]
     assert {line["transport"] for line in lines} == {"spawn"}
     assert all(line["spawn"] > 0 and line["session_new"] > 0 for line in lines)
+    shown = await clew.run("stats", "cold-start", "--svg", str(tmp_path / "plot.svg"))
+    assert "pretended    spawn " in shown.out
+    assert "<title>session_new " in (tmp_path / "plot.svg").read_text()
 
 
 async def test_an_agent_that_is_not_there(clew: CommandLine, tmp_path: Path) -> None:

@@ -122,6 +122,12 @@ async def test_a_program_that_is_missing(make: Make, tmp_path: Path) -> None:
     )
 
 
+async def test_a_directory_that_is_missing(make: Make, tmp_path: Path) -> None:
+    """It is said which."""
+    said = await failing(make(), tmp_path / "gone")
+    assert said.endswith(f"cannot be started in {tmp_path}/gone: No such file or directory.")
+
+
 async def test_a_program_that_ends_at_once(make: Make, tmp_path: Path) -> None:
     """Its last words are in the sentence."""
     said = await failing(make("--fail"), tmp_path)

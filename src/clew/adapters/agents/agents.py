@@ -135,7 +135,6 @@ class Agents:
 
     async def _start(self, key: AgentKey) -> Agent:
         program = find_program(key.agent, self._options.programs)
-        key.cwd.mkdir(parents=True, exist_ok=True)
         return await Agent.start(
             program,
             key.model,
@@ -170,6 +169,7 @@ class _Alone:
     async def stream(
         self, request: ModelRequest, *, blobs: Mapping[str, bytes], key: str
     ) -> AsyncGenerator[ModelEvent, None]:
+        self._key.cwd.mkdir(mode=0o700, parents=True, exist_ok=True)
         one = AgentSession(self._means, key, self._key, self._profile)
         try:
             async with aclosing(one.stream(request, blobs=blobs, key=key)) as events:

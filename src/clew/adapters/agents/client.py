@@ -79,14 +79,13 @@ class AskedPermission(msgspec.Struct, frozen=True):
     raw_input: msgspec.Raw = msgspec.field(name="rawInput", default=msgspec.Raw(b"null"))
 
     def is_of(self, server: str, tool: str) -> bool:
-        """Whether it is a call of that MCP server's tool: gemini-cli says so in the call's id, others in its name or title.
+        """Whether it is a call of that MCP server's tool, by the name or the id that agents give those.
 
-        The model chooses what a title says beside that, so it has to say nothing else.
+        gemini-cli puts the name into the id; a title may hold what the model chose, so it has to say nothing else.
         """
         names = (f"mcp_{server}_{tool}", f"mcp__{server}__{tool}")
-        return any(
-            name in {self.name, self.title} or self.tool_call_id.startswith(f"{name}-") for name in names
-        )
+        ids = tuple(start for name in names for start in (f"{name}-", f"{name}__{name}_", f"synth_{name}_"))
+        return self.name in names or self.title in names or self.tool_call_id.startswith(ids)
 
 
 class SessionWatch(Protocol):

@@ -64,8 +64,9 @@ class AgentProcess:
             process = await cls._spawned(
                 groups.recorded([found, *arguments]), cwd, {**environment, **groups.variables(mark)}
             )
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise AgentUnavailable(f"the directory {cwd} is not there", for_good=True) from error
+        except OSError as error:
+            sentence = f"{command} cannot be started in {cwd}: {error.strerror}"
+            raise AgentUnavailable(sentence, for_good=True) from error
         return cls(process, mark, groups, received, ended)
 
     @staticmethod

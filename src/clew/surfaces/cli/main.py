@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "sessions": ("clew.surfaces.cli.sessions", "sessions"),
     "db": ("clew.surfaces.cli.db", "db"),
     "model": ("clew.surfaces.cli.model", "model"),
+    "stats": ("clew.surfaces.cli.stats", "stats"),
     "setup": ("clew.surfaces.cli.setup", "setup"),
     "config": ("clew.surfaces.cli.config", "config"),
     "doctor": ("clew.surfaces.cli.doctor", "doctor"),

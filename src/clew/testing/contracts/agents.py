@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import pytest
 
@@ -38,11 +38,15 @@ NOTE: Final = ToolDeclaration(
 )
 
 
+class Choosing(Protocol):
+    def choice(self, name: str) -> ModelChoice: ...
+
+
 class Conversation:
     """Plays the turns of one session: every call is answered by `run`, as the runner would."""
 
     def __init__(
-        self, agents: Agents, session: str, cwd: Path, run: Callable[[AskedCall], str] | None = None
+        self, agents: Choosing, session: str, cwd: Path, run: Callable[[AskedCall], str] | None = None
     ) -> None:
         self.model: ModelChoice = agents.choice("acp:subject")
         assert self.model.within is not None
