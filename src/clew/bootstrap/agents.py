@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from clew.adapters.processes.groups import StartedGroups
 from clew.config.home import Home
 from clew.config.settings import AgentSettings, Settings
+from clew.runtime.metering import Meter
 from clew.runtime.ports.models import ModelChoice
 
 if TYPE_CHECKING:
@@ -24,12 +25,18 @@ class AgentsLater:
     """Agents that are not there until the first is asked for. `groups` is asked when one is made."""
 
     def __init__(
-        self, settings: Settings, environ: Mapping[str, str], home: Home, groups: Callable[[], StartedGroups]
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        home: Home,
+        groups: Callable[[], StartedGroups],
+        meter: Meter,
     ) -> None:
         self._settings = settings
         self._environ = {name: text for name, text in environ.items() if name not in OUR_KEYS}
         self._home = home
         self._groups = groups
+        self._meter = meter
         self._agents: Agents | None = None
         self._warming: asyncio.Future[None] | None = None
 
@@ -49,7 +56,7 @@ class AgentsLater:
         from clew.bootstrap.cold_start import ColdStartLog  # noqa: PLC0415  the same
 
         if self._agents is None:
-            log = ColdStartLog(self._home.logs)
+            log = ColdStartLog(self._home.logs, self._meter)
             pool = self._settings.pool
             self._agents = Agents(
                 AgentOptions(

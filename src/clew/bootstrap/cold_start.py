@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from clew.adapters.agents.timing import Breakdown
+from clew.runtime.metering import Meter
 
 FILE: Final = "cold-start.jsonl"
 BYTES_MAX: Final = 1_000_000
@@ -19,13 +20,19 @@ BYTES_MAX: Final = 1_000_000
 class ColdStartLog:
     """Also in the log of a program that keeps one (`clew serve`); a chat's terminal is no place for it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, meter: Meter) -> None:
         self._directory = directory
+        self._meter = meter
         self._log = structlog.get_logger("clew.agents") if structlog.is_configured() else None
 
     def told(self, breakdown: Breakdown) -> None:
         if self._log is not None:
             self._log.info("cold_start_breakdown", **msgspec.to_builtins(breakdown))
+        for phase, milliseconds in breakdown.times().items():
+            if milliseconds is not None:
+                self._meter.observe(
+                    "clew_agent_seconds", milliseconds / 1000, phase=phase, transport=breakdown.transport
+                )
         self._write(FILE, msgspec.json.encode(breakdown))
 
     def warn(self, sentence: str) -> None:

@@ -24,7 +24,7 @@ def open_gateway(services: Services, settings: Settings, home: Home, environ: Ma
     # What is said here is other people's too: nothing is written into the working directory on their behalf, and there
     # are no words that the inbox may not hold.
     own = msgspec.structs.replace(services, export=None, in_memory=None)
-    meter = Meter()
+    meter = services.meter
     found = (
         _telegram(own, settings, home, environ, meter),
         _matrix(own, settings, home, environ, meter),

@@ -22,6 +22,7 @@ from clew.config.home import Home
 from clew.config.secrets import Secrets, load_secrets
 from clew.config.settings import ModelSettings, Settings
 from clew.runtime.detection import EMBEDDED, OPENAI_WIRE, Detected
+from clew.runtime.metering import Meter
 from clew.runtime.model_choice import DetectedModels, Price
 from clew.runtime.ports.models import ModelClient, ModelUnavailable
 from clew.surfaces.cli.host import PullRefused
@@ -87,7 +88,7 @@ async def opened_models(
             return owners.groups
 
         connections = await stack.enter_async_context(aclosing(Connections()))
-        agents = AgentsLater(settings, environ, home, groups)
+        agents = AgentsLater(settings, environ, home, groups, Meter())
         models = open_models(settings.model, home, environ, connections, agents)
         try:
             yield models

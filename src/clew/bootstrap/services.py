@@ -27,6 +27,7 @@ from clew.domain.ledger.commits import Caps
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.compaction import CompactionSettings, Compactor
+from clew.runtime.metering import Meter
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.tools import Surroundings
 from clew.runtime.sessions import SessionDesk
@@ -55,7 +56,8 @@ async def opened_services(
         stack.push_async_callback(ledger.close)
         connections = Connections()
         stack.push_async_callback(connections.aclose)
-        agents = AgentsLater(settings, environ, home, lambda: owners.groups)
+        meter = Meter()
+        agents = AgentsLater(settings, environ, home, lambda: owners.groups, meter)
         models = open_models(settings.model, home, environ, connections, agents)
         stack.push_async_callback(models.close)
         stack.push_async_callback(agents.aclose)
@@ -105,6 +107,7 @@ async def opened_services(
         yield msgspec.structs.replace(
             over(ledger, caps_of(settings), cache(reminders)),
             prewarm=agents.prewarm,
+            meter=meter,
             export=exporter(ledger),
             in_memory=in_memory,
         )

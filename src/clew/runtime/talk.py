@@ -29,6 +29,7 @@ from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.commands import CommandContext, CommandError, CommandReply, run_command
 from clew.runtime.commands.values import BackgroundWork, Processes
+from clew.runtime.metering import Meter
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelSource
 from clew.runtime.ports.people import Approver, Noticed, Watch
@@ -98,6 +99,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     chance: Chance
     toolmaker: Toolmaker
     instructions: Callable[[Path], Sequence[Instructions]]
+    meter: Meter = msgspec.field(default_factory=Meter)
     is_replaced: Callable[[], bool] = lambda: False
     """Whether the package on disk is another one by now: then no turn begins here any more."""
     reminders: Callable[[], Reminders] | None = None

@@ -13,6 +13,7 @@ from clew.adapters.agents.timing import Breakdown
 from clew.bootstrap.agents import AgentsLater
 from clew.config.home import Home
 from clew.config.settings import AgentSettings, ModelSettings, PoolSettings, Settings
+from clew.runtime.metering import Meter
 from clew.testing.contracts.agents import Conversation
 from tests.unit.tools.bench import started_groups
 
@@ -24,13 +25,17 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def later(directory: Path, pool: PoolSettings) -> AgentsLater:
+def later(directory: Path, pool: PoolSettings, meter: Meter | None = None) -> AgentsLater:
     pretended = AgentSettings(
         command=sys.executable, args=("-m", "clew.testing.fake_agent", "--log", f"{directory}/agent.log")
     )
     settings = Settings(model=ModelSettings(name="acp:subject"), agents={"subject": pretended}, pool=pool)
     return AgentsLater(
-        settings, os.environ, Home(directory / "home"), lambda: started_groups(directory / "owner")
+        settings,
+        os.environ,
+        Home(directory / "home"),
+        lambda: started_groups(directory / "owner"),
+        meter or Meter(),
     )
 
 
@@ -41,7 +46,8 @@ def measured(directory: Path) -> list[Breakdown]:
 
 async def test_the_first_turn_finds_the_agent_that_was_started_beforehand(tmp_path: Path) -> None:
     """One process serves the warming and the turns; what the pool gives costs no start, and that is measured."""
-    agents = later(tmp_path, PoolSettings(enabled=True))
+    meter = Meter()
+    agents = later(tmp_path, PoolSettings(enabled=True), meter)
     try:
         agents.prewarm(tmp_path)
         for session in ("one", "two"):
@@ -53,6 +59,7 @@ async def test_the_first_turn_finds_the_agent_that_was_started_beforehand(tmp_pa
     first, second = measured(tmp_path)
     assert (first.transport, second.transport) == ("pool", "pool")
     assert second.spawn < first.spawn
+    assert 'clew_agent_seconds_count{phase="spawn",transport="pool"} 2' in meter.text()
     own = later(tmp_path, PoolSettings())
     try:
         await Conversation(own, "one", tmp_path).say("hello")

@@ -26,5 +26,14 @@ class Breakdown(msgspec.Struct, frozen=True, kw_only=True):
     generation: float = 0.0
     """From the prompt to its end, without the time in which the agent waited for our tools."""
 
+    def times(self) -> dict[str, float | None]:
+        return {
+            "spawn": self.spawn,
+            "bridge": self.bridge,
+            "session_new": self.session_new,
+            "first_tool": self.first_tool,
+            "generation": self.generation,
+        }
+
 
 Told = Callable[[Breakdown], None]
