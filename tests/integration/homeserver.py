@@ -26,7 +26,8 @@ import msgspec
 
 INSTALLED: Final = Path(__file__).parents[2] / ".counterparts" / "synapse"
 """By `make integration`, which says in `synapse.log` beside it why it could not."""
-SECONDS_MAX: Final = 40
+SECONDS_MAX: Final = 60
+START_SECONDS_MAX: Final = 120
 FREELY: Final = {"per_second": 10_000, "burst_count": 10_000}
 Json = dict[str, Any]
 
@@ -279,8 +280,9 @@ def running_homeserver(directory: Path) -> Iterator[Homeserver]:
     log = directory / "synapse.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [INSTALLED / "bin" / "python", "-m", "synapse.app.homeserver", "-c", directory / "homeserver.yaml"],
-            cwd=directory, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+            ["/bin/sh", "-c", '"$@" </dev/null & cat; kill -9 $!', "sh",  # it ends also where we are killed
+             INSTALLED / "bin" / "python", "-m", "synapse.app.homeserver", "-c", directory / "homeserver.yaml"],
+            cwd=directory, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
     server = Homeserver(f"http://127.0.0.1:{port}", secret)
     try:
@@ -289,12 +291,12 @@ def running_homeserver(directory: Path) -> Iterator[Homeserver]:
     finally:
         server.close()
         os.killpg(process.pid, signal.SIGKILL)  # nothing of it is kept
-        process.wait(SECONDS_MAX)
+        process.communicate(timeout=SECONDS_MAX)
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     began = time.monotonic()
-    while time.monotonic() - began < SECONDS_MAX and process.poll() is None:
+    while time.monotonic() - began < START_SECONDS_MAX and process.poll() is None:
         try:
             httpx.get(f"{url}/health", timeout=SECONDS_MAX).raise_for_status()
         except httpx.ConnectError:

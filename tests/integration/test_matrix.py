@@ -22,7 +22,7 @@ from clew.testing.contracts.platforms import (
 )
 from tests.integration.homeserver import Homeserver, Proxy, Someone, relates
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]  # one of them waits until the homeserver is up
 
 
 @pytest.fixture

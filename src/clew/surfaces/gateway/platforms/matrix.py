@@ -46,7 +46,7 @@ logging.getLogger("nio").setLevel(logging.CRITICAL + 1)  # it logs what it could
 NAME: Final = "matrix"
 HOLDS: Final = TextLimit(most=9000, units=Units.BYTES)
 """An event is at most 65,536 bytes of JSON, and an edit holds the text twice, and once more as HTML."""
-EVENT_BYTES_MAX: Final = 60_000
+EVENT_BYTES_MAX: Final = 50_000
 """Above this the HTML is left out."""
 FALLBACK_MAX: Final = 1000
 """Characters of an edit that are repeated for those whose program does not know edits."""
@@ -54,9 +54,11 @@ SENDS_BYTES_MAX: Final = 50_000_000
 FETCHED_BYTES_MAX: Final = 20_000_000
 POLL_SECONDS: Final = 30
 CALL_SECONDS: Final = 20.0
-UPLOAD_SECONDS: Final = 55.0
+UPLOAD_SECONDS: Final = 500.0
 TYPING_SECONDS: Final = 4.0
 PAGE: Final = 100
+INVITATIONS_MAX: Final = 1000
+"""Of strangers, that are remembered in case somebody pairs them."""
 PAGES_MAX: Final = 20
 """How many pages of a room that we missed are read; what is before them is left, and logged."""
 ASK_SECONDS: Final = 3.0
@@ -185,7 +187,8 @@ class Matrix:
                 incoming += [
                     found for event in events if (found := await self._read(room, event)) is not None
                 ]
-            await asyncio.gather(*map(take, incoming))
+            for at in range(0, len(incoming), PAGE):
+                await asyncio.gather(*map(take, incoming[at : at + PAGE]))
             await self._accept()
             self._position = synced.next_batch
             if foreign:
@@ -276,9 +279,8 @@ class Matrix:
         told = {
             event.type: event.content for event in events if getattr(event, "type", None) in {OWNER, ASKING}
         }
-        if (
-            OWNER in told and (await self._kept(OWNER)).get("owner") != self._me
-        ):  # a sync may be an old one's answer
+        # Asked for, because a sync may be the answer to an older request.
+        if OWNER in told and (await self._kept(OWNER)).get("owner", self._me) != self._me:
             self._listens = False
             raise PlatformRefused(TAKEN)
         asking = told.get(ASKING, {}).get("gateway", self._me)
@@ -289,8 +291,10 @@ class Matrix:
         """What is kept with the account under a name; nothing where there is nothing. Raises NotSent, PlatformRefused."""
         try:
             kept = msgspec.json.decode(await _retried(self._asked("GET", self._data_path(kind))))
-        except NeverSent:
+        except _Absent:
             return {}
+        except NeverSent as error:
+            raise NotSent(str(error)) from error
         return kept if isinstance(kept, dict) else {}
 
     async def _keep(self, kind: str, content: Json) -> None:
@@ -310,6 +314,7 @@ class Matrix:
                     body += chunk
                     if most and len(body) > most:
                         raise NeverSent(f"it is larger than {most // 1_000_000} MB")
+        self.contact = asyncio.get_running_loop().time()
         if response.status >= 400:
             raise _error(response.status, *_reason(bytes(body)))
         return bytes(body)
@@ -331,6 +336,8 @@ class Matrix:
                 if isinstance(event, InviteMemberEvent) and event.state_key == self.account:
                     self._invitations[room] = (event.sender, event.content.get("is_direct") is True)
                     LOG.info("invited", platform=NAME, room=room, sender=event.sender)
+        while len(self._invitations) > INVITATIONS_MAX:
+            del self._invitations[next(iter(self._invitations))]
 
     async def _accept(self) -> None:
         """Joins where somebody invited us who may. Other invitations stay: their sender may be paired yet."""
@@ -367,6 +374,7 @@ class Matrix:
             except NeverSent as error:  # we may not look (any more)
                 LOG.warning("not read", platform=NAME, room=room, why=str(error))
                 break
+            self.contact = asyncio.get_running_loop().time()
             missed += _events(page.chunk)
             if not page.chunk or not page.end:
                 break
@@ -504,7 +512,7 @@ def _written(text: str, markdown: bool) -> Json:
     content = {"msgtype": "m.text", "body": body}
     if markdown:
         with_html = content | {"format": "org.matrix.custom.html", "formatted_body": html_of(body)}
-        if 2 * len(msgspec.json.encode(with_html)) < EVENT_BYTES_MAX:
+        if len(msgspec.json.encode(with_html)) < EVENT_BYTES_MAX:
             return with_html
     return content
 
@@ -517,6 +525,10 @@ def _in_thread(to: Route) -> Json:
 
 
 # -- what became of a call -----------------------------------------------------------------------------------------
+class _Absent(NeverSent):
+    """What was asked for is not there."""
+
+
 class _Outcome:
     """Turns what breaks a call into the words of the port."""
 
@@ -567,6 +579,8 @@ def _error(status: int, code: str, message: str, after_ms: int) -> PlatformError
         return NotSent("the homeserver asks for a pause", after_ms / 1000)
     if code in LOST:
         return PlatformRefused("The homeserver does not know this access token (any more).")
+    if code == "M_NOT_FOUND":
+        return _Absent(f"{code} {message}")
     if status >= 500 or status < 400:
         return MaybeSent(f"the homeserver failed: {status} {code}")
     return NeverSent(f"{code} {message}".strip())
