@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -39,19 +38,11 @@ ENDPOINTS = (
 @asynccontextmanager
 async def listening(bounds: Bounds | None = None) -> AsyncIterator[int]:
     """The port of a listener that runs; whatever happens in between, it ends at once when it is told to."""
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port: int = free.getsockname()[1]
-    running = asyncio.create_task(Listener(HOST, port, ENDPOINTS, bounds=bounds or Bounds()).run())
-    while True:
-        try:
-            _, writer = await asyncio.open_connection(HOST, port)
-        except ConnectionRefusedError:
-            assert not running.done(), running.result()
-            await asyncio.sleep(0)
-        else:
-            writer.close()
-            break
+    listener = Listener(HOST, 0, ENDPOINTS, bounds=bounds or Bounds())
+    running = asyncio.create_task(listener.run())
+    while not (port := listener.port):
+        assert not running.done(), running.result()
+        await asyncio.sleep(0)
     yield port
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import click
 
@@ -14,9 +13,9 @@ from clew.domain.routing.pairing import CODE_LENGTH, CODE_SECONDS, Account, code
 from clew.runtime.talk import Services
 from clew.surfaces.cli.codes import Exit, UsageError
 from clew.surfaces.cli.host import Host
+from clew.surfaces.cli.opened import with_services
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
-T = TypeVar("T")
 
 
 class _Pair(click.Group):
@@ -83,7 +82,7 @@ def link(host: Host, me: bool) -> int:
 @click.pass_obj
 def list_(host: Host) -> int:
     """Say who is known, with their role and accounts. Whom the settings name is there once they said something."""
-    for person in _with_services(host, lambda services: services.ledger.people()):
+    for person in with_services(host, lambda services: services.ledger.people()):
         accounts = ", ".join(f"{platform} {external_id}" for platform, external_id in person.accounts)
         click.echo(f"{person.id}\t{person.role}\t{accounts or '-'}")
     return Exit.DONE
@@ -95,7 +94,7 @@ def list_(host: Host) -> int:
 @click.pass_obj
 def revoke(host: Host, platform: str, id_: str) -> int:
     """Take an account back, as `clew pair list` shows it: from now on it is a stranger's."""
-    if not _with_services(host, lambda services: services.ledger.unpair(Account(platform, id_))):
+    if not with_services(host, lambda services: services.ledger.unpair(Account(platform, id_))):
         raise UsageError(f"{platform} {id_} is nobody's account.")
     if id_ in getattr(getattr(host.settings().gateway, platform, None), "allow", ()):
         click.echo(f"gateway.{platform}.allow still names {id_}.", err=True)
@@ -108,7 +107,7 @@ def revoke(host: Host, platform: str, id_: str) -> int:
 @click.pass_obj
 def role(host: Host, name: str, what: str) -> int:
     """Say whether somebody may decide for others in shared groups (admin) or not (user)."""
-    _with_services(host, lambda services: services.ledger.set_role(PrincipalId(name), what))
+    with_services(host, lambda services: services.ledger.set_role(PrincipalId(name), what))
     return Exit.DONE
 
 
@@ -118,15 +117,7 @@ def _offered(host: Host, offer: Callable[[Services, str, int], Awaitable[None]],
         await offer(services, code, services.clock.now_ms() + CODE_SECONDS * 1000)
         return code
 
-    code = _with_services(host, made)
+    code = with_services(host, made)
     click.echo(f"/pair {code[:5]}-{code[5:]}")
     click.echo(f"{hint} within {CODE_SECONDS // 60} minutes. It works once.", err=True)
     return Exit.DONE
-
-
-def _with_services(host: Host, ask: Callable[[Services], Awaitable[T]]) -> T:
-    async def asked() -> T:
-        async with host.services() as services:
-            return await ask(services)
-
-    return asyncio.run(asked())

@@ -92,6 +92,8 @@ class Listener:
         self._bounds = bounds
         self._host = host
         self._port = port
+        self.port = 0
+        """Where it listens, once it does."""
         own = [Route(e.path, _served(e, bounds), methods=[e.method]) for e in endpoints]
         self._app = Starlette(routes=[*own, *routes])
 
@@ -125,7 +127,8 @@ class Listener:
         server = await loop.create_server(
             lambda: _Connection(config, state, self._bounds), sock=bound, backlog=BACKLOG
         )
-        LOG.info("listening", host=self._host, port=bound.getsockname()[1])
+        self.port = bound.getsockname()[1]
+        LOG.info("listening", host=self._host, port=self.port)
         try:
             await loop.create_future()
         finally:
