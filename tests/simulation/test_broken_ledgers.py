@@ -82,7 +82,7 @@ class Repeating(FaultyLedger):
 @pytest.mark.parametrize(
     ("broken", "noticed"),
     [
-        (Fenceless, "committed to session"),
+        (Fenceless, "committed to session|though its turn has ended"),
         (Keyless, "does not acknowledge it"),
         (Unacknowledging, "does not acknowledge it"),
         (Untaking, "stored as well|stored twice"),

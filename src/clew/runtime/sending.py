@@ -1,9 +1,10 @@
 """How a person's message gets into a session, whatever happens there at the moment: one way for every surface.
 
-Where nothing is under way it begins a turn. Otherwise it is on disk, in the inbox, before anything else is done, and its
-mode says what then: it waits for its own turn, joins the running one, or cuts it. Sender and turn both look once more
-after their commit (the sender whether the turn still runs, whoever ran the turn whether something waits), so a message
-of the last instant is never left behind; taking it twice is refused by the ledger.
+It is on disk, in the inbox, before anything else is done, so that the order of arrival is the order of answering whoever
+else sends. Where nothing is under way what waits longest then begins a turn; otherwise its mode says what the message does:
+it waits for its own turn, joins the running one, or cuts it. Sender and turn both look once more after their commit (the
+sender whether the turn still runs, whoever ran the turn whether something waits), so a message of the last instant is never
+left behind; taking it twice is refused by the ledger.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a message."""
 
     mode: BusyMode
+    received: InboxId
+    """The row of the inbox that it was put into."""
     opening: Say | None = None
     """Nothing is under way: begin a turn with this, the message itself or one that waited longer."""
-    received: InboxId | None = None
-    """The row of the inbox that it was put into; None: it is nowhere but in `opening`."""
 
 
 class Sender:
@@ -82,16 +83,15 @@ class Sender:
         Raises Refused when too many wait already; then it was not taken.
         """
         chosen = mode or self._runner.settings.busy
-        running = await self._runner.under_way(self._who, session)
-        if running is None and not occupied and not await self._ours(session):
-            return Sent(mode=chosen, opening=said)
+        running = await self._runner.under_way(
+            self._who, session
+        )  # before: a later one may be this message's own
         received = await self.keep(session, said, chosen)
         if chosen == BusyMode.INTERRUPT and running is not None:
             await self.cut(session, running)
         if occupied or await self.is_busy(session):
             return Sent(mode=chosen, received=received.id)
-        opening = await self.next(session)  # it ended just now, and may have looked before
-        return Sent(mode=chosen, opening=opening, received=received.id)
+        return Sent(mode=chosen, opening=await self.next(session), received=received.id)
 
     async def is_busy(self, session: SessionId) -> bool:
         """Whether a turn is under way, in whatever living process."""
@@ -109,26 +109,28 @@ class Sender:
         self, session: SessionId, kind: str, body: QueuedMessage, key: str | None = None
     ) -> Received:
         """Puts something into the inbox; the same key is taken once."""
-        conversation = await self._desk.conversation_of(self._place, session)
-        return await self._ledger.receive(
-            Receive(
-                account=self._place.surface,
-                external_key=key or self._chance.token(20),
-                conversation=conversation,
-                session=session,
-                principal=self._who,
-                kind=kind,
-                body=written(body),
-                at=self._clock.now_ms(),
-            )
+        return await self._ledger.receive(await self._receiving(session, kind, body, key))
+
+    async def _receiving(
+        self, session: SessionId, kind: str, body: QueuedMessage, key: str | None = None
+    ) -> Receive:
+        return Receive(
+            account=self._place.surface,
+            external_key=key or self._chance.token(20),
+            conversation=await self._desk.conversation_of(self._place, session),
+            session=session,
+            principal=self._who,
+            kind=kind,
+            body=written(body),
+            at=self._clock.now_ms(),
         )
 
-    async def again(self, session: SessionId, joined: Sequence[Message]) -> None:
-        """Receives once more what was sent into a turn that is tried again: each joins the new one where it stood before.
+    async def again(self, session: SessionId, joined: Sequence[Message]) -> tuple[Receive, ...]:
+        """What receives once more what was sent into a turn that is tried again: each joins the new one where it stood.
 
-        One whose place the new turn never comes to starts the next turn. A crash before this leaves them where they are
-        stored, on the branch that was left.
+        One whose place the new turn never comes to starts the next turn.
         """
+        receives = []
         for message in joined:
             body = message.body if isinstance(message.body, UserBody) else UserBody()
             files = [await self._file(session, attachment) for attachment in message.attachments]
@@ -139,7 +141,8 @@ class Sender:
             steering = pack_message(
                 text, body.cwd, files, BusyMode.STEER, not_before=message.step, speaker=speaker
             )
-            await self.receive(session, MESSAGE, steering)
+            receives.append(await self._receiving(session, MESSAGE, steering))
+        return tuple(receives)
 
     async def _file(self, session: SessionId, attachment: Attachment) -> NewFile:
         blob = await self._ledger.blob(self._who, session, attachment.sha256)
@@ -167,9 +170,9 @@ class Sender:
         )
         return Hear(inbox=tuple(row.id for row in rows)) if rows else None
 
-    async def still_waits(self, session: SessionId, said: Say | Hear) -> bool:
-        """Whether nobody has taken or cancelled the rows that a message came from."""
-        return set(said.inbox) <= {row.id for row in await self._ledger.queued(self._who, session)}
+    async def still_waits(self, session: SessionId, received: Sequence[InboxId]) -> bool:
+        """Whether nobody has taken or cancelled these rows."""
+        return set(received) <= {row.id for row in await self._ledger.queued(self._who, session)}
 
     async def cut(self, session: SessionId, turn: int) -> None:
         """Ends this turn, and no other. In another process by a commit; what it had shown it may then still keep."""
@@ -178,9 +181,9 @@ class Sender:
         if await self._desk.stop(self._who, session, turn):
             await self._let_keep(session)
 
-    async def until_idle(self, session: SessionId) -> None:
-        """Returns when no turn of the session is under way in another process."""
-        while await self.is_busy(session):  # noqa: ASYNC110 - another process sets no event here
+    async def until_idle(self, session: SessionId, turn: int | None = None) -> None:
+        """Returns when no turn of the session, or not that one, is under way in another process."""
+        while (now := await self._runner.under_way(self._who, session)) is not None and turn in (None, now):  # noqa: ASYNC110
             await asyncio.sleep(POLL_SECONDS)
 
     async def _let_keep(self, session: SessionId) -> None:

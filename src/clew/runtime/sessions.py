@@ -23,6 +23,7 @@ from clew.domain.ledger.commits import (
     Note,
     Op,
     PointConversation,
+    Receive,
     SessionPatch,
 )
 from clew.domain.ledger.errors import Busy, HeadMoved, NotFound, Refused
@@ -70,13 +71,6 @@ class Rewound(msgspec.Struct, frozen=True, kw_only=True):
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
     row: SessionRow
     messages: int
-
-
-class Retried(msgspec.Struct, frozen=True, kw_only=True):
-    """A turn that is tried again: what started it, and what a person sent into it, which is off the path now."""
-
-    opening: Message
-    joined: tuple[Message, ...]
 
 
 class LeftBehind(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,17 +238,27 @@ class SessionDesk:
 
         return await self._decided(decide)
 
-    async def rewind_for_retry(self, principal: PrincipalId, session: SessionId) -> Retried:
-        """Puts the head on the newest message that started a turn, which is not copied. Raises Refused."""
+    async def rewind_for_retry(
+        self,
+        principal: PrincipalId,
+        session: SessionId,
+        again: Callable[[SessionId, Sequence[Message]], Awaitable[tuple[Receive, ...]]] | None = None,
+    ) -> Message:
+        """Puts the head on the newest message that started a turn, which is not copied, and returns it. Raises Refused.
 
-        async def decide() -> Retried:
+        By the same commit what people sent into that turn, which is off the path now, is received `again`.
+        """
+
+        async def decide() -> Message:
             row = await self.ledger.session(principal, session)
             starts = await self.ledger.turn_starts(principal, session, 1)
             if not starts:
                 raise Refused("There is nothing to retry.")
             behind = await self.ledger.path(principal, session, row.handle.head, above=starts[0].seq)
-            await self._move(row, principal, OpKind.RETRY, starts[0].head)
-            return Retried(opening=starts[0], joined=tuple(m for m in behind if m.role == Role.USER))
+            joined = [m for m in behind if m.role == Role.USER]
+            receives = await again(session, joined) if again is not None else ()
+            await self._move(row, principal, OpKind.RETRY, starts[0].head, receives=receives)
+            return starts[0]
 
         return await self._decided(decide)
 
@@ -354,17 +358,18 @@ class SessionDesk:
 
     async def withdraw(
         self, principal: PrincipalId, session: SessionId, waiting: Sequence[InboxId], reason: str
-    ) -> None:
-        """Takes back messages that wait; those that were taken meanwhile stay where they are."""
+    ) -> tuple[InboxId, ...]:
+        """Takes back messages that wait, and says which; those that were taken meanwhile stay where they are."""
 
-        async def decide() -> None:
+        async def decide() -> tuple[InboxId, ...]:
             row = await self.ledger.session(principal, session)
             known = {message.id for message in await self._messages_waiting(row, principal)}
             if cancel := tuple(number for number in waiting if number in known):
                 work = self._work(row, principal, cut_reason=reason)
                 await self.ledger.commit(msgspec.structs.replace(work, cancel=cancel))
+            return cancel
 
-        await self._decided(decide)
+        return await self._decided(decide)
 
     # -- settings that leave the head alone ----------------------------------------------------------------------
     async def title(self, principal: PrincipalId, session: SessionId, title: str) -> SessionRow:
@@ -443,9 +448,11 @@ class SessionDesk:
         kind: OpKind,
         to: Head,
         cancel: tuple[InboxId, ...] = (),
+        *,
+        receives: tuple[Receive, ...] = (),
     ) -> None:
         work = self._work(row, principal, MoveHead(kind=kind, to=to), cut_reason=str(kind))
-        await self.ledger.commit(msgspec.structs.replace(work, cut=True, cancel=cancel))
+        await self.ledger.commit(msgspec.structs.replace(work, cut=True, cancel=cancel, receives=receives))
 
     async def _messages_waiting(self, row: SessionRow, principal: PrincipalId) -> list[InboxRow]:
         """Oldest first, of everybody."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.conversation.ids import InboxId, PrincipalId, SessionId
 from clew.domain.ledger.commits import (
     AddUsage,
     AsObserver,
@@ -40,7 +40,7 @@ from clew.runtime.sessions import Place, SessionDesk
 from clew.runtime.turns.opening import LeftOpen
 from clew.runtime.turns.openings import Hear, Opening, Recover, Say
 from clew.runtime.turns.outbox import Outbox
-from clew.runtime.turns.outcome import STOPPED, TurnOutcome
+from clew.runtime.turns.outcome import STOPPED, TurnOutcome, outcome_of
 from clew.runtime.turns.recovering import NOTICE, GivenUp
 from clew.runtime.turns.runner import RunningTurn, TurnJob, TurnRunner
 from clew.runtime.turns.waiting import (
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 __all__ = ["EVENT", "MESSAGE", "Notify", "QueuedMessage", "Services", "SessionTools", "Talk", "Toolmaker"]
 
 UPDATED: Final = "Clew was updated while this ran: start it again. Nothing was lost."
+RECEIVED_LOOKED_AT: Final = 200
+"""How many of the messages received last are looked through for one that another process took."""
 Notify = Callable[[str, str], Awaitable[None]]
 
 
@@ -215,7 +217,9 @@ class Talk:
         """On disk before the turn that has to come first: nothing said is lost if that ends us."""
         if not isinstance(opening, Say) or opening.inbox:
             return opening
-        received = await self.queue(opening.text, opening.files)
+        # Steering would join the turn that comes first.
+        mode = BusyMode.QUEUE if self.busy == BusyMode.STEER else self.busy
+        received = await self.queue(opening.text, opening.files, mode)
         self.kept = msgspec.structs.replace(opening, inbox=(received.id,))
         return self.kept
 
@@ -291,10 +295,10 @@ class Talk:
     async def send(
         self, text: str | bytes, files: Sequence[NewFile] = (), mode: BusyMode | None = None
     ) -> Sent:
-        """Sends a message, whatever is under way: the answer says whether to begin a turn with it now.
+        """Sends a message, whatever is under way: the answer says whether to begin a turn now.
 
-        Else it is on disk, and waits, joins the running turn or has cut it: by `mode`, or the setting `turn.busy`.
-        Raises Refused when too many wait already.
+        It is on disk, and waits, joins the running turn or has cut it: by `mode`, or the setting `turn.busy`. Raises
+        Refused when too many wait already.
         """
         session = await self.ensure_session()
         return await self._sender.send(session, self.saying(text, files), mode, occupied=self._is_occupied)
@@ -321,9 +325,27 @@ class Talk:
         """Returns when no turn of the session is under way in another process."""
         await self._sender.until_idle(await self.ensure_session())
 
-    async def still_waits(self, said: Say | Hear) -> bool:
+    async def still_waits(self, *received: InboxId) -> bool:
         """Whether nobody has taken a message that waited, or taken it back."""
-        return await self._sender.still_waits(await self.ensure_session(), said)
+        return await self._sender.still_waits(await self.ensure_session(), received)
+
+    async def taken_back(self, said: Say) -> bool:
+        """Takes back a message that waits; False when a turn has it by now, or somebody was quicker."""
+        session = await self.ensure_session()
+        return bool(await self.services.desk.withdraw(self.principal, session, said.inbox, ""))
+
+    async def answered_elsewhere(self, received: InboxId) -> TurnOutcome | None:
+        """How the turn came out that another process took a message into, once it does not run any more.
+
+        None when no turn took it: it waits, or was taken back. Raises NotFound when the session was deleted.
+        """
+        session = await self.ensure_session()
+        rows = await self.services.ledger.received(self.principal, session, RECEIVED_LOOKED_AT)
+        turn = next((row.turn for row in rows if row.id == received and row.turn is not None), None)
+        if turn is None:
+            return None
+        await self._sender.until_idle(session, turn)
+        return await outcome_of(self.services.ledger, self.principal, session, turn)
 
     @property
     def busy(self) -> BusyMode:

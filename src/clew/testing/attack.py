@@ -188,7 +188,7 @@ class Worker:
         return str((await self._desk.redo(LOCAL, session)).messages)
 
     async def _retry(self, session: SessionId) -> str:
-        return (await self._desk.rewind_for_retry(LOCAL, session)).opening.text
+        return (await self._desk.rewind_for_retry(LOCAL, session)).text
 
     async def _branch(self, session: SessionId) -> str:
         self._fork = (await self._desk.branch(LOCAL, session, self._place)).id

@@ -303,6 +303,10 @@ async def receive(
     ledger: Ledger, handle: Handle, conversation: ConversationId, key: str, **rest: Any
 ) -> Received:
     """A platform's message arrives."""
+    return await ledger.receive(arriving(handle, conversation, key, **rest))
+
+
+def arriving(handle: Handle, conversation: ConversationId, key: str, **rest: Any) -> Receive:
     item = Receive(
         account="telegram",
         external_key=key,
@@ -313,7 +317,7 @@ async def receive(
         body=f"body of {key}",
         at=START_MS,
     )
-    return await ledger.receive(replace(item, **rest))
+    return replace(item, **rest)
 
 
 def job(handle: Handle, conversation: ConversationId, key: str, **rest: Any) -> NewJob:

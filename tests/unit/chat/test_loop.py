@@ -167,6 +167,42 @@ async def test_a_message_that_interrupts_is_answered_and_the_first_is_kept(ticks
         assert chat.loop.turns.waiting == ()
 
 
+@pytest.mark.parametrize("mode", [BusyMode.QUEUE, BusyMode.STEER])
+async def test_an_answer_belongs_to_whoever_asked_whoever_gives_it(mode: BusyMode) -> None:
+    """A message that another process's chat took is answered on the screen that it was typed on, too."""
+    hold, looking, ledger = Hold(), Hold(), MemoryLedger()
+
+    async def stand(arguments: JsonObject, context: ToolContext) -> ToolResult:
+        await hold.stand()
+        return ToolResult(text="stood")
+
+    settings = TurnSettings(busy=mode)
+    steps, tools = [ask("stand"), say("one")], [RecordingTool("stand", answer=stand)]
+    steps = [ask("stand"), say("two")] if mode == BusyMode.STEER else [*steps, say("two")]
+    async with chatting(World(ledger, steps, settings=settings, tools=tools)) as first:
+        first.types("1")
+        await hold.reached()
+        world = World(ledger, [], owner="there", settings=settings)
+
+        class Slow:
+            async def choose(self, name: str | None) -> ModelChoice:
+                await looking.stand()
+                return ModelChoice(client=world.model, profile=await world.model.profile("scripted-model"))
+
+        world.services = msgspec.structs.replace(world.services, models=Slow())
+        async with chatting(world) as second:
+            second.talk.session = first.talk.session
+            second.types("2")
+            await second.paper.until(lambda: "2" in second.loop.turns.waiting)
+            hold.release()
+            await first.paper.shows("two")
+            looking.release()
+            await second.paper.shows("two")
+            assert "Another process took this into turn" in second.paper.text
+            await second.paper.until(lambda: not second.loop.turns.is_busy)
+            assert second.loop.turns.waiting == ()
+
+
 async def test_after_a_failure_messages_go_on_waiting() -> None:
     """The next turn would fail as well; Enter sends them, in order, and what is new comes after them."""
     hold = Hold()

@@ -259,6 +259,19 @@ class PointConversation(msgspec.Struct, frozen=True, kw_only=True):
     origin: str = "{}"
 
 
+class Receive(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as it arrived: durable before anything is acknowledged. The session is bound here."""
+
+    account: str
+    external_key: str
+    conversation: ConversationId
+    session: SessionId
+    principal: PrincipalId
+    kind: str
+    body: str
+    at: int
+
+
 class Commit(msgspec.Struct, frozen=True, kw_only=True):
     """One transaction on one session, and on a session it opens or a conversation it moves.
 
@@ -267,8 +280,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     the caller knows to be dead, or has seen silent at `seen_beat`: Busy when it has beaten since. A claim raises the epoch
     too, and ends a turn that was left open, unless `set_turn` sets that turn running again. What was reserved for a turn that
     a commit ends becomes an estimate. `take` consumes rows of the inbox, `cancel` takes them back unread; Refused when one no longer
-    waits. `cancel_queued` cancels whatever waits in the inbox for this session. `cut_reason` is
-    noted with what a commit cancels too.
+    waits. `cancel_queued` cancels whatever waits in the inbox for this session. `receives` puts
+    messages into the inbox that the commit itself sets free. `cut_reason` is noted with what a commit cancels too.
     """
 
     session: SessionId
@@ -292,6 +305,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     consume: ConsumeApproval | None = None
     take: tuple[InboxId, ...] = ()
     cancel: tuple[InboxId, ...] = ()
+    receives: tuple[Receive, ...] = ()
     usage: tuple[AddUsage, ...] = ()
     reserve: Reserve | None = None
     blobs: tuple[NewBlob, ...] = ()
@@ -308,19 +322,6 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
     opened: Handle | None = None
     cancelled: int = 0
     repeated: bool = False
-
-
-class Receive(msgspec.Struct, frozen=True, kw_only=True):
-    """A message as it arrived: durable before anything is acknowledged. The session is bound here."""
-
-    account: str
-    external_key: str
-    conversation: ConversationId
-    session: SessionId
-    principal: PrincipalId
-    kind: str
-    body: str
-    at: int
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):

@@ -101,9 +101,8 @@ async def redo(context: CommandContext, arguments: str) -> CommandReply:
 async def retry(context: CommandContext, arguments: str) -> CommandReply:
     no_arguments("retry", arguments)
     await context.models.choose(context.current.model)  # without a model, the old answer stays where it is
-    retried = await context.desk.rewind_for_retry(context.principal, context.current.id)
-    await context.sender.again(context.current.id, retried.joined)
-    return CommandReply(text=f"Again: “{shortened(retried.opening)}”", opening=Again(), ends_turn=True)
+    opening = await context.desk.rewind_for_retry(context.principal, context.current.id, context.sender.again)
+    return CommandReply(text=f"Again: “{shortened(opening)}”", opening=Again(), ends_turn=True)
 
 
 async def branch(context: CommandContext, arguments: str) -> CommandReply:

@@ -8,14 +8,18 @@ from typing import Final
 
 import msgspec
 
-from clew.domain.conversation.ids import ApprovalId, CallId
-from clew.domain.conversation.messages import ToolCall
+from clew.domain.conversation.ids import ApprovalId, CallId, PrincipalId, SessionId
+from clew.domain.conversation.messages import Role, ToolCall
 from clew.domain.ledger.commits import AddUsage, UsageState
-from clew.domain.ledger.rows import CallState, Handle, TurnState
+from clew.domain.ledger.errors import NotFound
+from clew.domain.ledger.rows import ApprovalState, CallState, Handle, TurnState
 from clew.domain.models.answer import FailureKind, Usage
 from clew.domain.turn.machine import Close
+from clew.runtime.ports.ledger import Ledger
 
 LIMITS: Final = frozenset({"step_limit", "time_limit", "repeat_limit", FailureKind.CAP, FailureKind.UNPRICED})
+STARTS_LOOKED_AT: Final = 100
+"""How far back a turn is looked for that another process ended just now."""
 STOPPED: Final = "stopped"
 """Why a turn ended that a person stopped."""
 
@@ -78,6 +82,43 @@ def ending_of(closed: Close | None, waiting: tuple[ApprovalId, ...]) -> Ending:
     if closed.state == TurnState.INTERRUPTED:
         return Ending(TurnStatus.INTERRUPTED, error)
     return Ending(TurnStatus.FAILED, error or (closed.reason, closed.reason))
+
+
+_STATUS_OF: Final = {
+    TurnState.DONE: TurnStatus.DONE,
+    TurnState.FAILED: TurnStatus.FAILED,
+    TurnState.WAITING: TurnStatus.REFUSED,
+}
+
+
+async def outcome_of(ledger: Ledger, principal: PrincipalId, session: SessionId, number: int) -> TurnOutcome:
+    """A turn of whichever process, as the ledger has it: without what it used, which counts where it ran.
+
+    Raises NotFound. Of a turn that was undone meanwhile the text is empty.
+    """
+    row, turn = await ledger.session(principal, session), await ledger.turn(principal, session, number)
+    if turn is None:
+        raise NotFound(f"There is no turn {number} in session {session}.")
+    starts = await ledger.turn_starts(principal, session, STARTS_LOOKED_AT, row.handle.head)
+    start = next((message.seq for message in starts if message.turn == number), row.handle.head.seq + 1)
+    path = await ledger.path(principal, session, row.handle.head, above=start - 1)
+    said = [m.text for m in path if m.turn == number and m.role == Role.ASSISTANT and m.text]
+    asked = [a.id for a in await ledger.approvals(principal, session) if a.state == ApprovalState.PENDING]
+    waiting = tuple(asked) if turn.state == TurnState.WAITING else ()
+    return TurnOutcome(
+        handle=row.handle,
+        turn=number,
+        status=_STATUS_OF.get(turn.state, TurnStatus.INTERRUPTED),
+        text=said[-1] if said else "",
+        model=turn.model or "",
+        usage=Usage(),
+        calls=tuple(
+            CallOutcome(id=call.id, name=call.name, state=call.state)
+            for call in await ledger.calls(principal, session, number)
+        ),
+        error=None if turn.error is None else (turn.end_reason or turn.state, turn.error),
+        waiting_for=waiting,
+    )
 
 
 class Tally:

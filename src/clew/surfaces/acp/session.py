@@ -224,12 +224,7 @@ class EditorSession:
             await prompt.leavable(self._refuse_deaf())
         async with self._sending:
             sent = await self.talk.send(said.text, said.files)
-            if sent.received is None:
-                self.talk.is_occupied = True  # what is sent from here on waits for this
-        if sent.received is not None:
-            return await self._when_its_turn_comes(prompt, sent.received)
-        assert sent.opening is not None, "what was not put into the inbox begins a turn"
-        return await self._own_turn(prompt, sent.opening)
+        return await self._when_its_turn_comes(prompt, sent.received)
 
     async def _command(self, prompt: Prompt, text: str) -> StopReason:
         try:
@@ -274,7 +269,7 @@ class EditorSession:
             await prompt.leavable(self.talk.until_idle())
             following = await self.talk.next_queued()
             if following is None or (number is not None and not await self._waits(number)):
-                return reason if number is None else await self._fate(number)
+                return reason if number is None else await self._fate(prompt, number)
             self.talk.is_occupied = True
             try:
                 reason = await self._turn(prompt, following)
@@ -323,10 +318,16 @@ class EditorSession:
     async def _waits(self, number: InboxId) -> bool:
         return number in {row.id for row in await self._inbox() if row.state == InboxState.QUEUED}
 
-    async def _fate(self, number: InboxId) -> StopReason:
+    async def _fate(self, prompt: Prompt, number: InboxId) -> StopReason:
         """What became of a message that waits no more: a turn took it, here or elsewhere, or it was taken back."""
-        row = next((row for row in await self._inbox() if row.id == number), None)
-        return "end_turn" if row is not None and row.state == InboxState.CONSUMED else "cancelled"
+        taken = await prompt.leavable(self.talk.answered_elsewhere(number))
+        if taken is None:
+            return "cancelled"
+        if self.talk.running is None or self.talk.running.turn != taken.turn:
+            self._say(
+                taken.text or f"Another process has taken this into turn {taken.turn}; /history shows it."
+            )
+        return "end_turn"
 
     async def _inbox(self) -> Sequence[Any]:
         return await self.talk.services.ledger.received(LOCAL, await self.talk.ensure_session(), limit=200)

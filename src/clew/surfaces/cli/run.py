@@ -18,7 +18,7 @@ import click
 from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.ledger.errors import Busy, NotFound, Outdated, Refused
 from clew.runtime.commands import CommandReply, is_command
-from clew.runtime.ports.people import NobodyToAsk, Noticed, TurnNews, Watch
+from clew.runtime.ports.people import NobodyToAsk, Noticed, TextShown, TurnNews, Watch
 from clew.runtime.talk import Services, Talk
 from clew.runtime.turns import NewFile, TurnOutcome, TurnStatus
 from clew.runtime.turns.openings import Opening, Recover, Say
@@ -176,8 +176,11 @@ async def _command(talk: Talk, line: str, interrupt: _Interrupt, printer: Printe
     return await _turn(talk, reply.opening, interrupt, printer)
 
 
-async def _begun(talk: Talk, opening: Opening, printer: Printer) -> RunningTurn:
-    """Begins the turn when it is this one's: after one that was left in the middle here, and after another process's."""
+async def _begun(talk: Talk, opening: Opening, printer: Printer) -> RunningTurn | TurnOutcome:
+    """Begins the turn when it is this one's: after one that was left in the middle here, and after another process's.
+
+    The outcome instead, when another process answered a message of ours that waited.
+    """
     said_so = False
     while True:
         try:
@@ -194,6 +197,16 @@ async def _begun(talk: Talk, opening: Opening, printer: Printer) -> RunningTurn:
                 )
             said_so = True
             await asyncio.sleep(BUSY_POLL_SECONDS)
+        except Refused:
+            opening = talk.kept or opening
+            if not isinstance(opening, Say) or not opening.inbox or await talk.still_waits(*opening.inbox):
+                raise
+            outcome = await talk.answered_elsewhere(opening.inbox[0])
+            if outcome is None:
+                raise
+            printer.note("Another process has answered this:")
+            printer.watch(TextShown(outcome.text))
+            return outcome
 
 
 def _aside(printer: Printer) -> Watch:
@@ -224,7 +237,7 @@ async def _answer_waiting(talk: Talk, own: Say | None, printer: Printer) -> None
         try:
             turn = await talk.begin(waiting, _aside(printer), NobodyToAsk())
         except Refused:
-            if await talk.still_waits(waiting):
+            if await talk.still_waits(*waiting.inbox):
                 raise
             waiting = await talk.next_queued()  # another process was quicker
             continue
@@ -246,7 +259,7 @@ async def _turn(talk: Talk, opening: Opening, interrupt: _Interrupt, printer: Pr
         turn = await _begun(talk, opening, printer)
     finally:
         printer.session = talk.session
-    outcome = await interrupt.finish(turn)
+    outcome = turn if isinstance(turn, TurnOutcome) else await interrupt.finish(turn)
     printer.outcome(outcome)
     if outcome.status == TurnStatus.DONE:
         await _answer_after(talk, printer)

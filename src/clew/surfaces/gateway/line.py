@@ -158,7 +158,7 @@ class Line:
             if (
                 isinstance(error, Refused)
                 and isinstance(opening, Say | Hear)
-                and not await self.talk.still_waits(opening)
+                and not await self.talk.still_waits(*opening.inbox)
             ):
                 return True  # it was taken back, or another process was quicker
             waits = (

@@ -37,6 +37,7 @@ from clew.testing.ledgers import (
     ANN,
     BOB,
     START_MS,
+    arriving,
     as_holder,
     ask_tool,
     begin,
@@ -296,6 +297,17 @@ class InboxContract(LedgerCase):
         op = Append(messages=(user("twice"),), turn=9)
         await refused(ledger, work(handle, op=op, take=(second.id, first.id)), Refused)
         await refused(ledger, work(handle, op=op, take=(InboxId(10**6),)), Refused)
+
+    async def test_a_commit_receives_what_it_sets_free(self, ledger: Ledger) -> None:
+        """With all else that it does, or not at all; a known key is received once."""
+        handle, chat = await at_place(ledger)
+        await receive(ledger, handle, chat, "a")
+        items = tuple(arriving(handle, chat, key) for key in "ab")
+        op = Append(messages=(user("more"),), turn=9)
+        await refused(ledger, work(handle, op=op, receives=items, take=(InboxId(10**6),)), Refused)
+        await do(ledger, handle, op=op, receives=items)
+        rows = await ledger.queued(ANN, handle.session)
+        assert [(row.external_key, row.n) for row in rows] == [("a", 1), ("b", 2)]
 
     async def test_a_message_is_taken_by_the_session_it_was_bound_to(self, ledger: Ledger) -> None:
         """Another session, even of the same owner, is refused it."""

@@ -46,19 +46,14 @@ class Act:
         words = self._record.new_words(self._chance.randrange(8))
         mode = self._chance.choice(MODES)
         sent = await self._talk.send(words, mode=mode)
-        waits = sent.opening is None or bool(sent.opening.inbox)
-        if waits:
-            self.outcome = f"kept, to {mode}"
-            self._accepted(words)
+        self.outcome = f"kept, to {mode}"
+        self._accepted(words)
         if sent.opening is None:
             return
         try:
-            await self._turn(sent.opening, None if waits else words)
+            await self._turn(sent.opening)
         except Busy:
-            self.outcome = "busy, so kept"
-            if not waits and self._talk.kept is None:
-                await self._talk.queue(words)
-            self._accepted(words)
+            self.outcome = "busy, so it waits"
             return
         await self._drain()
 
@@ -130,12 +125,10 @@ class Act:
         row = self.process.shared.disk.state.inbox[received.id]
         self._record.accepted(words, row.session)
 
-    async def _turn(self, opening: Opening, words: str | bytes | None = None) -> None:
+    async def _turn(self, opening: Opening) -> None:
         watch = self.process.watcher(self.session)
         turn = await self._talk.begin(opening, watch, self.process.person)
         watch.turn = turn
-        if words is not None:
-            self._accepted(words)
         if self._chance.random() < 0.05:
             turn.stop("stopped")
         outcome = await turn.finish()

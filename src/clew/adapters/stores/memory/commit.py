@@ -11,6 +11,7 @@ from msgspec.structs import asdict, replace
 
 from clew.adapters.stores.memory.opening import open_session, point, write_op
 from clew.adapters.stores.memory.ops import aim, write_messages
+from clew.adapters.stores.memory.small_writes import receive
 from clew.adapters.stores.memory.state import FirstUse, State
 from clew.adapters.stores.memory.turns import cancel_queued, settle_turns, write_turn_rows
 from clew.domain.ledger.commits import Append, Commit, Committed, SessionPatch
@@ -32,6 +33,8 @@ def commit(state: State, work: Commit) -> Committed:
     cancelled = cancel_queued(state, work) if work.cancel_queued else 0
     if work.patch is not None:
         _patch(state, work, work.patch)
+    for item in work.receives:
+        receive(state, item)
     opened = open_session(state, work.opens, work.actor, work.at) if work.opens else None
     if work.conversation is not None:
         point(state, work.conversation)

@@ -15,6 +15,7 @@ from msgspec.structs import asdict, replace
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.open_session import open_session, point_conversation, store_prefix, write_op
 from clew.adapters.stores.sqlite.paths import in_tree, normalised, on_path, summary_on_path
+from clew.adapters.stores.sqlite.small_writes import receive
 from clew.adapters.stores.sqlite.spending import estimate_reserved
 from clew.adapters.stores.sqlite.turn_rows import cut_turn, write_turn_rows
 from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId, SummaryId
@@ -83,6 +84,8 @@ def commit(db: apsw.Connection, work: Commit) -> Committed:
     write_turn_rows(db, work, epoch)
     if work.patch is not None:
         _patch(db, work.session, work.patch)
+    for item in work.receives:
+        receive(db, item)
     opened = open_session(db, work.opens, work.actor, work.at) if work.opens else None
     if work.conversation is not None:
         point_conversation(db, work.conversation)

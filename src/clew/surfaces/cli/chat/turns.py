@@ -7,15 +7,16 @@ into the line; one that waits stays in the ledger until a turn takes it; what fa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import msgspec
 
-from clew.domain.conversation.ids import SessionId
-from clew.domain.ledger.errors import Busy, Outdated
+from clew.domain.conversation.ids import InboxId, SessionId
+from clew.domain.ledger.errors import Busy, Outdated, Refused
 from clew.domain.models.answer import FailureKind
-from clew.runtime.ports.people import Consent, Question, StepRecorded, TurnNews
+from clew.runtime.ports.people import Consent, Question, StepRecorded, TextShown, TurnNews
+from clew.runtime.sending import POLL_SECONDS
 from clew.runtime.talk import MESSAGE, QueuedMessage, Talk
 from clew.runtime.turns import TurnOutcome, TurnStatus
 from clew.runtime.turns.openings import Hear, Opening, Recover, Say
@@ -113,6 +114,8 @@ class TurnDriver:
         self._stop_asked = False
         self._more = False
         self._turns = 0
+        self._sent: list[InboxId] = []
+        """What was sent from here and has begun no turn here yet."""
         self._told_problems_of: SessionId | None = None
 
     @property
@@ -142,13 +145,16 @@ class TurnDriver:
         """
         met = self.current
         sent = await self._talk.send(text, files)
+        self._sent.append(sent.received)
         await self.refresh_waiting()
         if sent.opening is not None:
             return sent.opening
         if sent.mode == BusyMode.INTERRUPT:
             self._cut(met)
-        await self.send_waiting()
-        return None
+        own = Say(text=text, inbox=(sent.received,))
+        if await self.send_waiting() or self.is_busy or await self._talk.still_waits(sent.received):
+            return None
+        return own  # another process has it already: its answer is shown here too
 
     async def send_waiting(self) -> bool:
         """Begins with the oldest message that waits; False when none does."""
@@ -211,6 +217,7 @@ class TurnDriver:
         self._task.add_done_callback(self._left_ended)
         self._task = self._running = self._view = None
         self._talk.is_occupied = False
+        self._sent = []
         self._screen.end()
         return True
 
@@ -268,30 +275,58 @@ class TurnDriver:
         try:
             return await self._begun_and_ended(opening, view)
         except _Taken:
-            self._screen.notice("Another process has taken it.")
+            await self._show_elsewhere(0)
+            if await self._talk.is_left_open() and not await self._talk.is_busy():
+                return await self._recovered(view)  # its process ended before the answer came
             following = await self._next_waiting()
         finally:
             if self.current == number:
                 self.current = None
         return None if following is None else await self._one(following, view)
 
+    async def _show_elsewhere(self, own: int) -> None:
+        """What another process answers belongs to whoever asked, too, unless they stop it. `own` is a turn that was run
+        here."""
+        if self._sent:
+            try:
+                await self._prepare(self._show_answers(own))
+            except asyncio.CancelledError:
+                if not self._stop_asked:
+                    raise
+                self._sent, self._stop_asked = [], False
+
+    async def _show_answers(self, own: int) -> None:
+        for received in tuple(self._sent):
+            if await self._talk.still_waits(received):
+                continue
+            self._sent.remove(received)
+            outcome = await self._talk.answered_elsewhere(received)
+            if outcome is None or outcome.turn == own:
+                continue  # it was taken back, or joined what was shown
+            self._screen.notice(
+                f"Another process took this into turn {outcome.turn}; /history shows all of it."
+            )
+            self._screen.watch(TextShown(outcome.text))
+            self._screen.end()
+            self._tell(outcome)
+
     async def _begun_and_ended(self, opening: Opening, view: TurnView) -> TurnOutcome | None:
         try:
-            await self._prepare(opening)
-            running = await self._talk.begin(opening, view.watch, view)
+            running = await self._begun(opening, view)
         except Outdated:
-            await self._return(opening, None)
-            raise
+            raise  # what waits goes on waiting, for the program that is started next
         except EXPECTED as error:
             self._screen.problem(str(error))
-            await self._return(opening, error)
+            await self._return(opening)
             return None
         except asyncio.CancelledError:
             if not self._stop_asked:
                 raise
             self._screen.notice("Stopped before it was sent.")
-            await self._return(opening, None)
+            await self._return(opening)
             return None
+        if isinstance(opening, Say):
+            self._sent = [received for received in self._sent if received not in opening.inbox]
         await self._tell_problems()
         self._settled()
         self._running = running if view.is_attached else self._running
@@ -306,10 +341,29 @@ class TurnDriver:
             self._tell(outcome)
         return outcome
 
-    async def _prepare(self, opening: Opening) -> None:
+    async def _begun(self, opening: Opening, view: TurnView) -> RunningTurn:
+        """Begins the turn once no other process is in the middle of one. Raises _Taken."""
+        said_so = ""
+        while True:
+            await self._prepare(self._find_model(opening))
+            try:
+                return await self._talk.begin(opening, view.watch, view)
+            except (Busy, Refused) as error:
+                if not isinstance(opening, Say) or not opening.inbox:
+                    raise
+                if not await self._talk.still_waits(*opening.inbox):
+                    continue  # another process was quicker
+                if isinstance(error, Refused):
+                    raise
+                if str(error) != said_so:
+                    self._screen.notice(f"{error} This waits for its end.")
+                said_so = str(error)
+                await self._prepare(asyncio.sleep(POLL_SECONDS))
+
+    async def _prepare(self, work: Coroutine[Any, Any, None]) -> None:
         """What may take long and commits nothing, so that it can be stopped: the end of another process's turn, and the
         model's facts, from its server."""
-        self._preparing = asyncio.create_task(self._find_model(opening))
+        self._preparing = asyncio.create_task(work)
         try:
             await self._preparing
         finally:
@@ -320,7 +374,7 @@ class TurnDriver:
         if await talk.is_busy():
             self._screen.notice("Another process is in the middle of a turn here; this waits for its end.")
             await talk.until_idle()
-        if isinstance(opening, Say | Hear) and opening.inbox and not await talk.still_waits(opening):
+        if isinstance(opening, Say | Hear) and opening.inbox and not await talk.still_waits(*opening.inbox):
             raise _Taken
         row = await talk.services.ledger.session(talk.principal, await talk.ensure_session())
         await talk.services.models.choose(row.model)
@@ -332,14 +386,12 @@ class TurnDriver:
             for problem in await self._talk.problems():
                 self._screen.problem(problem)
 
-    async def _return(self, opening: Opening, error: Exception | None) -> None:
-        """A message that began no turn waits if another process was quicker; else it goes back to the person."""
-        if not isinstance(opening, Say) or opening.inbox or self._talk.kept is not None:
-            return
-        if isinstance(error, Busy):
-            await self._talk.queue(opening.text, opening.files)
-        else:
-            self._give_back(opening.text if isinstance(opening.text, str) else opening.text.decode())
+    async def _return(self, opening: Opening) -> None:
+        """A message that was just typed and began no turn goes back to the person; what waited before goes on waiting."""
+        if isinstance(opening, Say) and self._sent[-1:] == [*opening.inbox]:
+            if await self._talk.taken_back(opening):
+                self._give_back(str(opening.text))
+            self._sent.pop()
 
     def _tell(self, outcome: TurnOutcome) -> None:
         if outcome.waiting_for:
@@ -359,6 +411,7 @@ class TurnDriver:
         if not view.is_attached:
             return None
         self._stop_asked = False
+        await self._show_elsewhere(outcome.turn if outcome is not None else 0)
         await self.refresh_waiting()
         if (
             outcome is None
