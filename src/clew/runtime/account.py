@@ -149,7 +149,8 @@ class Account:
         if result is None or result.status == Status.OK:
             waits = any(row.state == ApprovalState.PENDING for row in self._asked(call))
             return ", waits for /approve or /deny" if waits and call.state == CallState.PLANNED else ""
-        return f", {result.status}: {shortened(result.text, REASON_MAX)}"
+        status = f", {result.status}" if result.status.value != call.state.value else ""
+        return f"{status}: {shortened(result.text, REASON_MAX)}"
 
 
 async def read_account(

@@ -518,8 +518,9 @@ class SessionDesk:
 
 
 def _too_many(turns: int, waiting: int) -> str:
-    if not turns and not waiting:
+    counted = ((turns, "turn"), (waiting, "waiting message"))
+    there = [f"{count} {what}{'' if count == 1 else 's'}" for count, what in counted if count]
+    if not there:
         return "There is nothing to undo."
-    there = f"{turns} turn{'' if turns == 1 else 's'}"
-    also = f" and {waiting} waiting message{'' if waiting == 1 else 's'}" if waiting else ""
-    return f"There {'is' if turns + waiting == 1 else 'are'} only {there}{also} to undo; nothing was done."
+    is_one = turns + waiting == 1
+    return f"There {'is' if is_one else 'are'} only {' and '.join(there)} to undo; nothing was done."

@@ -36,7 +36,7 @@ from clew.runtime.ports.people import Approver, Noticed, Watch
 from clew.runtime.ports.tools import Surroundings, Tool
 from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.sending import Sender, Sent
-from clew.runtime.sessions import Place, SessionDesk
+from clew.runtime.sessions import LOOKED_ON, Place, SessionDesk
 from clew.runtime.turns.opening import LeftOpen
 from clew.runtime.turns.openings import Hear, Opening, Recover, Say
 from clew.runtime.turns.outbox import Outbox
@@ -224,12 +224,16 @@ class Talk:
         return self.kept
 
     async def _tell(self, watch: Watch, otherwise: str) -> None:
-        """Says the notices that wait for this session, and `otherwise` if it is none of them. Of several processes, one does."""
+        """Says the notices of this session that wait where people look on, and `otherwise` if it is none of them.
+
+        Of several processes, one does. Those for a chat platform's place are its gateway's.
+        """
         if self.place.holds is not None:
             return  # a gateway delivers them
         ledger = self.services.ledger
         replies = await ledger.replies(self.principal, await self.ensure_session())
-        notices = [reply for reply in replies if reply.kind == NOTICE and reply.body is not None]
+        here = LOOKED_ON | {self.place.surface}
+        notices = [reply for reply in replies if reply.kind == NOTICE and reply.surface in here]
         for notice in notices:
             if notice.state == "pending":
                 with suppress(Refused):  # somebody else was quicker to say it

@@ -195,8 +195,28 @@ async def test_without_a_yes_nothing_is_changed_and_the_turn_waits(ledger: Sqlit
     assert len(tool.ran) == 1
     assert talk.session is not None
     assert (await ledger.path(LOCAL, talk.session))[-1].text == "changed"
-    with pytest.raises(CommandError, match="No approval"):
-        await command(later.talk(talk.session), f"/approve {outcome.waiting_for[0]}")
+    number = outcome.waiting_for[0]
+    with pytest.raises(CommandError, match=f"Approval {number} was already approved by local at 2026-"):
+        await command(later.talk(talk.session), f"/approve {number}")
+    with pytest.raises(CommandError, match=f"No approval is waiting. The last one, {number}, was approved"):
+        await command(later.talk(talk.session), "/deny")
+
+
+async def test_a_message_that_ends_a_waiting_turn_says_so(ledger: SqliteLedger) -> None:
+    """And that what was asked about is not run; the approval says why it decides nothing any more."""
+    tool = RecordingTool("change", effect=Effect.EDIT)
+    talk = World(ledger, [ask("change"), say("something else")], tools=[tool]).talk()
+    waiting = (await exchange(talk, "do it")).waiting_for[0]
+    news: list[TurnNews] = []
+    await exchange(talk, "never mind", news=news)
+    ended = "This ends turn 1, which waited for an approval: its call is not run."
+    assert [each.text for each in news if isinstance(each, Noticed)] == [ended]
+    assert tool.ran == []
+    with pytest.raises(CommandError, match=f"Approval {waiting} is not waited for any more"):
+        await command(talk, f"/approve {waiting}")
+    news.clear()
+    await exchange(talk, "go on", news=news)
+    assert not any(isinstance(each, Noticed) for each in news)
 
 
 async def test_a_denied_call_is_a_result_and_the_turn_goes_on(ledger: SqliteLedger) -> None:
@@ -354,7 +374,8 @@ async def test_an_event_is_stored_as_one_and_not_counted_by_undo(ledger: SqliteL
         ("/resume 77", "no session number"),
         ("/undoo", "Did you mean /undo"),
         ("/title  \n ", ""),
-        ("/kill 1", "no process"),
+        ("/kill 1", "Nothing called “1” runs"),
+        ("/kill x", "Nothing called “x” runs"),
         ("/kill", "takes the number"),
         ("/approve", "No approval"),
         ("/export pdf", "takes md"),

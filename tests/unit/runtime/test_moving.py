@@ -160,6 +160,14 @@ async def test_undo_keeps_what_happened_before_the_message(ledger: MemoryLedger)
     assert await said(talk) == ["1", "a", "it happened"]
 
 
+async def test_undo_counts_only_what_there_is(ledger: MemoryLedger) -> None:
+    """Nothing is said of turns where only a message waits."""
+    talk = World(ledger, []).talk()
+    await talk.queue("waiting")
+    with pytest.raises(CommandError, match="There is only 1 waiting message to undo; nothing was done"):
+        await command(talk, "/undo 2")
+
+
 async def test_undo_names_only_effects_that_happened(ledger: MemoryLedger) -> None:
     """A call that was refused has none."""
     tools = [RecordingTool("change", effect=Effect.EDIT)]

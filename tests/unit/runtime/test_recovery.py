@@ -16,6 +16,7 @@ from clew.domain.conversation.messages import Role, Status
 from clew.domain.ledger.errors import Busy
 from clew.domain.ledger.rows import CallState, InboxState, OpKind, TurnState
 from clew.domain.models.answer import AskedCall
+from clew.domain.routing.splitting import TextLimit
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult
 from clew.runtime.ports.people import (
@@ -28,6 +29,8 @@ from clew.runtime.ports.people import (
     nobody_watches,
 )
 from clew.runtime.ports.tools import ToolContext
+from clew.runtime.sessions import Place
+from clew.runtime.talk import Talk
 from clew.runtime.turns import TurnOutcome, TurnSettings, TurnStatus
 from clew.runtime.turns.leases import Holder, LeaseWatch
 from clew.testing.scripted_model import Hold, Script, Step, ask, say
@@ -107,6 +110,27 @@ def sent(world: World, n: int) -> str:
 
 def notices(news: list[TurnNews]) -> list[str]:
     return [each.text for each in news if isinstance(each, Noticed) and "stopped" in each.text]
+
+
+@pytest.mark.anyio
+async def test_a_notice_for_a_chat_platform_is_its_gateways_to_tell(ledger: SqliteLedger) -> None:
+    """A terminal that goes on with its turn leaves the notice in the outbox, for the place it belongs to."""
+    hold = Hold()
+    first = another(ledger, [ask("mark"), say("never", hold)], tools=(tool(),), owner="one")
+    far = Place(route_key="telegram:bot::1::", surface="telegram", holds=TextLimit(most=4096))
+    phone = Talk(first.services, LOCAL, far, Path("/work"))
+    running = asyncio.create_task((await phone.say("do it", nobody_watches, NobodyToAsk())).finish())
+    await hold.reached()
+    assert phone.session is not None
+    second = another(ledger, [say("done")], "one", tools=(tool(),))
+    news: list[TurnNews] = []
+    outcome = await second.talk(phone.session).recover(news.append, NobodyToAsk())
+    assert outcome is not None
+    assert notices(news) == []
+    (left,) = [row for row in await ledger.replies(LOCAL, phone.session) if row.kind == "notice"]
+    assert (left.state, left.surface) == ("pending", "telegram")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 @pytest.mark.anyio

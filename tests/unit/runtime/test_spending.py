@@ -382,6 +382,17 @@ async def test_what_is_left_of_each_cap_can_be_asked(ledger: Commits) -> None:
         assert "usd_per_user_day" not in said
 
 
+async def test_what_has_no_known_price_is_not_shown_as_free(ledger: Commits) -> None:
+    """Neither alone nor beside calls whose price is known."""
+    talk = World(ledger, [say("yes")]).talk()
+    await exchange(talk, "hi")
+    assert ", cost unknown" in await command(talk, "/status")
+    later = capped(ledger, [say("no")], day=100.0).talk(talk.session)
+    await exchange(later, "ho")
+    for said in (await command(later, "/usage"), await command(later, "/status")):
+        assert ", $0.0050 and what 1 call cost, which is unknown" in said
+
+
 async def test_the_time_of_a_turn_ends_any_tool(ledger: Commits) -> None:
     """One that never returns is cancelled, its outcome is unknown, and the limit is said."""
     never = asyncio.Event()

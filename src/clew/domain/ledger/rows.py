@@ -248,6 +248,8 @@ class ReplyRow(msgspec.Struct, frozen=True, kw_only=True):
     body: str | None
     state: str
     key: str
+    surface: str
+    """That of the place it is for."""
     platform_id: str | None = None
 
 
@@ -328,6 +330,7 @@ class ApprovalRow(msgspec.Struct, frozen=True, kw_only=True):
     state: ApprovalState
     decided_by: PrincipalId | None
     expires_at: int
+    decided_at: int | None = None
 
 
 class ConversationRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -346,6 +349,8 @@ class UsageTotals(msgspec.Struct, frozen=True, kw_only=True):
     cost_usd: float | None
     """None when no price is known for any of it."""
     calls: int
+    unpriced: int = 0
+    """How many of the calls used something of which no price is known: they are not in `cost_usd`."""
 
 
 class Spent(msgspec.Struct, frozen=True, kw_only=True):

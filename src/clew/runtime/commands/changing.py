@@ -8,7 +8,8 @@ from clew.domain.ledger.commits import SessionPatch
 from clew.domain.ledger.rows import ApprovalRow, ApprovalState, CallState, TurnRow, TurnState
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.tools.session_settings import DEFAULT_EFFORT, Effort, read_settings, write_settings
-from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
+from clew.runtime.account import second
+from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, no_arguments
 from clew.runtime.ports.reminders import KIND as REMINDER
 from clew.runtime.turns.openings import GoOn, Opening, Recover
 
@@ -86,16 +87,16 @@ async def _decide(context: CommandContext, arguments: str, state: ApprovalState)
     if not typed and not pending:
         turn = await context.ledger.turn(context.principal, context.current.id)
         late = turn is not None and turn.state == TurnState.WAITING
-        raise CommandError(
-            "The approval has expired: /retry asks again." if late else "No approval is waiting."
-        )
+        if late:
+            raise CommandError("The approval has expired: /retry asks again.")
+        raise CommandError(f"No approval is waiting.{await _decided_last(context)}")
     if not typed and len(pending) > 1:
         raise CommandError(
             f"Several are waiting: /{name} " + f", /{name} ".join(row.id for row in pending) + "."
         )
     approval = next((row.id for row in pending if row.id == typed), None) if typed else pending[0].id
     if approval is None:
-        raise CommandError(f"No approval {typed[:40]} is waiting in this session.")
+        raise CommandError(await _not_waiting(context, typed))
     await context.ledger.decide(context.principal, approval, state, context.clock.now_ms())
     left = len(pending) - 1
     turn = await context.ledger.turn(context.principal, context.current.id)
@@ -103,6 +104,34 @@ async def _decide(context: CommandContext, arguments: str, state: ApprovalState)
     more = f" {left} more are waiting." if left else ""
     word = "Approved" if state == ApprovalState.APPROVED else "Denied"
     return CommandReply(text=f"{word} {approval}.{more}", opening=opening)
+
+
+async def _not_waiting(context: CommandContext, typed: str) -> str:
+    """Why this approval decides nothing any more."""
+    rows = await context.ledger.approvals(context.principal, context.current.id)
+    row = next((row for row in rows if row.id == typed), None)
+    if row is None:
+        return f"There is no approval {typed[:40]} in this session."
+    if row.decided_at is not None:
+        return f"Approval {row.id} was already {_decision(row)}."
+    if row.expires_at <= context.clock.now_ms():
+        return f"Approval {row.id} has expired: /retry asks again."
+    return f"Approval {row.id} is not waited for any more: its turn has ended."
+
+
+async def _decided_last(context: CommandContext) -> str:
+    rows = await context.ledger.approvals(context.principal, context.current.id)
+    last = max((row for row in rows if row.decided_at is not None), key=_decided_at, default=None)
+    return "" if last is None else f" The last one, {last.id}, was {_decision(last)}."
+
+
+def _decided_at(row: ApprovalRow) -> int:
+    return row.decided_at or 0
+
+
+def _decision(row: ApprovalRow) -> str:
+    what = "denied" if row.state == ApprovalState.DENIED else "approved"
+    return f"{what} by {row.decided_by} at {second(_decided_at(row))} UTC"
 
 
 async def _opening_of(context: CommandContext, turn: TurnRow) -> Opening | None:
@@ -157,9 +186,9 @@ async def kill(context: CommandContext, arguments: str) -> CommandReply:
     typed = arguments.strip()
     if context.background is not None and await context.background.stop(context.current.id, typed):
         return CommandReply(text=f"The work in {typed} was ended.")
-    number = a_number("kill", arguments, 0)
-    if context.processes is None or not await context.processes.kill(number):
-        raise CommandError(f"There is no process {number}; see /ps.")
+    number = int(typed) if typed.isascii() and typed.isdigit() and len(typed) <= 9 else None
+    if number is None or context.processes is None or not await context.processes.kill(number):
+        raise CommandError(f"Nothing called “{typed[:40]}” runs in the background here; see /ps.")
     return CommandReply(text=f"Process {number} was ended.")
 
 

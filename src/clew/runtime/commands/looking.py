@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from clew.domain.conversation.messages import Message, Role, Status, ToolBody
-from clew.domain.ledger.rows import SessionRow, TurnRow
+from clew.domain.ledger.rows import SessionRow, TurnRow, UsageTotals
 from clew.domain.ledger.spending import capped, dollars
 from clew.domain.tools.session_settings import read_settings
 from clew.runtime.account import read_account
@@ -92,7 +92,7 @@ async def status(context: CommandContext, arguments: str) -> CommandReply:
         f"messages  {row.handle.head.seq} on the path, version {row.handle.version}",
         f"model     {model}",
         f"approval  {mode}",
-        f"usage     {usage.input} tokens in, {usage.output} out, {_cost(usage.cost_usd)}",
+        f"usage     {usage.input} tokens in, {usage.output} out, {_cost(usage)}",
         *(f"limit     {line}" for line in await _caps(context)),
         f"directory {row.cwd or context.cwd}",
     ]
@@ -107,12 +107,12 @@ async def usage(context: CommandContext, arguments: str) -> CommandReply:
     if context.session is not None:
         own = await context.ledger.usage(context.principal, context.session.id)
         lines.append(
-            f"this session: {own.input} tokens in, {own.output} out, {own.calls} calls, {_cost(own.cost_usd)}"
+            f"this session: {own.input} tokens in, {own.output} out, {own.calls} calls, {_cost(own)}"
         )
     everything = await context.ledger.usage(context.principal)
     lines.append(
         f"all sessions: {everything.input} tokens in, {everything.output} out, {everything.calls} calls, "
-        f"{_cost(everything.cost_usd)}"
+        f"{_cost(everything)}"
     )
     return CommandReply(text="\n".join([*lines, *await _caps(context)]))
 
@@ -131,8 +131,11 @@ async def _caps(context: CommandContext) -> list[str]:
     ]
 
 
-def _cost(usd: float | None) -> str:
-    return "cost unknown" if usd is None else f"${usd:.4f}"
+def _cost(used: UsageTotals) -> str:
+    if used.cost_usd is None:
+        return "cost unknown"
+    calls = "1 call" if used.unpriced == 1 else f"{used.unpriced} calls"
+    return f"${used.cost_usd:.4f}" + (f" and what {calls} cost, which is unknown" if used.unpriced else "")
 
 
 def _turn_line(turn: TurnRow) -> str:

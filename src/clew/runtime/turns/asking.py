@@ -19,6 +19,8 @@ from clew.runtime.turns.job import Means, TurnJob
 from clew.runtime.turns.keeping import TimeLimit
 from clew.runtime.turns.recording import Recorder
 
+LOOK_SECONDS = 2.0
+"""How often the ledger is asked whether a question was answered in another process."""
 REFUSED = "The person refused this call."
 TOO_LATE = "The approval of this call expired before it was given."
 Verdict = Allowed | Denied | Deferred
@@ -76,7 +78,7 @@ class Asking:
             approval=approval, call=call.id, name=call.name, line=line, arguments=call.arguments
         )
         with self._limit.standing_still():
-            consent = await self._approver.ask(question)
+            consent = await self._consent(question)
         if consent is None:
             self.waiting.append(approval)
             return Deferred(call.id)
@@ -91,6 +93,22 @@ class Asking:
         if consent == Consent.SESSION:
             await self._allow_for_session(call.name)
         return Allowed(call.id, approval)
+
+    async def _consent(self, question: Question) -> Consent | None:
+        """The answer of whoever is asked here, who is not asked any longer once somebody answered elsewhere, or too late."""
+        asking = asyncio.ensure_future(self._approver.ask(question))
+        try:
+            while not (await asyncio.wait([asking], timeout=LOOK_SECONDS))[0]:
+                rows = await self._means.ledger.approvals(
+                    self._job.principal, self._job.session, question.call
+                )
+                row = next(row for row in rows if row.id == question.approval)
+                if row.state != ApprovalState.PENDING or row.expires_at <= self._means.clock.now_ms():
+                    return Consent.NO  # refused by the ledger: what it has counts
+            return asking.result()
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
     async def _settled_meanwhile(self, call: ToolCall, approval: ApprovalId) -> Verdict:
         """The first decision counts, wherever it was made; one that comes too late is none."""

@@ -20,7 +20,7 @@ from clew.domain.ledger.commits import (
     SetTurn,
 )
 from clew.domain.ledger.errors import Busy, HeadMoved, KeyReused, Refused
-from clew.domain.ledger.rows import Handle, InboxRow, SessionRow, TurnState
+from clew.domain.ledger.rows import Handle, InboxRow, SessionRow, TurnRow, TurnState
 from clew.domain.turn.prompt import Overlay
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.turns.job import Means, TurnJob
@@ -34,13 +34,14 @@ TITLE_CHARACTERS_MAX = 60
 
 class OpenedTurn(msgspec.Struct, frozen=True, kw_only=True):
     """`recovers` is the key of the tool batch that was interrupted, and `hint` what the model is told of it, until an answer
-    to it is recorded."""
+    to it is recorded. `ended` is the turn that waited for an approval until this one began."""
 
     handle: Handle
     turn: int
     row: SessionRow
     recovers: str | None = None
     hint: Overlay | None = None
+    ended: int | None = None
 
 
 class LeftOpen(Busy):
@@ -58,7 +59,8 @@ async def open_turn(means: Means, job: TurnJob) -> OpenedTurn:
         row = await ledger.session(principal, session)
         claim = await claimed(means, job, row)
         try:
-            turn = await _turn_number(ledger, principal, row, opening)
+            newest = await ledger.turn(principal, row.id)
+            turn = await _turn_number(ledger, principal, row, opening, newest)
         except LeftOpen:
             if (await ledger.session(principal, session)).handle == row.handle:
                 raise
@@ -79,7 +81,8 @@ async def open_turn(means: Means, job: TurnJob) -> OpenedTurn:
             raise Refused("A message with this key was already taken.") from error
         if committed.repeated:
             raise Refused("This message was already taken.")
-        return OpenedTurn(handle=committed.handle, turn=turn, row=row)
+        ended = newest.turn if newest is not None and newest.state == TurnState.WAITING else None
+        return OpenedTurn(handle=committed.handle, turn=turn, row=row, ended=ended if ended != turn else None)
     raise Busy("This session changes too quickly to start a turn.", "")
 
 
@@ -108,8 +111,9 @@ async def claimed(means: Means, job: TurnJob, row: SessionRow) -> Commit:
     )
 
 
-async def _turn_number(ledger: Ledger, principal: PrincipalId, row: SessionRow, opening: Opening) -> int:
-    newest = await ledger.turn(principal, row.id)
+async def _turn_number(
+    ledger: Ledger, principal: PrincipalId, row: SessionRow, opening: Opening, newest: TurnRow | None
+) -> int:
     if isinstance(opening, GoOn):
         if newest is None or newest.state != TurnState.WAITING:
             raise Refused("No turn of this session is waiting.")

@@ -94,6 +94,7 @@ from clew.runtime.turns.watching import Watched
 
 TASK = "turn"
 """What its calls of the model are made for, in the rows of what they used."""
+NOT_ANSWERED = "This ends turn {}, which waited for an approval: its call is not run."
 REFROZEN = "The model, its tools or the project's instructions changed: the prompt was frozen anew."
 
 
@@ -273,6 +274,8 @@ class RunningTurn:
         A turn that is gone on with is known first: however it ends, its calls end with it.
         """
         goes_on = isinstance(self._job.opening, GoOn | Recover)
+        if self._opened.ended is not None:
+            self._watch(Noticed(NOT_ANSWERED.format(self._opened.ended)))
         if self._is_stopped and not goes_on:
             return
         try:

@@ -27,8 +27,6 @@ from clew.runtime.turns.outbox import NOTICE, Outbox
 from clew.surfaces.gateway.channel import LOG, Channel, log_about
 from clew.surfaces.gateway.preview import Preview
 
-LOOK_SECONDS: Final = 2.0
-"""How often the ledger is asked whether a question was answered in another process."""
 SHUTDOWN: Final = "shutdown"
 BROKEN: Final = "An error inside Clew: this was not answered. Say something to try again; /why tells more."
 STOPPING: Final = "Clew is being stopped: this answer ends here. /retry asks again."
@@ -236,7 +234,7 @@ class Line:
                 return None  # it goes on waiting in the ledger
             waiting = [asyncio.create_task(self._decided.wait()), asyncio.create_task(self._stopping.wait())]
             try:
-                await asyncio.wait(waiting, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for task in waiting:
                     task.cancel()
@@ -246,7 +244,6 @@ class Line:
         for row in await services.ledger.approvals(self.talk.principal, self.session):
             if row.id == approval and row.state == ApprovalState.APPROVED:
                 return Consent.ONCE
-            expired = row.expires_at <= services.clock.now_ms()
-            if row.id == approval and (row.state != ApprovalState.PENDING or expired):
+            if row.id == approval and row.state != ApprovalState.PENDING:
                 return Consent.NO
         return None

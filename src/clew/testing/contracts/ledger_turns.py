@@ -383,9 +383,13 @@ class OutboxContract(LedgerCase):
         assert (await ledger.usage(ANN)).cost_usd is None
         await do(ledger, one, usage=(used(UsageState.SETTLED, cost_usd=0.5),))
         await do(ledger, two, usage=(used(UsageState.ESTIMATED, cost_usd=0.25),))
-        total = UsageTotals(input=20, output=4, cache_read=6, cache_write=8, cost_usd=0.5, calls=2)
+        total = UsageTotals(
+            input=20, output=4, cache_read=6, cache_write=8, cost_usd=0.5, calls=2, unpriced=1
+        )
         assert await ledger.usage(ANN, one.session) == total
-        everything = UsageTotals(input=30, output=6, cache_read=9, cache_write=12, cost_usd=0.75, calls=3)
+        everything = UsageTotals(
+            input=30, output=6, cache_read=9, cache_write=12, cost_usd=0.75, calls=3, unpriced=1
+        )
         assert await ledger.usage(ANN) == everything
         assert await ledger.usage(BOB) == nothing
 

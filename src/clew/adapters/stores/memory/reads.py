@@ -160,8 +160,15 @@ def replies(
 ) -> tuple[ReplyRow, ...]:
     """Oldest first."""
     state.visible(principal, session)
+    surfaces = {row.id: row.surface for row in state.conversations.values()}
     rows = [
-        ReplyRow(**asdict(stored.row), id=ident, state=stored.state, platform_id=stored.platform_id)
+        ReplyRow(
+            **asdict(stored.row),
+            id=ident,
+            state=stored.state,
+            surface=surfaces[stored.row.conversation],
+            platform_id=stored.platform_id,
+        )
         for ident, stored in state.outbox.items()
         if stored.session == session
     ]
@@ -260,6 +267,7 @@ def usage(state: State, principal: PrincipalId, session: SessionId | None = None
         cache_write=sum(row.cache_write for row in rows),
         cost_usd=sum(prices) if prices else None,
         calls=len(rows),
+        unpriced=sum(row.cost_usd is None and row.input + row.output > 0 for row in rows),
     )
 
 

@@ -51,7 +51,7 @@ def decide(
         raise Refused(f"Approval {approval} is already {row.state}.")
     if row.expires_at <= at:
         raise Refused(f"Approval {approval} has expired.")
-    draft.approvals[approval] = replace(row, state=state, decided_by=principal)
+    draft.approvals[approval] = replace(row, state=state, decided_by=principal, decided_at=at)
     return draft.approvals[approval]
 
 

@@ -206,7 +206,10 @@ def replies(
     db: apsw.Connection, principal: PrincipalId, session: SessionId, limit: int = 20
 ) -> tuple[ReplyRow, ...]:
     visible(db, principal, session)
-    query = f"SELECT {rows.REPLY_COLUMNS} FROM outbox WHERE session_id = ? ORDER BY id DESC LIMIT ?"
+    query = f"""
+    SELECT {rows.REPLY_COLUMNS} FROM outbox o JOIN conversation c ON c.id = o.conversation
+    WHERE o.session_id = ? ORDER BY o.id DESC LIMIT ?
+    """
     return rows.many(ReplyRow, fetch(db, query, (session, limit))[::-1])
 
 
@@ -346,7 +349,7 @@ def usage(db: apsw.Connection, principal: PrincipalId, session: SessionId | None
     total = fetch(
         db,
         "SELECT coalesce(sum(input), 0), coalesce(sum(output), 0), coalesce(sum(cache_read), 0), coalesce(sum(cache_write), 0),"
-        f" sum(cost_usd), count(*) FROM usage WHERE {where} AND state <> 'reserved'",
+        f" sum(cost_usd), count(*), coalesce(sum(cost_usd IS NULL AND input + output > 0), 0) FROM usage WHERE {where} AND state <> 'reserved'",
         (principal if session is None else session,),
     )[0]
     return rows.one(UsageTotals, total)
