@@ -131,6 +131,11 @@ ROUNDS ?= 1000
 torture: $(DEV_READY) ## Kill real processes at every crash point; ROUNDS=1000
 	@$(BIN)/python -m clew.testing.torture --rounds $(ROUNDS) $(ARGS)
 
+TIMES ?= 20
+.PHONY: torture-gateway
+torture-gateway: $(DEV_READY) ## Kill clew serve at each moment of a message's way; TIMES=20
+	@$(BIN)/python -m tests.acceptance.torture_gateway --times $(TIMES) $(ARGS)
+
 .PHONY: docs
 docs: $(DEV_READY) ## Write docs/settings.md from the code
 	@$(BIN)/python -m clew.config.documentation > docs/settings.md

@@ -15,6 +15,7 @@ _MODULES: Final = (
     "editor",
     "turn",
     "conversation",
+    "gateway",
     "compaction",
     "moves",
     "load",

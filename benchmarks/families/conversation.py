@@ -72,7 +72,9 @@ async def _model_server(folder: Path, seconds: float) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _world(bench: Bench, name: str, seconds: float) -> AsyncIterator[tuple[World, OpenAIChatClient]]:
+async def http_world(
+    bench: Bench, name: str, seconds: float
+) -> AsyncIterator[tuple[World, OpenAIChatClient]]:
     """The runtime over a new ledger, with the OpenAI client and a server that answers after so long."""
     async with (
         bench.ledger(name) as ledger,
@@ -88,7 +90,7 @@ async def _world(bench: Bench, name: str, seconds: float) -> AsyncIterator[tuple
 
 async def _overhead(bench: Bench) -> Row:
     """A turn, beside the same model call alone."""
-    async with _world(bench, "overhead", 0.0) as (world, client):
+    async with http_world(bench, "overhead", 0.0) as (world, client):
         talk = world.talk()
         request = ModelRequest(
             model="scripted-model", system="s", tools=(), messages=(UserTurn(parts=(TextPart("hello"),)),)
@@ -116,7 +118,7 @@ async def _overhead(bench: Bench) -> Row:
 
 async def _chats(bench: Bench) -> Row:
     """Sixteen conversations in one process, each answered after 200 ms."""
-    async with _world(bench, "chats", MODEL_SECONDS) as (world, _):
+    async with http_world(bench, "chats", MODEL_SECONDS) as (world, _):
         talks = [world.talk() for _ in range(CHATS)]
 
         async def chat(number: int) -> None:
@@ -207,7 +209,7 @@ async def _crowd_in_process(bench: Bench) -> Row:
 
 async def _crowd_over_http(bench: Bench) -> Row:
     """Sixty-four sessions at once, over loopback HTTP."""
-    async with _world(bench, "crowd-http", MODEL_SECONDS) as (world, _):
+    async with http_world(bench, "crowd-http", MODEL_SECONDS) as (world, _):
         crowd = await _crowd([world.talk() for _ in range(CROWD)])
     return _crowd_row("64 sessions at once, 200 ms loopback model", crowd, 100)
 

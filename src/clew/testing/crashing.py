@@ -34,7 +34,7 @@ from clew.domain.tools.spec import JsonObject, ToolResult, ToolSpec
 from clew.installed import Installed
 from clew.runtime.commands.values import Processes
 from clew.runtime.ports.models import ModelChoice, ModelClient, ModelSource
-from clew.runtime.ports.tools import Tool, ToolContext
+from clew.runtime.ports.tools import Surroundings, Tool, ToolContext
 from clew.runtime.talk import Notify, Services, SessionTools, Toolmaker
 from clew.surfaces.cli.main import main as run_command_line
 from clew.testing.crash_points import POINTS, SERVING, shape_of, texts_of
@@ -241,6 +241,9 @@ class CrashingToolmaker:
     ) -> SessionTools:
         tools = await self._inner.open(session, principal, cwd, notify)
         return _CrashingTools(tools, self._crash, self._times)
+
+    def within(self, surroundings: Surroundings) -> Toolmaker:
+        return CrashingToolmaker(self._inner.within(surroundings), self._crash, times=self._times)
 
 
 class CrashingProgram(Program):

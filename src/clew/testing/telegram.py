@@ -119,9 +119,13 @@ class BotApi:
     def say(self, who: Person, text: str = "", *, times: int = 1, **more: Any) -> Json:
         """A message; `more` are further fields of it, such as `reply_to_message` or `sticker`."""
         message = self._message(who, {"id": who.id, "is_bot": False, "first_name": who.name}, text, more)
+        self.repeat(message, times=times)
+        return message
+
+    def repeat(self, message: Json, *, times: int = 1) -> None:
+        """Delivers a message again, under new update ids."""
         for _ in range(times):
             self._update({"message": message})
-        return message
 
     def change(self, message: Json, text: str) -> None:
         """The person edits a message."""

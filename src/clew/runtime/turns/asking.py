@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import msgspec
 
 from clew.domain.conversation.ids import ApprovalId
 from clew.domain.conversation.messages import ToolCall
 from clew.domain.ledger.commits import SessionPatch
-from clew.domain.ledger.errors import Refused
+from clew.domain.ledger.errors import LedgerError, Refused
 from clew.domain.ledger.rows import ApprovalState
 from clew.domain.tools.session_settings import read_settings, write_settings
 from clew.domain.turn.machine import Allowed, Deferred, Denied
@@ -96,19 +97,30 @@ class Asking:
 
     async def _consent(self, question: Question) -> Consent | None:
         """The answer of whoever is asked here, who is not asked any longer once somebody answered elsewhere, or too late."""
-        asking = asyncio.ensure_future(self._approver.ask(question))
+        asking = asyncio.timeout(None)
+        looking = asyncio.create_task(self._look(question, asking))
         try:
-            while not (await asyncio.wait([asking], timeout=LOOK_SECONDS))[0]:
+            async with asking:
+                return await self._approver.ask(question)
+        except TimeoutError:
+            if not asking.expired():
+                raise
+            return Consent.NO  # refused by the ledger: what it has counts
+        finally:
+            looking.cancel()
+
+    async def _look(self, question: Question, asking: asyncio.Timeout) -> None:
+        """Ends the asking once the approval is settled, or too old."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            with suppress(LedgerError):  # it cannot be read just now: looked at again
                 rows = await self._means.ledger.approvals(
                     self._job.principal, self._job.session, question.call
                 )
                 row = next(row for row in rows if row.id == question.approval)
                 if row.state != ApprovalState.PENDING or row.expires_at <= self._means.clock.now_ms():
-                    return Consent.NO  # refused by the ledger: what it has counts
-            return asking.result()
-        finally:
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+                    asking.reschedule(asyncio.get_running_loop().time())
+                    return
 
     async def _settled_meanwhile(self, call: ToolCall, approval: ApprovalId) -> Verdict:
         """The first decision counts, wherever it was made; one that comes too late is none."""

@@ -44,6 +44,9 @@ class Act:
     async def say(self) -> None:
         """By whatever mode: it begins a turn, waits, joins the running turn or cuts it."""
         words = self._record.new_words(self._chance.randrange(8))
+        if self._chance.random() < 0.5:
+            await self._run(words)
+            return
         mode = self._chance.choice(MODES)
         sent = await self._talk.send(words, mode=mode)
         self.outcome = f"kept, to {mode}"
@@ -54,6 +57,17 @@ class Act:
             await self._turn(sent.opening)
         except Busy:
             self.outcome = "busy, so it waits"
+            return
+        await self._drain()
+
+    async def _run(self, words: str | bytes) -> None:
+        """As `clew run` does: begins at once, or, of a turn that was left open, after it."""
+        try:
+            await self._turn(self._talk.saying(words), words)
+        except Busy:
+            self.outcome = "busy"
+            if self._talk.kept is not None:
+                self._accepted(words)
             return
         await self._drain()
 
@@ -125,10 +139,12 @@ class Act:
         row = self.process.shared.disk.state.inbox[received.id]
         self._record.accepted(words, row.session)
 
-    async def _turn(self, opening: Opening) -> None:
+    async def _turn(self, opening: Opening, words: str | bytes | None = None) -> None:
         watch = self.process.watcher(self.session)
         turn = await self._talk.begin(opening, watch, self.process.person)
         watch.turn = turn
+        if words is not None:
+            self._accepted(words)
         if self._chance.random() < 0.05:
             turn.stop("stopped")
         outcome = await turn.finish()
