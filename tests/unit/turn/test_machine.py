@@ -42,6 +42,7 @@ from clew.domain.turn.machine import (
     StartCall,
     StopRequested,
     TurnMachine,
+    Unsettled,
     WorkCancelled,
 )
 
@@ -126,8 +127,8 @@ def test_stopping_cancels_first_and_settles_what_was_open() -> None:
     assert isinstance(close, Close)
     assert close.state == TurnState.INTERRUPTED
     assert close.unsettled == (
-        (started, CallState.STARTED, CallState.UNKNOWN),
-        (planned, CallState.PLANNED, CallState.NOT_RUN),
+        Unsettled(started, CallState.STARTED, CallState.UNKNOWN),
+        Unsettled(planned, CallState.PLANNED, CallState.NOT_RUN),
     )
     assert machine.receive(StopRequested("again")) == ()
     machine.receive(Closed())
@@ -184,7 +185,7 @@ def test_a_turn_found_in_the_ledger_goes_on_where_it_stood() -> None:
     machine.receive(StopRequested("stopped"))
     (close,) = machine.receive(WorkCancelled(""))
     assert isinstance(close, Close)
-    assert close.unsettled[1] == (repeated, CallState.UNKNOWN, CallState.UNKNOWN)
+    assert close.unsettled[1] == Unsettled(repeated, CallState.UNKNOWN, CallState.UNKNOWN)
     assert TurnMachine.resumed(max_steps=5, step=2, calls=[])[1] == (AskModel(3),)
 
 
@@ -284,8 +285,8 @@ class Queue:
                 self._end_waiting()
             case Close():
                 self.closes += 1
-                for call, _, state in effect.unsettled:
-                    self._move(call.id, state)
+                for left in effect.unsettled:
+                    self._move(left.call.id, left.ends)
             case RecordResult(call, result, _):
                 if self._data.draw(st.integers(0, 15)) == 0:
                     self.news.append(Broke("store", "disk full", call.id))
@@ -363,4 +364,4 @@ def test_a_turn_stopped_while_it_parks_ends() -> None:
     assert machine.receive(Parked()) == ()
     (close,) = machine.receive(WorkCancelled(""))
     assert isinstance(close, Close)
-    assert close.unsettled == ((a_call(0), CallState.PLANNED, CallState.NOT_RUN),)
+    assert close.unsettled == (Unsettled(a_call(0), CallState.PLANNED, CallState.NOT_RUN),)

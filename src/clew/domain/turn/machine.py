@@ -172,6 +172,14 @@ class CancelWork(msgspec.Struct, frozen=True):
     """Cancel the model call and the tools' processes."""
 
 
+class Unsettled(msgspec.Struct, frozen=True):
+    """A call without a result: as it is, and as it ends with its turn."""
+
+    call: ToolCall
+    was: CallState
+    ends: CallState
+
+
 class Close(msgspec.Struct, frozen=True):
     """Commit the end: what was shown of an answer, what became of each open call, and the turn's state."""
 
@@ -180,8 +188,7 @@ class Close(msgspec.Struct, frozen=True):
     step: int
     partial: str = ""
     error: str | None = None
-    unsettled: tuple[tuple[ToolCall, CallState, CallState], ...] = ()
-    """Each call without a result: as it is, and as it ends."""
+    unsettled: tuple[Unsettled, ...] = ()
 
 
 Effect = AskModel | RecordAnswer | Decide | StartCall | RunTool | RecordResult | Park | CancelWork | Close
@@ -393,7 +400,9 @@ class TurnMachine:
 
     def _close(self, state: TurnState, reason: str, partial: str, error: str | None) -> tuple[Effect, ...]:
         unsettled = tuple(
-            (o.call, o.state, CallState.NOT_RUN if o.state == CallState.PLANNED else CallState.UNKNOWN)
+            Unsettled(
+                o.call, o.state, CallState.NOT_RUN if o.state == CallState.PLANNED else CallState.UNKNOWN
+            )
             for o in self._open.values()
         )
         self.phase = Phase.CLOSING

@@ -42,11 +42,20 @@ class LeaseWatch:
 
         Beats are counted anew by each claim, which the epoch tells apart.
         """
-        if owner is None or owner == self._owners.me or self._owners.is_dead(owner):
+        if (certain := self._certain(owner)) is not None:
             self._seen.pop(session, None)
-            return Holder.NOBODY if owner is None else Holder.ME if owner == self._owners.me else Holder.DEAD
+            return certain
+        assert owner is not None, "nobody is certain"
         now, seen = self._clock.monotonic(), self._seen.get(session)
         if seen is None or (seen.owner, seen.epoch, seen.beat) != (owner, epoch, beat):
             self._seen[session] = _Seen(owner, epoch, beat, now)
             return Holder.LIVING
         return Holder.SILENT if now - seen.since >= self._lease_seconds else Holder.LIVING
+
+    def _certain(self, owner: OwnerId | None) -> Holder | None:
+        """What needs no looking twice: None when the owner is another process that has its lock."""
+        if owner is None:
+            return Holder.NOBODY
+        if owner == self._owners.me:
+            return Holder.ME
+        return Holder.DEAD if self._owners.is_dead(owner) else None

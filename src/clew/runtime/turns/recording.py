@@ -206,12 +206,14 @@ class Recorder:
         if close.partial or (close.state == TurnState.INTERRUPTED and not close.unsettled):
             messages.append(self._said(clean(close.partial).text, close.step, Status.INTERRUPTED, None))
         messages += [
-            settled_result(call, state, close.step, "The turn ended") for call, _, state in close.unsettled
+            settled_result(left.call, left.ends, close.step, "The turn ended") for left in close.unsettled
         ]
         ended = SetTurn(turn=self.turn, state=close.state, end_reason=close.reason, error=close.error)
         await self._commit(
             op=Append(messages=tuple(messages), turn=self.turn) if messages else None,
-            calls=tuple(MoveCall(id=call.id, to=to) for call, was, to in close.unsettled if was != to),
+            calls=tuple(
+                MoveCall(id=left.call.id, to=left.ends) for left in close.unsettled if left.was != left.ends
+            ),
             usage=used,
             set_turn=ended,
             release=True,

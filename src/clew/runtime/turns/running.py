@@ -401,10 +401,10 @@ class RunningTurn:
         used = self._model.used()
         await self._recorder.close(close, used)
         self._tally.used(used)
-        for call, _, state in close.unsettled:
-            self._tally.note(call, state)
-            status = Status.UNKNOWN if state == CallState.UNKNOWN else Status.NOT_RUN
-            self._watch(CallEnded(call=call.id, status=status, text="The turn ended.", diff=""))
+        for left in close.unsettled:
+            self._tally.note(left.call, left.ends)
+            status = Status.UNKNOWN if left.ends == CallState.UNKNOWN else Status.NOT_RUN
+            self._watch(CallEnded(call=left.call.id, status=status, text="The turn ended.", diff=""))
         self._tally.closed = close
         self._post(Closed())
 

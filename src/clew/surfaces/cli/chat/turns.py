@@ -349,7 +349,7 @@ class TurnDriver:
             try:
                 return await self._talk.begin(opening, view.watch, view)
             except (Busy, Refused) as error:
-                if not isinstance(opening, Say) or not opening.inbox:
+                if not isinstance(opening, Say | Hear) or not opening.inbox:
                     raise
                 if not await self._talk.still_waits(*opening.inbox):
                     continue  # another process was quicker
