@@ -30,7 +30,7 @@ COMMON: Final = (
     "plan",
     "result",
 )
-RAREST: Final = ("acknowledge", "go on", "compact", "expand", "event", "park")
+RAREST: Final = ("acknowledge", "go on", "compact", "expand", "event", "park", "reserve")
 RARE: Final = (*(name for name in WRITES if name not in COMMON), *RAREST)
 REFUSALS: Final = (Fault.BUSY, Fault.DISK_FULL)
 PLANNED: Final = 24
