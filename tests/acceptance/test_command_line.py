@@ -260,3 +260,19 @@ async def test_sessions_are_listed_searched_and_drawn(clew: CommandLine) -> None
     assert "needle" in hits[0]["snippet"]
     await clew.run("run", "-s", session, "/undo")
     assert "tip" in (await clew.run("sessions", "tree", session)).out
+
+
+async def test_reminders_are_kept_listed_and_taken_back(clew: CommandLine) -> None:
+    """By /remind in one process, and `clew reminders` in others; a wrong number is one sentence and code 2."""
+    clew.environ |= {"CLEW__REMINDERS__TIMEZONE": "Europe/Berlin"}
+    kept = await clew.run("run", "/remind in 2h tea")
+    assert (kept.code, "“tea”" in kept.out, "(Europe/Berlin, UTC+0" in kept.out) == (0, True, True)
+    (row,) = (await clew.run("reminders", "--json")).json
+    assert (row["text"], row["timezone"], row["every"]) == ("tea", "Europe/Berlin", None)
+    assert "“tea”" in (await clew.run("reminders")).out
+    number = str(row["number"])
+    assert (await clew.run("reminders", "cancel", number)).code == 0
+    again = await clew.run("reminders", "cancel", number)
+    assert again.code == 2
+    assert f"There is no reminder {number}" in again.err
+    assert (await clew.run("reminders", "--json")).json == []

@@ -21,6 +21,10 @@ class LedgerKeeper:
     def check(self) -> Sequence[Finding]:
         return [Finding(place=wrong.place, sentence=wrong.sentence) for wrong in keeper.check(self._home)]
 
+    def given_up(self) -> Sequence[Finding]:
+        found = keeper.given_up(self._home, SystemClock().now_ms())
+        return [Finding(place=wrong.place, sentence=wrong.sentence) for wrong in found]
+
     def backup(self, target: Path) -> int:
         return keeper.backup(self._home, target)
 

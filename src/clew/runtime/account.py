@@ -108,7 +108,7 @@ class Account:
         ]
         if turn.error:
             lines.append(f"  error: {turn.error}")
-        lines += [f"  {self._said(m)}" for m in self._path if m.turn == turn.turn and m.role == Role.USER]
+        lines += [f"  {self._said(m)}" for m in self._path if m.turn == turn.turn and m.is_asked]
         lines += [f"  {self.call(call)}" for call in self._calls if call.turn == turn.turn]
         lines += [
             f"  went on after a crash, {second(at)}" for at in self._recoveries if self._is_in(turn, at)
@@ -117,6 +117,8 @@ class Account:
 
     @staticmethod
     def _said(message: Message) -> str:
+        if message.role == Role.EVENT:
+            return f"told at its start of the event “{shortened(message.text)}”"
         how = (
             "opened by"
             if message.opens_turn

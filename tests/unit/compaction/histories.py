@@ -64,7 +64,7 @@ def paths(draw: st.DrawFn, turns_max: int = 6) -> tuple[Message, ...]:
 
 def _turn(draw: st.DrawFn, writing: Writing) -> None:
     if draw(st.integers(0, 5)) == 0:
-        writing.add(Role.EVENT, draw(TEXTS), EventBody(kind="process_ended"))
+        writing.add(Role.EVENT, draw(TEXTS), EventBody(kind="process_ended"), step=0)
     if draw(st.integers(0, 7)) > 0:
         writing.add(Role.USER, draw(TEXTS), UserBody(attachments=draw(FILES)), step=0)
     for _ in range(draw(st.integers(0, 3))):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from clew.domain.compaction.cut import find_cut_point, standing
 from clew.domain.compaction.estimate import message_tokens, total_tokens
 from clew.domain.compaction.policy import Budget, NothingToGain, Plan, Shares, plan, request_tokens
-from clew.domain.conversation.messages import AssistantBody, Message, Role, ToolBody
+from clew.domain.conversation.messages import AssistantBody, EventBody, Message, Role, ToolBody
 from clew.domain.ledger.rows import SummaryRow
 from clew.domain.models.request import ModelProfile
 from tests.unit.compaction.histories import Writing, paths, summary_of
@@ -55,9 +55,9 @@ def test_a_call_is_never_separated_from_its_result(path: tuple[Message, ...], ke
 
 @given(paths(), st.integers(0, 3_000))
 def test_the_newest_user_message_stands_verbatim(path: tuple[Message, ...], keep: int) -> None:
-    """Wherever the cut is, also inside its turn."""
+    """Wherever the cut is, also inside its turn; the event where it was one that began the newest turn."""
     cut = cut_of(path, keep)
-    said = [m for m in path if m.role == Role.USER]
+    said = [m for m in path if m.is_asked]
     if cut is not None and said:
         assert said[-1] in standing(path, summary_of(path[cut - 1].head))
 
@@ -136,3 +136,18 @@ def test_a_long_turn_is_cut_inside() -> None:
     assert made.covered[0] == question
     assert standing(writing.path, summary_of(made.upto))[0] == question
     assert made.tokens_kept + made.tokens_before // 100 <= 1_000
+
+
+def test_what_only_events_began_can_be_summarised() -> None:
+    """Weeks of reminders without a word of the person's: the cut goes up to the newest of them, which stays."""
+    writing = Writing()
+    for turn in range(50):
+        writing.turn = turn + 1
+        role = Role.EVENT if turn else Role.USER
+        writing.add(role, "tea " * 40, EventBody(kind="reminder") if turn else None, step=0)
+        writing.add(Role.ASSISTANT, "Tea. " * 40)
+    path = tuple(writing.path)
+    cut = cut_of(path, 10)
+    assert cut == len(path) - 1
+    stands = standing(path, summary_of(path[cut - 1].head))
+    assert path[-2] in stands

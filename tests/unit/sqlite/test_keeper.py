@@ -137,3 +137,16 @@ async def test_a_file_that_is_no_ledger_is_refused_and_not_touched(home: Path, k
         await open_ledger(home, HandClock())
     assert kept is None or path.read_bytes() == kept
     shutil.rmtree(home)
+
+
+async def test_what_was_given_up_is_named_for_a_week(home: Path) -> None:
+    """A job that failed for good, whose it was and why; later, and those that wait, are no news."""
+    with sqlite3.connect(home / "clew.db") as db:
+        for key, state in (("a", "failed"), ("b", "queued")):
+            db.execute(
+                "INSERT INTO job(kind, key, owner, payload, state, next_at, error) VALUES('reminder', ?, 'ann', '', ?, 1000, 'why')",
+                (key, state),
+            )
+    (found,) = keeper.given_up(home, 2000)
+    assert found.sentence == "reminder 1 of ann was given up: why"
+    assert keeper.given_up(home, 2000 + keeper.WEEK_MS) == ()

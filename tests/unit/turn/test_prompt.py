@@ -310,3 +310,18 @@ def test_the_frozen_prefix_is_the_same_for_the_same_inputs_and_holds_no_state() 
     assert one == two
     assert freeze(PROFILE, [spec, other], [Instructions(source="A", text="t")]).sha256 != one.sha256
     assert "20" not in one.system_prompt
+
+
+def test_a_turn_that_an_event_began_has_its_overlay_there() -> None:
+    """What is shown for one turn stands behind what that turn answers; what the person said before stays as it was."""
+    path = [
+        message(1, Role.USER, "hi"),
+        message(2, Role.ASSISTANT, "hello"),
+        message(3, Role.EVENT, "tea", EventBody(kind="reminder"), step=0, turn=2),
+    ]
+    plain = build_request(prefix=PREFIX, path=path[:2], profile=PROFILE)
+    shown = build_request(prefix=PREFIX, path=path, profile=PROFILE, overlays=(Overlay(text="hint"),))
+    assert shown.messages[:2] == plain.messages
+    last = shown.messages[-1]
+    assert isinstance(last, UserTurn)
+    assert [part.text for part in last.parts if isinstance(part, TextPart)][1:] == ["hint"]

@@ -54,14 +54,17 @@ def find_cut_point(messages: Sequence[Message], sizes: Sequence[int], keep_token
     more; `sizes` are their tokens. None when nothing can be covered.
     """
     behind = sum(sizes)
-    said = 0  # what is answered by the turn that the cut would go through
+    said = began = 0  # by people in the turn that the cut would go through, and by the events it began with
     least: Cut | None = None
     for covered, is_legal in enumerate(_cuts(messages), 1):
         message, size = messages[covered - 1], sizes[covered - 1]
         behind -= size
-        said += size if message.is_asked else 0
-        said = said if messages[covered].turn == message.turn else 0
-        kept = behind + said
+        is_said = message.role == Role.USER
+        said += size if is_said else 0
+        began += size if message.is_asked and not is_said else 0
+        if messages[covered].turn != message.turn:
+            said = began = 0
+        kept = behind + (said or began)
         if is_legal and (kept <= keep_tokens or least is None or kept <= least.kept_tokens):
             least = Cut(covered, kept)
         if is_legal and kept <= keep_tokens:

@@ -41,6 +41,8 @@ def examined(host: Host) -> Iterator[tuple[str, str | None]]:
     try:
         findings = host.keeper().check() if host.home.ledger.exists() else ()
         yield "ledger", findings[0].sentence if findings else None
+        given_up = host.keeper().given_up() if host.home.ledger.exists() else ()
+        yield "jobs", "; ".join(job.sentence for job in given_up) or None
     except EXPECTED as error:
         yield "ledger", str(error)
     yield asyncio.run(_model(host))

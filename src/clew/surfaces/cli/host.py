@@ -39,6 +39,10 @@ class Keeper(Protocol):
 
     def check(self) -> Sequence[Finding]: ...
 
+    def given_up(self) -> Sequence[Finding]:
+        """Jobs that were tried as often as is allowed, and failed, in the last week."""
+        ...
+
     def backup(self, target: Path) -> int:
         """Returns the bytes written; never overwrites."""
         ...

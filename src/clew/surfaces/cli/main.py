@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "serve": ("clew.surfaces.cli.serve", "serve"),
     "pair": ("clew.surfaces.cli.pair", "pair"),
     "sessions": ("clew.surfaces.cli.sessions", "sessions"),
+    "reminders": ("clew.surfaces.cli.reminders", "reminders"),
     "db": ("clew.surfaces.cli.db", "db"),
     "model": ("clew.surfaces.cli.model", "model"),
     "stats": ("clew.surfaces.cli.stats", "stats"),

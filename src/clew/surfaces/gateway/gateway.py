@@ -167,8 +167,8 @@ class Wing:
         await self._kept("remind", self._remind)
 
     async def _remind(self) -> None:
-        if (made := self.channel.services.reminders) is None:
-            return
+        made = self.channel.services.reminders
+        assert made is not None, "a gateway keeps what is said"
         reminders = made()
         while True:
             due, seconds = await reminders.due(self.channel.platform.name)

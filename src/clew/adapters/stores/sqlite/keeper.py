@@ -31,6 +31,7 @@ from clew.domain.ledger.errors import Corrupt, StoreUnusable
 
 LEDGER: Final = "clew.db"
 SEARCH: Final = "clew-search.db"
+WEEK_MS: Final = 7 * 86_400_000
 BACKUP_PAGES: Final = 500
 TABLES: Final = (
     "session", "branch", "message", "op", "turn", "tool_call", "summary", "blob", "inbox", "outbox", "usage", "purge",
@@ -47,6 +48,17 @@ def check(home: Path) -> tuple[Wrong, ...]:
             return damaged or (*broken_promises(db), *index_faults(db, home / SEARCH))
         except FAILURES as error:
             raise in_words(error, path) from error
+
+
+def given_up(home: Path, now_ms: int) -> tuple[Wrong, ...]:
+    """Jobs that failed for good in the last week: what, whose, why."""
+    query = "SELECT kind, id, owner, error FROM job WHERE state = 'failed' AND next_at > ? ORDER BY id"
+    with closing(connect(_existing(home / LEDGER), read_only=True)) as db:
+        rows = fetch(db, query, (now_ms - WEEK_MS,))
+    return tuple(
+        Wrong(place="job", sentence=f"{kind} {ident} of {owner} was given up: {error}")
+        for kind, ident, owner, error in rows
+    )
 
 
 def backup(home: Path, target: Path) -> int:
