@@ -11,7 +11,7 @@ import pytest
 
 from clew.testing.command_line import CommandLine
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
 @pytest.fixture

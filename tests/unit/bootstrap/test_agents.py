@@ -67,7 +67,7 @@ async def test_the_first_turn_finds_the_agent_that_was_started_beforehand(tmp_pa
         await own.aclose()
     last = measured(tmp_path)[-1]
     assert last.transport == "spawn"
-    assert last.spawn > 10 * second.spawn
+    assert last.spawn > second.spawn
 
 
 @pytest.mark.parametrize(

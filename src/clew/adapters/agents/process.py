@@ -19,6 +19,8 @@ from clew.adapters.processes.tree import end_tree
 from clew.adapters.processes.uninterrupted import to_the_end
 
 LAST_WORDS_BYTES: Final = 4096
+LAST_WORDS_SECONDS: Final = 1.0
+"""For its pipes to end after it did; they do at once, unless somebody else holds them."""
 UNREAD_BYTES_MAX: Final = 64 * 1024 * 1024
 """What may wait for an agent that does not read; past it the agent is given up."""
 _READ_BYTES: Final = 1 << 16
@@ -134,6 +136,7 @@ class AgentProcess:
 
     async def _close(self) -> None:
         await end_tree(self.pid, self._mark)
+        await asyncio.wait(self._reading, timeout=LAST_WORDS_SECONDS)  # what it wrote before it ended
         for task in self._reading:
             task.cancel()
         await asyncio.gather(*self._reading, return_exceptions=True)
