@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from clew.testing.contracts.platforms import PICTURE
@@ -182,6 +183,12 @@ async def test_a_shared_group_is_one_talk(tmp_path: Path) -> None:
         served.api.say(ben, "/approve@clew_bot")
         await served.until(lambda: "the tool said" in served.api.shown(-1001)[-1])
         assert effect.read_text() == "once\nonce\n"
+        ann = served.api.migrate(ann, -1009)
+        served.api.say(ann, "@clew_bot still there?")
+        await served.shows(-1009, "echo: @clew_bot still there?")
+        assert served.asked()[-1][:3] == ["@clew_bot one", "echo: @clew_bot one", "@clew_bot two"]
+        last = msgspec.json.decode(served.model.requests[-1])["messages"][-1]["content"]
+        assert 'by="Ann" id="telegram:42"' in str(last)
 
 
 async def test_each_person_of_a_group_has_a_talk_of_their_own(tmp_path: Path) -> None:

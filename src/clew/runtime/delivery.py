@@ -116,6 +116,8 @@ class Delivery:
         self._woken = asyncio.Event()
         self._under_way: dict[ConversationId, asyncio.Task[None]] = {}
         self._pauses: dict[ConversationId, float] = {}
+        self.moved = _not_followed
+        """Called when a chat has another id. Returns the place's route there."""
         self.looked_at = -math.inf
         """When the outbox was last looked at, by the clock of the event loop."""
 
@@ -206,10 +208,16 @@ class Delivery:
         try:
             async with asyncio.timeout(FILE_SECONDS_MAX if is_file else SEND_SECONDS_MAX):
                 mark = POSSIBLY_REPEATED if shows_twice else ""
-                if is_file:
-                    shown = await self._supervised(self._send_file(route, row, mark))
-                else:
-                    shown = await self._supervised(self._call(route, row, mark + text, edits))
+
+                async def call(to: Route) -> str:
+                    if is_file:
+                        return await self._supervised(self._send_file(to, row, mark))
+                    return await self._supervised(self._call(to, row, mark + text, edits))
+
+                try:
+                    shown = await call(route)
+                except ChatMoved as error:
+                    shown = await call(await self.moved(route, error.to))
         except NotSent as error:
             if error.after:
                 self._gate.close(chat_of(route), error.after)
@@ -281,6 +289,10 @@ class Delivery:
     ) -> None:
         with suppress(NotFound, Refused):  # its session was deleted meanwhile, or somebody else has told it
             await self._ledger.settle_reply(row.id, state, shown, next_at=next_at)
+
+
+async def _not_followed(route: Route, to: str) -> Route:
+    raise NeverSent(f"the chat {route.chat} is {to} by now")
 
 
 def buttons_of(row: Undelivered) -> tuple[Button, ...]:

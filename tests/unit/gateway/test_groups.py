@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import pytest
 
 from clew.adapters.stores.memory import Disk
 from clew.config.settings import GatewaySettings
@@ -112,3 +113,43 @@ def test_who_joins_a_running_turn_is_named_also_when_it_is_tried_again() -> None
         await serving
 
     simulate(0, run())
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_group_with_another_id_keeps_its_conversation(seed: int, told: bool) -> None:
+    """Whether we hear of it or only find out by sending: what waits goes to the new id, the next message goes on with the same
+    session, also after a restart, and people see no line twice."""
+
+    async def run() -> None:
+        disk, chats, held = Disk(), FakeChats(), Hold()
+        steps = iter([say("one"), say("two", held), say("three")])
+        _, gateway = process(disk, chats, "one", script=lambda _: next(steps), gateway=SHARED)
+        serving = asyncio.create_task(gateway.run())
+        await types(chats, "ann", "a")
+        await chats.until(lambda: chats.shown(GROUP) == ["one"])
+        await types(chats, "ann", "b")
+        await held.reached()
+        if told:
+            await chats.move(GROUP, "new")
+        else:
+            chats.moved[GROUP] = "new"
+        await chats.until(lambda: chats.unconfirmed == 0)
+        held.release()
+        await chats.until(lambda: "two" in chats.shown("new"))
+        await chats.say("ben", "c", chat="new", kind=ChatKind.GROUP, addressed=True, times=2)
+        await chats.until(lambda: chats.shown("new")[-1] == "three")
+        gateway.stop()
+        await serving
+        after, second = process(disk, chats, "two", ("one",), script=lambda _: say("four"), gateway=SHARED)
+        serving = asyncio.create_task(second.run())
+        await chats.move(GROUP, "new")  # said again, as in both chats
+        await chats.say("ann", "d", chat="new", kind=ChatKind.GROUP, addressed=True)
+        await chats.until(lambda: chats.shown("new")[-1] == "four")
+        second.stop()
+        await serving
+        assert [parts[0] for parts in spoken(after.model.sent[-1].request)] == ["a", "b", "c", "d"]
+        assert chats.shown("new") == ["two", "three", "four"]
+        assert len(await after.ledger.sessions(PrincipalId("group:fake/bot/c:g"))) == 1
+
+    simulate(seed, run())

@@ -344,7 +344,9 @@ ATTACKS: Final = tuple(
         ("a place moves unseen", f"UPDATE conversation SET session_id = '{FOREIGN}'"),
         ("a place's version goes back", "UPDATE conversation SET version = 0"),
         ("a place's version falls to its default", f"UPDATE OR REPLACE conversation SET version = NULL, session_id = '{FOREIGN}'"),
-        ("a place takes another's key", "UPDATE OR REPLACE conversation SET route_key = 'telegram:2' WHERE route_key = 'telegram:1'"),
+        ("a place takes another's key", "UPDATE OR REPLACE conversation SET route_key = 'telegram:2', version = version + 1"
+         " WHERE route_key = 'telegram:1'"),
+        ("a place is called otherwise unseen", "UPDATE conversation SET route_key = 'telegram:3' WHERE route_key = 'telegram:1'"),
         ("a place is deleted", "DELETE FROM conversation"),
         # -- deletions, usage, people
         ("a deletion is taken back", "DELETE FROM purge"),

@@ -12,6 +12,8 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from clew.domain.conversation.ids import PrincipalId
+
 
 class ChatKind(StrEnum):
     DM = "dm"
@@ -37,6 +39,18 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         return "/".join((_escaped(self.platform), _escaped(self.account), *parts))
 
 
+def moved(key: str, old: str, new: str) -> str | None:
+    """The key of a place once its chat `old` is `new`; None for a place of another chat."""
+    return new + key[len(old) :] if key == old or key.startswith(f"{old}/") else None
+
+
+def group_principal(key: str) -> PrincipalId:
+    """Everybody of a shared place, as one."""
+    return PrincipalId(f"{GROUPS}{key}")
+
+
+GROUPS: Final = "group:"
+"""How the principal of a shared place begins, and the platform of its identity at another place."""
 _FIELDS: Final = {"w": "workspace", "c": "chat", "t": "thread", "u": "user"}
 
 

@@ -137,6 +137,10 @@ class Ledger(Protocol):
         """Whether somebody may still show a code that was offered."""
         ...
 
+    async def group_of(self, surface: str, route_key: str) -> PrincipalId | None:
+        """The group that owned a shared place before its chat moved there, if it did."""
+        ...
+
     async def offer_link(self, code_sha256: str, first: PrincipalId | None, expires_at: int) -> None:
         """Lets two accounts that show this code become one person; with `first` that one counts as having shown it."""
         ...
@@ -164,6 +168,13 @@ class Ledger(Protocol):
 
     async def set_role(self, principal: PrincipalId, role: str) -> None:
         """Makes somebody an `admin` or a `user`. Raises NotFound; Refused for the owner and for groups."""
+        ...
+
+    async def move_chat(self, surface: str, old: str, new: str) -> None:
+        """The chat with the route key `old` has the key `new` from now on: all its places move, with what waits for them, and
+        a group that owned sessions there goes on owning them. A place that is there already goes on with the session of
+        the one that comes. Doing it again changes nothing.
+        """
         ...
 
     async def point(self, conversation: PointConversation) -> None:

@@ -11,7 +11,7 @@ from typing import Final, assert_never
 from clew.domain.conversation.ids import PrincipalId
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.routing.pairing import Account, Shown, code_sha256
-from clew.domain.routing.routes import ChatKind
+from clew.domain.routing.routes import ChatKind, group_principal
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.platforms import Incoming
 from clew.runtime.ports.world import Clock
@@ -46,8 +46,9 @@ class Access:
         return await self._made_known(PrincipalId(f"{self._platform}:{sender}"), name or sender, "user")
 
     async def group(self, key: str) -> PrincipalId:
-        """Everybody of a shared place, as one."""
-        return await self._made_known(PrincipalId(f"group:{key}"), key, "group")
+        """Everybody of a shared place, as one: whoever they were before their chat got another id."""
+        before = await self._ledger.group_of(self._platform, key)
+        return before or await self._made_known(group_principal(key), key, "group")
 
     async def may_still(self, principal: PrincipalId) -> bool:
         """Whether somebody whose turn was left open may still be answered: a group, whom the settings name, who is paired."""

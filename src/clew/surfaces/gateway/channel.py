@@ -11,11 +11,12 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from clew.config.settings import Settings
 from clew.domain.ledger.rows import Undelivered
-from clew.domain.routing.routes import Route
+from clew.domain.routing.routes import Route, parse
 from clew.runtime.delivery import Delivery, RateGate
 from clew.runtime.metering import Meter
 from clew.runtime.ports.platforms import Platform
 from clew.runtime.ports.tools import Surroundings
+from clew.runtime.sessions import Place
 from clew.runtime.talk import Services
 
 LOG: Final = structlog.get_logger("clew.gateway")
@@ -32,6 +33,13 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     allow: frozenset[str]
     """Ids of the people who may talk here without being paired."""
     meter: Meter
+
+
+def route_of(place: Place) -> Route:
+    """The route of a place on a chat platform."""
+    route = parse(place.route_key)
+    assert route is not None, "a place of a gateway has a route"
+    return route
 
 
 def open_channel(

@@ -19,8 +19,8 @@ import msgspec
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.errors import HeadMoved, LedgerError, NotFound, Outdated
 from clew.domain.ledger.rows import JobRow
-from clew.domain.routing.routes import Route, parse
-from clew.runtime.delivery import raised_at
+from clew.domain.routing.routes import Route, moved, parse
+from clew.runtime.delivery import chat_of, raised_at
 from clew.runtime.ports.endpoints import Endpoint
 from clew.runtime.ports.platforms import NotSent, PlatformError, PlatformRefused
 from clew.runtime.reminders import Reminders
@@ -65,15 +65,16 @@ class Wing:
         self.channel = channel
         self.outdated: Outdated | None = None
         self._access = Access(services.ledger, services.clock, channel.platform.name, channel.allow)
-        self._reception = Reception(channel, self._access, self.line)
+        self._reception = Reception(channel, self._access, self.line, self.move)
         self._lines: OrderedDict[tuple[str, SessionId], Line] = OrderedDict()
+        channel.delivery.moved = self.move
         self._ended = ended
         self._began = False
         self.is_refused = False
         self.looked_at = -math.inf
         """When it was last looked for what other processes left."""
 
-    async def line(self, place: Place, route: Route, who: PrincipalId, session: SessionId) -> Line:
+    async def line(self, place: Place, who: PrincipalId, session: SessionId) -> Line:
         """The line of a session in a place."""
         key = (place.route_key, session)
         line = self._lines.get(key)
@@ -82,7 +83,7 @@ class Wing:
             line = None
         if line is None:
             talk = Talk(self.channel.services, who, place, self.channel.cwd, session)
-            line = self._lines[key] = Line(self.channel, talk, route, self._outdate)
+            line = self._lines[key] = Line(self.channel, talk, self._outdate)
         self._lines.move_to_end(key)
         for old, idle in list(self._lines.items()):
             if len(self._lines) <= LINES_MAX:
@@ -91,6 +92,18 @@ class Wing:
                 del self._lines[old]
                 await idle.close()
         return line
+
+    async def move(self, route: Route, to: str) -> Route:
+        """A chat has another id: its places and their lines are there from now on. Returns what this route is by now."""
+        old, new = chat_of(route), msgspec.structs.replace(chat_of(route), chat=to)
+        await self.channel.services.ledger.move_chat(self.channel.platform.name, old.key, new.key)
+        for (key, session), line in list(self._lines.items()):
+            there = moved(key, old.key, new.key)
+            if there is not None and (there, session) not in self._lines:
+                line.talk.place = msgspec.structs.replace(line.talk.place, route_key=there)
+                self._lines[there, session] = self._lines.pop((key, session))
+        LOG.info("moved", platform=self.channel.platform.name, chat=old.chat, to=to)
+        return msgspec.structs.replace(route, chat=to)
 
     def _outdate(self, error: Outdated) -> None:
         self.outdated = error
@@ -234,7 +247,7 @@ class Wing:
             await self.channel.services.ledger.session(who, session)
         except NotFound:
             return None
-        return await self.line(self._reception.place(route), route, who, session)
+        return await self.line(self._reception.place(route), who, session)
 
     async def drain(self, seconds: float) -> None:
         """Lets what runs end, and delivers what was said."""

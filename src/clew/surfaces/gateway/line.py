@@ -24,7 +24,7 @@ from clew.runtime.talk import Talk
 from clew.runtime.turns import TurnOutcome
 from clew.runtime.turns.openings import Hear, Opening, Recover, Say
 from clew.runtime.turns.outbox import NOTICE, Outbox
-from clew.surfaces.gateway.channel import LOG, Channel, log_about
+from clew.surfaces.gateway.channel import LOG, Channel, log_about, route_of
 from clew.surfaces.gateway.preview import Preview
 
 SHUTDOWN: Final = "shutdown"
@@ -35,13 +35,10 @@ STOPPING: Final = "Clew is being stopped: this answer ends here. /retry asks aga
 class Line:
     """Runs what waits for one session. `outdated` is told when no turn can begin in this process any more."""
 
-    def __init__(
-        self, channel: Channel, talk: Talk, route: Route, outdated: Callable[[Outdated], None]
-    ) -> None:
+    def __init__(self, channel: Channel, talk: Talk, outdated: Callable[[Outdated], None]) -> None:
         assert talk.session is not None, "a line is of a session"
         self.session: SessionId = talk.session
         self.talk = talk
-        self.route = route
         self._channel = channel
         self._outdated = outdated
         self._given: deque[Opening] = deque()
@@ -50,6 +47,11 @@ class Line:
         self._stopping = asyncio.Event()
         self._decided = asyncio.Event()
         self._telling: set[asyncio.Task[None]] = set()
+
+    @property
+    def route(self) -> Route:
+        """Where its chat is now."""
+        return route_of(self.talk.place)
 
     @property
     def is_busy(self) -> bool:
@@ -112,7 +114,7 @@ class Line:
     async def _follow(self) -> None:
         """The supervisor of the line's turns: whatever goes wrong in one is said, and the next message finds it usable."""
         log_about(self._channel, self.route, session=self.session)
-        preview = Preview(self._channel, self.talk, self.route)
+        preview = Preview(self._channel, self.talk)
         beside = [asyncio.create_task(preview.run()), asyncio.create_task(preview.typing())]
         failed = True
         try:

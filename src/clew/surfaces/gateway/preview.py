@@ -21,7 +21,7 @@ from clew.runtime.ports.platforms import ChatMoved, MaybeSent, NeverSent, NotSen
 from clew.runtime.talk import Talk
 from clew.runtime.turns.outbox import PREVIEW, call_key, part_number, preview_key
 from clew.runtime.turns.runner import RunningTurn
-from clew.surfaces.gateway.channel import Channel
+from clew.surfaces.gateway.channel import Channel, route_of
 
 EVER: Final = 2**62
 """A time that is never reached."""
@@ -30,10 +30,9 @@ EVER: Final = 2**62
 class Preview:
     """Follows the turns of one talk."""
 
-    def __init__(self, channel: Channel, talk: Talk, route: Route) -> None:
+    def __init__(self, channel: Channel, talk: Talk) -> None:
         self._channel = channel
         self._talk = talk
-        self._route = route
         self._changed = asyncio.Event()
         self._text = ""
         self._steps = 0
@@ -43,6 +42,10 @@ class Preview:
         self._looked_at: int | None = None
         self._given_up: int | None = None
         self._drawn = ""
+
+    @property
+    def _route(self) -> Route:
+        return route_of(self._talk.place)
 
     def watch(self, news: TurnNews) -> None:
         match news:

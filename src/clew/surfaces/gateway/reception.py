@@ -13,6 +13,8 @@ from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from clew.domain.conversation.ids import InboxId, PrincipalId, SessionId
 from clew.domain.conversation.text import clean
 from clew.domain.ledger.errors import LedgerError, NotFound, Refused
@@ -55,17 +57,19 @@ NOT_TAKEN: Final = "An error inside Clew: this message was not taken. The log te
 TRIES_MAX: Final = 3
 """How often a message may break us; then it is given up, so that those after it are taken."""
 BROKE_MAX: Final = 100
-FindLine = Callable[[Place, Route, PrincipalId, SessionId], Coroutine[Any, Any, Line]]
+FindLine = Callable[[Place, PrincipalId, SessionId], Coroutine[Any, Any, Line]]
+MoveChat = Callable[[Route, str], Coroutine[Any, Any, Route]]
 
 
 class Reception:
-    """The way in of one platform. `line` finds or makes the line of a session."""
+    """The way in of one platform. `line` finds or makes the line of a session; `move` is told of chats with another id."""
 
-    def __init__(self, channel: Channel, access: Access, line: FindLine) -> None:
+    def __init__(self, channel: Channel, access: Access, line: FindLine, move: MoveChat) -> None:
         gateway = channel.settings.gateway
         self._channel = channel
         self._access = access
         self._line = line
+        self._move = move
         self._sharing = Sharing(
             group_per_user=gateway.group_sessions_per_user, thread_per_user=gateway.thread_sessions_per_user
         )
@@ -136,6 +140,10 @@ class Reception:
         return self._broke[key]
 
     async def _handle(self, incoming: Incoming, route: Route, durable: asyncio.Future[None]) -> None:
+        if incoming.moved_from:
+            old = msgspec.structs.replace(incoming.chat, chat=incoming.moved_from)
+            await self._move(old, incoming.chat.chat)
+            return
         code = pairing_code(incoming.text)
         person = await self._access.who(incoming.sender, incoming.sender_name)
         if code is not None:
@@ -187,7 +195,7 @@ class Reception:
             return
         files, problems = await self._fetched(incoming.files)
         session = await self._session(incoming, place, who)
-        line = await self._line(place, route, who, session)
+        line = await self._line(place, who, session)
         if incoming.edits:
             original = f"{self._channel.platform.account}/{incoming.edits}"
             stays = await make_way(services, who, session, original)
@@ -331,7 +339,7 @@ class Reception:
         else:
             moved, talk.session = talk.session, session
             if moved is not None and moved != session:
-                target = await self._line(place, line.route, talk.principal, moved)
+                target = await self._line(place, talk.principal, moved)
             if reply.text:
                 await target.tell(reply.text, f"command:{received}")
             line.decided()

@@ -8,6 +8,7 @@ from clew.domain.conversation.ids import ConversationId
 from clew.domain.ledger.commits import AddReply, Append, OpenTurn
 from clew.domain.ledger.errors import NotFound
 from clew.domain.ledger.rows import Backlog, Handle, Undelivered
+from clew.domain.routing.routes import group_principal
 from clew.runtime.ports.ledger import Ledger
 from clew.testing.contracts.ledger_case import LedgerCase
 from clew.testing.ledgers import (
@@ -50,6 +51,43 @@ async def due(ledger: Ledger, at: int = LATE) -> list[Undelivered]:
 
 class DeliveryContract(LedgerCase):
     """The outbox, from the side of whoever sends what is in it."""
+
+    async def test_a_chat_with_another_id_keeps_its_places(self, ledger: Ledger) -> None:
+        """Session, what waits and who owns it move with it, once; other chats stay, whatever their ids look like."""
+        group = group_principal("telegram/1/c:-7")
+        await ledger.add_principal(group, "the group", "group")
+        keys = ("telegram/1/c:-7", "telegram/1/c:-7/t:3", "telegram/1/c:-70", "telegram/1/c:-7%2F/t:3")
+        handles = [await begin(ledger, number) for number in range(1, 5)]
+        chats = [await place(ledger, handle, key) for handle, key in zip(handles, keys, strict=True)]
+        for handle, chat in zip(handles, chats, strict=True):
+            await told(ledger, handle, chat, f"r{chat}", "hello")
+        for _ in range(2):
+            await ledger.move_chat("telegram", "telegram/1/c:-7", "telegram/1/c:-1007")
+        moved = ("telegram/1/c:-1007", "telegram/1/c:-1007/t:3", *keys[2:])
+        for key, chat, handle in zip(moved, chats, handles, strict=True):
+            row = await ledger.conversation(key)
+            assert row is not None
+            assert (row.id, row.session, row.version) == (chat, handle.session, 2 if "-1007" in key else 1)
+        assert [row.route_key for row in await due(ledger)] == list(moved)
+        assert await ledger.conversation(keys[0]) is None
+        assert await ledger.group_of("telegram", moved[0]) == group
+        await ledger.move_chat("telegram", "telegram/1/c:-1007", "telegram/1/c:-8")
+        assert await ledger.group_of("telegram", "telegram/1/c:-8") == group
+        assert await ledger.group_of("telegram", keys[2]) is None
+
+    async def test_a_chat_that_moves_to_where_one_is_goes_on_there(self, ledger: Ledger) -> None:
+        """Somebody wrote to the new id first: the place that is there has the old one's session from then on."""
+        old, new = await begin(ledger, 1), await begin(ledger, 2)
+        await place(ledger, old, "telegram/1/c:-7")
+        there = await place(ledger, new, "telegram/1/c:-8")
+        for _ in range(2):
+            await ledger.move_chat("telegram", "telegram/1/c:-7", "telegram/1/c:-8")
+        row = await ledger.conversation("telegram/1/c:-8")
+        assert row is not None
+        assert (row.id, row.session, row.version) == (there, old.session, 2)
+        left = await ledger.conversation("telegram/1/c:-7")
+        assert left is not None
+        assert left.session is None
 
     async def test_a_reply_waits_with_its_text_and_place(self, ledger: Ledger) -> None:
         """A reply carries the words of its message, a notice its own; other surfaces do not see either."""

@@ -11,6 +11,7 @@ from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, Sess
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import Backlog, InboxState, Undelivered, Waiting
+from clew.domain.routing.routes import GROUPS, group_principal, moved
 
 _OUTCOMES: Final = frozenset({"pending", "sending", "sent", "unknown", "failed"})
 _UNSETTLED: Final = frozenset({"pending", "sending", "unknown"})
@@ -162,3 +163,27 @@ def last_received_at(state: State, conversation: ConversationId) -> int | None:
         if row.conversation == conversation and row.kind not in ("event", "wake")
     ]
     return max(rows, key=lambda row: row.n).at if rows else None
+
+
+def move_chat(state: State, surface: str, old: str, new: str) -> None:
+    for key, place in list(state.conversations.items()):
+        to = moved(key, old, new)
+        if to is None or place.surface != surface or place.session is None:
+            continue
+        group = state.identities.get((GROUPS + surface, key), group_principal(key))
+        if group in state.roles:
+            state.identities.setdefault((GROUPS + surface, to), group)
+        there = state.conversations.get(to)
+        if there is None:
+            del state.conversations[key]
+            state.conversations[to] = replace(place, route_key=to, version=place.version + 1)
+            for ident, job in state.jobs.items():
+                if job.conversation == place.id:
+                    state.jobs[ident] = replace(job, route_key=to)
+        else:
+            state.conversations[to] = replace(there, session=place.session, version=there.version + 1)
+            state.conversations[key] = replace(place, session=None, version=place.version + 1)
+
+
+def group_of(state: State, surface: str, route_key: str) -> PrincipalId | None:
+    return state.identities.get((GROUPS + surface, route_key))

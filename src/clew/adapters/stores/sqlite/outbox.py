@@ -8,11 +8,13 @@ import apsw
 
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
+from clew.adapters.stores.sqlite.people import identified
 from clew.adapters.stores.sqlite.open_session import refuse_absent
 from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, SessionId
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import Backlog, Undelivered, Waiting
+from clew.domain.routing.routes import GROUPS, group_principal, moved
 
 _UNDELIVERED: Final = """
 -- the first unsettled row of each place; the index of due rows holds only unsettled ones
@@ -112,3 +114,34 @@ def last_received_at(db: apsw.Connection, conversation: ConversationId) -> int |
     query = "SELECT at FROM inbox WHERE conversation = ? AND kind <> 'event' AND kind <> 'wake' ORDER BY n DESC LIMIT 1"
     found = fetch(db, query, (conversation,))
     return int(found[0][0]) if found else None
+
+
+def group_of(db: apsw.Connection, surface: str, route_key: str) -> PrincipalId | None:
+    return identified(db, GROUPS + surface, route_key)
+
+
+def move_chat(db: apsw.Connection, surface: str, old: str, new: str) -> None:
+    # Keys are percent-encoded: "/" and what follows it in ASCII bound those of one chat.
+    query = (
+        "SELECT id, route_key, session_id FROM conversation"
+        " WHERE surface = ?1 AND session_id IS NOT NULL AND (route_key = ?2 OR route_key > ?2 || '/' AND route_key < ?2 || '0')"
+    )
+    for ident, key, session in fetch(db, query, (surface, old)):
+        to = moved(key, old, new)
+        assert to is not None, "the query finds places of the old chat only"
+        group = group_of(db, surface, key) or group_principal(key)
+        if fetch(db, "SELECT 1 FROM principal WHERE id = ?", (group,)):
+            db.execute(
+                "INSERT INTO identity(platform, account, external_id, principal) SELECT ?1, '', ?2, ?3"
+                " WHERE NOT EXISTS (SELECT 1 FROM identity WHERE platform = ?1 AND external_id = ?2)",
+                (GROUPS + surface, to, group),
+            )
+        if not fetch(db, "SELECT 1 FROM conversation WHERE route_key = ?", (to,)):
+            place = "UPDATE conversation SET route_key = ?, version = version + 1 WHERE id = ?"
+            db.execute(place, (to, ident))
+        else:
+            there = "UPDATE conversation SET session_id = ?1, version = version + 1 WHERE route_key = ?2 AND session_id IS NOT ?1"
+            db.execute(there, (session, to))
+            db.execute(
+                "UPDATE conversation SET session_id = NULL, version = version + 1 WHERE id = ?", (ident,)
+            )

@@ -507,8 +507,9 @@ CREATE TRIGGER conversation_new BEFORE INSERT ON conversation
 WHEN EXISTS (SELECT 1 FROM conversation WHERE route_key = NEW.route_key) OR NEW.id > 0 AND EXISTS (SELECT 1 FROM conversation WHERE id = NEW.id)
 BEGIN SELECT RAISE(ABORT, 'clew: this conversation exists'); END;
 CREATE TRIGGER conversation_moves BEFORE UPDATE ON conversation
-WHEN NEW.id IS NOT OLD.id OR NEW.route_key IS NOT OLD.route_key OR (NEW.version IS NOT OLD.version AND NEW.version IS NOT OLD.version + 1)
-  OR (NEW.session_id IS NOT OLD.session_id AND NEW.version IS NOT OLD.version + 1)
+WHEN NEW.id IS NOT OLD.id OR (NEW.version IS NOT OLD.version AND NEW.version IS NOT OLD.version + 1)
+  OR ((NEW.session_id IS NOT OLD.session_id OR NEW.route_key IS NOT OLD.route_key) AND NEW.version IS NOT OLD.version + 1)
+  OR (NEW.route_key IS NOT OLD.route_key AND EXISTS (SELECT 1 FROM conversation WHERE route_key = NEW.route_key))
 BEGIN SELECT RAISE(ABORT, 'clew: a conversation moves by a new version'); END;
 CREATE TRIGGER conversation_stays BEFORE DELETE ON conversation BEGIN SELECT RAISE(ABORT, 'clew: conversations are not deleted'); END;
 CREATE TRIGGER purge_new BEFORE INSERT ON purge WHEN EXISTS (SELECT 1 FROM purge WHERE session_id = NEW.session_id)
