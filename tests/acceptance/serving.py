@@ -47,7 +47,7 @@ class Gateway:
 
     @property
     def polls(self) -> int:
-        return sum(1 for method, _ in self.api.calls if method == "getUpdates")
+        return sum(1 for method, _ in self.api.calls if method in ("getUpdates", "getWebhookInfo"))
 
     async def until(self, holds: Any) -> None:
         """Returns when it holds; a gateway that never gets there fails the test with its log."""

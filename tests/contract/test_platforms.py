@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
 from clew.domain.routing.routes import ChatKind
-from clew.runtime.ports.platforms import Attached, ChatMoved, NotSent, Platform
-from clew.surfaces.gateway.platforms.telegram import Telegram
+from clew.runtime.ports.endpoints import Asked
+from clew.runtime.ports.platforms import (
+    Attached,
+    ChatMoved,
+    Incoming,
+    NotSent,
+    Platform,
+    PlatformRefused,
+)
+from clew.surfaces.gateway.platforms.telegram import Telegram, Webhook
 from clew.testing.contracts.platforms import Bench, PlatformContract, received
 from clew.testing.fake_platform import FakeChats, FakePlatform
 from clew.testing.telegram import BotApi, Fault, Person
@@ -122,6 +131,10 @@ class TelegramBench:
         return person.at(int(group), thread=int(topic) if topic else None) if group else person
 
 
+async def nobody_takes(incoming: Incoming) -> None:
+    raise AssertionError(incoming.key)
+
+
 class TestTelegram(PlatformContract):
     """The Bot API emulated over HTTP."""
 
@@ -132,6 +145,27 @@ class TestTelegram(PlatformContract):
             yield bench
             for platform in bench.connected:
                 await platform.close()
+
+    async def test_a_webhook_that_somebody_else_takes_ends_us(self) -> None:
+        """Whoever came last has it; the one before says so, and posts to it are taken by nobody."""
+        async with BotApi() as api:
+            hook = Webhook(url="http://127.0.0.1:9/hook", secret="s")
+            platform = Telegram(BotApi.TOKEN, base_url=api.base_url, webhook=hook)
+            await platform.open()
+            looks = asyncio.Event()
+            api.fail("getWebhookInfo", Fault(holds=looks))
+            receiving = asyncio.create_task(platform.receive(nobody_takes))
+            await api.until(lambda: api.calls[-1][0] == "getWebhookInfo")
+            assert api.webhook["secret_token"] == "s"
+            api.webhook = {"url": "https://other.example.org"}
+            looks.set()
+            with pytest.raises(PlatformRefused, match="Another program"):
+                await receiving
+            (endpoint,) = platform.endpoints
+            body = b'{"update_id": 1}'
+            late = await endpoint.answer(Asked(headers={"x-telegram-bot-api-secret-token": "s"}, body=body))
+            assert late.status == 503
+            await platform.close()
 
     async def test_a_group_that_becomes_a_supergroup_is_the_same_chat(self) -> None:
         """Said in the old chat and in the new, in order among what is said there; a send to the old id names the new one."""

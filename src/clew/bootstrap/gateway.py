@@ -52,13 +52,24 @@ def _telegram(
     token = load_secrets(home, environ).get(own.token_env)
     if token is None:
         return None
-    if own.webhook_url:
-        sentence = "gateway.telegram.webhook_url: Clew polls Telegram; webhooks are not there yet"
-        raise SettingsError(Problem(path=("gateway", "telegram", "webhook_url"), sentence=sentence))
-    from clew.surfaces.gateway.platforms.telegram import Telegram  # noqa: PLC0415  0.24 s
+    from clew.surfaces.gateway.platforms.telegram import Telegram, Webhook  # noqa: PLC0415  0.24 s
 
-    platform = Telegram(token.reveal(), base_url=own.base_url, base_file_url=own.base_file_url)
-    return open_channel(services, settings, platform, Path.cwd(), frozenset(own.allow), meter=meter)
+    webhook = None
+    if own.webhook_url:
+        secret = load_secrets(home, environ).get(own.webhook_secret_env)
+        if secret is None or not settings.http.enabled:
+            sentence = (
+                f"gateway.telegram.webhook_url needs a secret of letters and digits in {own.webhook_secret_env}, "
+                "and http.enabled"
+            )
+            raise SettingsError(Problem(path=("gateway", "telegram", "webhook_url"), sentence=sentence))
+        webhook = Webhook(url=own.webhook_url, secret=secret.reveal())
+    platform = Telegram(
+        token.reveal(), base_url=own.base_url, base_file_url=own.base_file_url, webhook=webhook
+    )
+    allow = frozenset(own.allow)
+    channel = open_channel(services, settings, platform, Path.cwd(), allow, meter=meter)
+    return msgspec.structs.replace(channel, endpoints=platform.endpoints)
 
 
 def _matrix(

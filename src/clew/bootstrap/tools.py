@@ -137,6 +137,7 @@ class SettingsToolmaker:
             self._settings.model.api_key_env,
             self._settings.tools.web_search_api_key_env,
             self._settings.gateway.telegram.token_env,
+            self._settings.gateway.telegram.webhook_secret_env,
             self._settings.gateway.matrix.token_env,
         }
         return OUR_KEYS | {name for name in own if name}

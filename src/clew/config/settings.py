@@ -224,7 +224,10 @@ class TelegramSettings(PlatformSettings, frozen=True, kw_only=True):
     base_file_url: Url = ""
     """Address files are fetched from, where it is not the public one."""
     webhook_url: Url = ""
-    """Public address Telegram sends updates to; empty to poll."""
+    """Public https address Telegram sends updates to; empty to poll. Its path is served by the HTTP listener (`http`), which
+    whoever holds the address passes it on to."""
+    webhook_secret_env: SecretName = "TELEGRAM_WEBHOOK_SECRET"
+    """Name of the variable or secret that holds what Telegram shows with each update (letters, digits, `_`, `-`)."""
 
 
 class DiscordSettings(PlatformSettings, frozen=True, kw_only=True):

@@ -21,10 +21,14 @@ from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, unquote
 
+import httpx
 import msgspec
 
 UNITS_MAX: Final = 4096
 DATE: Final = 1_790_000_000
+OK: Final = 200
+AGAIN_SECONDS: Final = 0.1
+"""After an update that was not taken."""
 UPLOAD_BYTES_MAX: Final = {"document": 50_000_000, "photo": 10_000_000}
 PHOTO_BEGINS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
 Json = dict[str, Any]
@@ -93,8 +97,13 @@ class BotApi:
         self._faults: dict[str, list[Fault]] = {}
         self._changed = asyncio.Condition()
         self._poller: asyncio.Event | None = None
+        self._came = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self.webhook: Json = {"url": ""}
+        """As it was set; `posted` holds what each post was answered with."""
+        self.posted: list[int] = []
+        self._posting: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
@@ -106,6 +115,7 @@ class BotApi:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        self._hook({"url": ""})
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -194,6 +204,37 @@ class BotApi:
         self._next_update += 1
         if self._poller is not None:
             self._poller.set()
+        self._came.set()
+
+    def _hook(self, asked: Json) -> bool:
+        self.webhook = asked
+        if self._posting is not None:
+            self._posting.cancel()
+            self._posting = None
+        if asked["url"]:
+            self._posting = asyncio.create_task(self._post(asked))
+            self._connections.add(self._posting)
+            self._posting.add_done_callback(self._connections.discard)
+        return True
+
+    async def _post(self, hook: Json) -> None:
+        """Posts each update until it is answered with 200, one at a time, as with max_connections=1."""
+        headers = {"X-Telegram-Bot-Api-Secret-Token": hook.get("secret_token", "")}
+        async with httpx.AsyncClient(headers=headers, timeout=60) as client:
+            while True:
+                self._came.clear()
+                while self._updates:
+                    try:
+                        answer = await client.post(hook["url"], content=msgspec.json.encode(self._updates[0]))
+                    except httpx.TransportError:
+                        answer = httpx.Response(502)  # nobody listens, or was killed
+                    self.posted.append(answer.status_code)
+                    if answer.status_code == OK:
+                        del self._updates[0]
+                    else:
+                        await asyncio.sleep(AGAIN_SECONDS)
+                    await self._note()
+                await self._came.wait()
 
     def _message(self, where: Person, sender: Json, text: str, more: Json) -> Json:
         chat: Json = {"id": where.chat, "type": where.chat_type}
@@ -209,6 +250,9 @@ class BotApi:
         return message
 
     async def _get_updates(self, asked: Json) -> Any:
+        if self.webhook["url"]:
+            raise Refusal(409, "Conflict: can't use getUpdates method while webhook is active; use deleteWebhook to "
+                               "delete the webhook first")  # fmt: skip
         if self._poller is not None:
             poller, self._poller = self._poller, None
             poller.set()
@@ -251,7 +295,14 @@ class BotApi:
                 if ident not in self._files:
                     raise Refusal(400, "Bad Request: wrong file_id or the file is temporarily unavailable")
                 return {"file_id": ident, "file_unique_id": ident, "file_path": f"documents/{ident}"}
-            case "sendChatAction" | "answerCallbackQuery" | "setMyCommands" | "deleteWebhook":
+            case "setWebhook":
+                return self._hook(asked)
+            case "deleteWebhook":
+                return self._hook({"url": ""})
+            case "getWebhookInfo":
+                return {"url": self.webhook["url"], "has_custom_certificate": False,
+                        "pending_update_count": len(self._updates)}  # fmt: skip
+            case "sendChatAction" | "answerCallbackQuery" | "setMyCommands":
                 return True
             case _:
                 raise Refusal(404, f"Not Found: method {method} is not here")

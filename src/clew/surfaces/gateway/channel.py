@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from clew.domain.ledger.rows import Undelivered
 from clew.domain.routing.routes import Route, parse
 from clew.runtime.delivery import Delivery, RateGate
 from clew.runtime.metering import Meter
+from clew.runtime.ports.endpoints import Endpoint
 from clew.runtime.ports.platforms import Platform
 from clew.runtime.ports.tools import Surroundings
 from clew.runtime.sessions import Place
@@ -32,6 +34,8 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     cwd: Path
     allow: frozenset[str]
     """Ids of the people who may talk here without being paired."""
+    endpoints: Sequence[Endpoint] = ()
+    """What the HTTP listener serves for the platform."""
     meter: Meter
 
 

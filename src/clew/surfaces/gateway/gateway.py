@@ -281,7 +281,8 @@ class Gateway:
         self._ended = asyncio.Event()
         self._wings = [Wing(channel, self._ended) for channel in channels]
         self.health = Health(self._wings, self._ended)
-        self._listener = listen(self.health.endpoints) if listen is not None else None
+        endpoints = [*self.health.endpoints, *(one for channel in channels for one in channel.endpoints)]
+        self._listener = listen(endpoints) if listen is not None else None
 
     def stop(self) -> None:
         """Takes nothing more, and lets `run` come to its end."""

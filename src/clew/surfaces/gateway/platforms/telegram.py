@@ -1,20 +1,23 @@
-"""Telegram, through python-telegram-bot: long polling, where an update is confirmed only after it is durable.
+"""Telegram, through python-telegram-bot: long polling or a webhook, where an update is confirmed only after it is durable.
 
-Its updater confirms what it has merely put into a queue, so the polling loop is ours. Chats are named by Telegram's ids, a
+Its updater confirms what it has merely put into a queue, so both ways in are ours. Chats are named by Telegram's ids, a
 message by chat and message id (update ids start anew after a week); a change of it adds its time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import math
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 from telegram import (
     Bot,
     BotCommand,
@@ -42,6 +45,7 @@ from telegram.request import HTTPXRequest
 from clew.domain.routing.routes import ChatKind, Route
 from clew.domain.routing.splitting import TextLimit, Units
 from clew.runtime.commands import COMMANDS
+from clew.runtime.ports.endpoints import Answered, Asked, Endpoint
 from clew.runtime.ports.platforms import (
     Attached,
     Button,
@@ -54,6 +58,7 @@ from clew.runtime.ports.platforms import (
     Take,
     Traits,
 )
+from clew.surfaces.gateway.channel import LOG
 from clew.surfaces.gateway.markup import Span, Style, marked
 
 os.environ.setdefault(
@@ -69,6 +74,8 @@ SENDS_BYTES_MAX: Final = 50_000_000
 PHOTO_BYTES_MAX: Final = 10_000_000
 PHOTOS: Final = frozenset({"image/jpeg", "image/png", "image/webp"})
 """What Telegram shows as a picture; other images go as documents."""
+SECRET_HEADER: Final = "x-telegram-bot-api-secret-token"
+UPDATE_BYTES_MAX: Final = 1_000_000
 POLL_SECONDS: Final = 30
 CALL_SECONDS: Final = 20.0
 CONNECTIONS: Final = 64
@@ -91,12 +98,21 @@ UNSUPPORTED: Final = (
 _FILES: Final = (("document", ""), ("voice", "audio/ogg"), ("audio", "audio/mpeg"), ("video", "video/mp4"))
 
 
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """Where Telegram is to send updates, and what it shows there. The path of `url` is ours to serve."""
+
+    url: str
+    secret: str
+
+
 class Telegram:
-    """`Platform` for one bot."""
+    """`Platform` for one bot. `endpoints` are there with a webhook: whoever listens for HTTP serves them."""
 
     name = NAME
 
-    def __init__(self, token: str, *, base_url: str = "", base_file_url: str = "") -> None:
+    def __init__(
+        self, token: str, *, base_url: str = "", base_file_url: str = "", webhook: Webhook | None = None
+    ) -> None:
         api = (base_url or PUBLIC).rstrip("/")
         files = (base_file_url or f"{api}/file").rstrip("/")
         self.traits = Traits(
@@ -105,6 +121,17 @@ class Telegram:
         self.account = ""
         self.contact = -math.inf
         self._polled = False
+        self._webhook = webhook
+        self._take: Take | None = None
+        self._broken: asyncio.Future[None] | None = None
+        """Where an update that was posted could not be taken; raised by `receive`."""
+        self._warned = False
+        self.endpoints: tuple[Endpoint, ...] = ()
+        if webhook is not None:
+            path = urlsplit(webhook.url).path or "/"
+            self.endpoints = (
+                Endpoint(method="POST", path=path, answer=self._posted, bytes_max=UPDATE_BYTES_MAX),
+            )
         try:
             self._bot = Bot(
                 token,
@@ -132,6 +159,68 @@ class Telegram:
             await _called(self._bot.set_my_commands(menu))
 
     async def receive(self, take: Take) -> None:
+        if self._webhook is None:
+            await self._poll(take)
+        else:
+            await self._listen(take, self._webhook)
+
+    async def _listen(self, take: Take, webhook: Webhook) -> None:
+        """Takes what is posted, one update at a time, so that they come in order. Looks after the address: it can be taken."""
+        self._take, self._broken = take, asyncio.get_running_loop().create_future()
+        try:
+            hooked = self._bot.set_webhook(
+                webhook.url, secret_token=webhook.secret, allowed_updates=UPDATES, max_connections=1
+            )
+            try:
+                await _called(hooked)
+            except NeverSent as error:
+                raise PlatformRefused(
+                    f"Telegram does not take gateway.telegram.webhook_url: {error}"
+                ) from error
+            except MaybeSent as error:
+                raise NotSent(str(error)) from error
+            while not self._broken.done():
+                found = await _polled(self._bot.get_webhook_info())
+                if found.url != webhook.url:
+                    raise PlatformRefused(
+                        "Another program uses the same Telegram token: it took the webhook away."
+                    )
+                self.contact = asyncio.get_running_loop().time()
+                await asyncio.wait([self._broken], timeout=POLL_SECONDS)
+            self._broken.result()
+        finally:
+            self._take = None
+            self._broken.cancel()
+
+    async def _posted(self, asked: Asked) -> Answered:
+        """The supervisor of an update that Telegram posts: what it was not told 200 for comes again."""
+        shown = asked.headers.get(SECRET_HEADER, "")
+        if self._webhook is None or not hmac.compare_digest(shown.encode(), self._webhook.secret.encode()):
+            if not self._warned:
+                LOG.warning("wrong webhook secret", platform=NAME)
+                self._warned = True
+            return Answered(status=403, body=b"Wrong secret.\n")
+        try:
+            update = Update.de_json(msgspec.json.decode(asked.body), self._bot)
+            incoming = self._read(update)
+        except (msgspec.DecodeError, TypeError, ValueError, KeyError, AttributeError):
+            return Answered(status=400, body=b"No update.\n")
+        if self._take is None or self._broken is None:
+            return Answered(status=503, body=b"Not yet.\n")
+        try:
+            if incoming is not None:
+                await self._take(incoming)
+        except Exception as error:  # noqa: BLE001 - `receive` raises it
+            if not self._broken.done():
+                self._broken.set_exception(error)
+            return Answered(status=503, body=b"Not now.\n")
+        self.contact = asyncio.get_running_loop().time()
+        if update.callback_query is not None:
+            await self._answered(update.callback_query)
+        return Answered()
+
+    async def _poll(self, take: Take) -> None:
+        await _polled(self._bot.delete_webhook())  # with one set nobody can poll
         offset: int | None = None
         conflicts = 0
         while True:
