@@ -10,7 +10,7 @@ import msgspec
 
 from clew.config.errors import Problem, SettingsError
 from clew.config.home import Home
-from clew.config.secrets import load_secrets
+from clew.config.secrets import Secrets, load_secrets
 from clew.config.settings import HttpSettings, Settings
 from clew.runtime.metering import Meter
 from clew.runtime.ports.endpoints import Endpoint
@@ -30,6 +30,9 @@ def open_gateway(services: Services, settings: Settings, home: Home, environ: Ma
         _matrix(own, settings, home, environ, meter),
     )
     channels = [channel for channel in found if channel is not None]
+    channels += [
+        _other(name, own, settings, load_secrets(home, environ), meter) for name in settings.gateway.platforms
+    ]
     if not channels:
         names = f"{settings.gateway.telegram.token_env} or {settings.gateway.matrix.token_env}"
         sentence = (
@@ -70,6 +73,18 @@ def _telegram(
     allow = frozenset(own.allow)
     channel = open_channel(services, settings, platform, Path.cwd(), allow, meter=meter)
     return msgspec.structs.replace(channel, endpoints=platform.endpoints)
+
+
+def _other(name: str, services: Services, settings: Settings, secrets: Secrets, meter: Meter) -> Channel:
+    from clew.bootstrap.plugins import load_platform  # noqa: PLC0415  reads what is installed
+
+    own = settings.gateway.platforms[name]
+    token = secrets.get(own.token_env)
+    if own.token_env and token is None:
+        sentence = f"gateway.platforms.{name}: there is no token in {own.token_env}"
+        raise SettingsError(Problem(path=("gateway", "platforms", name), sentence=sentence))
+    platform = load_platform(name, token.reveal() if token else "", own.options)
+    return open_channel(services, settings, platform, Path.cwd(), frozenset(own.allow), meter=meter)
 
 
 def _matrix(

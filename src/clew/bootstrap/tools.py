@@ -140,4 +140,5 @@ class SettingsToolmaker:
             self._settings.gateway.telegram.webhook_secret_env,
             self._settings.gateway.matrix.token_env,
         }
+        own |= {other.token_env for other in self._settings.gateway.platforms.values()}
         return OUR_KEYS | {name for name in own if name}

@@ -224,8 +224,7 @@ class TelegramSettings(PlatformSettings, frozen=True, kw_only=True):
     base_file_url: Url = ""
     """Address files are fetched from, where it is not the public one."""
     webhook_url: Url = ""
-    """Public https address Telegram sends updates to; empty to poll. Its path is served by the HTTP listener (`http`), which
-    whoever holds the address passes it on to."""
+    """Public https address Telegram sends updates to; empty to poll. The HTTP listener (`http`) serves its path."""
     webhook_secret_env: SecretName = "TELEGRAM_WEBHOOK_SECRET"
     """Name of the variable or secret that holds what Telegram shows with each update (letters, digits, `_`, `-`)."""
 
@@ -273,6 +272,17 @@ class EmailSettings(Section, frozen=True, kw_only=True):
     """Addresses of the people who may write to Clew without being paired."""
 
 
+class OtherPlatformSettings(Section, frozen=True, kw_only=True):
+    """A chat platform of another package, by the name of its entry point."""
+
+    token_env: SecretName = ""
+    """Name of the variable or secret that holds its token, where it takes one."""
+    allow: tuple[str, ...] = ()
+    """Ids of the people who may talk to Clew without being paired."""
+    options: Mapping[str, str] = {}
+    """What else the package asks for."""
+
+
 class GatewaySettings(Section, frozen=True, kw_only=True):
     """Chat platforms (`clew serve`)."""
 
@@ -295,6 +305,7 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
     slack: SlackSettings = SlackSettings()
     matrix: MatrixSettings = MatrixSettings()
     email: EmailSettings = EmailSettings()
+    platforms: Mapping[str, OtherPlatformSettings] = {}
 
 
 class HttpSettings(Section, frozen=True, kw_only=True):
