@@ -207,7 +207,7 @@ class Wing:
             return  # the place has just gone on in another session: looked at again
         if fired is not None:
             self.channel.delivery.wake()
-            (await self.line(place, route, row.owner, session)).wake()
+            (await self.line(place, row.owner, session)).wake()
 
     @property
     def lease_seconds(self) -> float:
