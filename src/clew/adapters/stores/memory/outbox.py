@@ -7,7 +7,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from clew.adapters.stores.memory.state import State, StoredReply
-from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, SessionId
+from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import Backlog, InboxState, Undelivered, Waiting

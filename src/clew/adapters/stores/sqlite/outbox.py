@@ -8,9 +8,9 @@ import apsw
 
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
-from clew.adapters.stores.sqlite.people import identified
 from clew.adapters.stores.sqlite.open_session import refuse_absent
-from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, SessionId
+from clew.adapters.stores.sqlite.people import identified
+from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import Backlog, Undelivered, Waiting
