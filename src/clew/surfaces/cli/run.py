@@ -146,16 +146,6 @@ async def _chosen(services: Services, session: str | None, go_on: bool) -> Sessi
     return row.id
 
 
-async def _foreword(talk: Talk, printer: Printer) -> None:
-    """What a person should know before they read the answer: tools that are missing, a model that is only a demo."""
-    row = await talk.services.ledger.session(LOCAL, await talk.ensure_session())
-    choice = await talk.services.models.choose(row.model)
-    if choice.profile.is_demo:
-        printer.note("(A tiny demo model answers: real, and poor. `clew setup` sets a better one.)")
-    for problem in await talk.problems() if choice.profile.takes_tools else ():
-        printer.note(problem)
-
-
 def _note_replacement(said: str | bytes, printer: Printer) -> None:
     if isinstance(said, bytes):
         try:
@@ -262,6 +252,7 @@ async def _turn(talk: Talk, opening: Opening, interrupt: _Interrupt, printer: Pr
     outcome = turn if isinstance(turn, TurnOutcome) else await interrupt.finish(turn)
     printer.outcome(outcome)
     if outcome.status == TurnStatus.DONE:
+        await _say_what_it_lacked(talk, printer)
         await _answer_after(talk, printer)
     for approval in outcome.waiting_for:
         printer.note(
@@ -272,6 +263,16 @@ async def _turn(talk: Talk, opening: Opening, interrupt: _Interrupt, printer: Pr
     if outcome.cause is not None and debug_asked():
         traceback.print_exception(outcome.cause)
     return Exit.RESTART if isinstance(outcome.cause, Outdated) else EXIT_OF_STATUS[outcome.status]
+
+
+async def _say_what_it_lacked(talk: Talk, printer: Printer) -> None:
+    """What a person should know of the answer: the model is only a demo, tools were missing."""
+    row = await talk.services.ledger.session(LOCAL, await talk.ensure_session())
+    profile = (await talk.services.models.choose(row.model)).profile
+    if profile.is_demo:
+        printer.note("(A tiny demo model answers: real, and poor. `clew setup` sets a better one.)")
+    for problem in await talk.problems() if profile.takes_tools else ():
+        printer.note(problem)
 
 
 def debug_asked() -> bool:
