@@ -47,6 +47,8 @@ POLL_SECONDS: Final = 5.0
 """How often the outbox is looked at when nobody says that something was put there."""
 DRAINED_SECONDS: Final = 0.05
 """How often it is looked whether everything went out."""
+EVER: Final = 2**62
+"""A time that is never reached."""
 BACKOFF_SECONDS: Final = (1.0, 300.0)
 """The first pause after a message that did not go out, and the longest; it doubles."""
 ATTEMPTS_MAX: Final = 2
@@ -116,6 +118,8 @@ class Delivery:
         self._woken = asyncio.Event()
         self._under_way: dict[ConversationId, asyncio.Task[None]] = {}
         self._pauses: dict[ConversationId, float] = {}
+        self._ripe: set[ConversationId] = set()
+        """Places whose pause is over by the clock of the event loop, whatever the host's clock says."""
         self.moved = _not_followed
         """Called when a chat has another id. Returns the place's route there."""
         self.looked_at = -math.inf
@@ -130,7 +134,9 @@ class Delivery:
             while True:
                 self._woken.clear()
                 pause = POLL_SECONDS
-                due = await self._due()
+                due = [*await self._due()]
+                for conversation in tuple(self._ripe):
+                    due += await self._due(conversation)
                 self.looked_at = asyncio.get_running_loop().time()
                 for row in due:
                     route = self._ours(row)
@@ -156,7 +162,7 @@ class Delivery:
             await asyncio.sleep(DRAINED_SECONDS)
 
     async def _due(self, conversation: ConversationId | None = None) -> tuple[Undelivered, ...]:
-        now = self._clock.now_ms()
+        now = EVER if conversation in self._ripe else self._clock.now_ms()
         return await self._ledger.undelivered(self._platform.name, now, conversation=conversation)
 
     def _ours(self, row: Undelivered) -> Route | None:
@@ -185,6 +191,7 @@ class Delivery:
                     if not rows or not await self._one(rows[0], route):
                         return
         finally:
+            self._ripe.discard(conversation)
             del self._under_way[conversation]
             self.wake()  # for what was put there in this last moment
 
@@ -282,7 +289,11 @@ class Delivery:
         seconds = max(after, pause)
         await self._settle(row, state, next_at=self._clock.now_ms() + int(seconds * 1000))
         self._said(f"{why}; looked at again in {seconds:g} s", row)
-        asyncio.get_running_loop().call_later(seconds + 0.01, self.wake)
+        asyncio.get_running_loop().call_later(seconds + 0.01, self._ripen, row.conversation)
+
+    def _ripen(self, conversation: ConversationId) -> None:
+        self._ripe.add(conversation)
+        self.wake()
 
     async def _settle(
         self, row: Undelivered, state: str, shown: str | None = None, next_at: int | None = None

@@ -31,8 +31,10 @@ START_MS = 1_790_000_000_000
 class LoopClock(HandClock):
     """The wall clock of virtual time."""
 
+    off_ms = 0
+
     def now_ms(self) -> int:
-        return START_MS + int(asyncio.get_running_loop().time() * 1000)
+        return START_MS + self.off_ms + int(asyncio.get_running_loop().time() * 1000)
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()
@@ -53,13 +55,14 @@ def process(
     script: Callable[[ModelRequest], Step] = answer,
     gateway: GatewaySettings | None = None,
     takes_key: bool = False,
+    allow: tuple[str, ...] = PEOPLE,
     tools: Sequence[Tool] = (),
 ) -> tuple[World, Gateway]:
     world = World(MemoryLedger(disk), script, owner=owner, clock=LoopClock(), seed=len(dead), tools=tools)
     world.owners.dead |= set(dead)
     settings = Settings(gateway=gateway or GatewaySettings(drain_seconds=5))
     platform = FakePlatform(chats, takes_key=takes_key)
-    channel = open_channel(world.services, settings, platform, Path("/work"), frozenset(PEOPLE))
+    channel = open_channel(world.services, settings, platform, Path("/work"), frozenset(allow))
     return world, Gateway([channel])
 
 

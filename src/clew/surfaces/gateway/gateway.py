@@ -12,12 +12,13 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 import msgspec
 
 from clew.domain.conversation.ids import PrincipalId, SessionId
-from clew.domain.ledger.errors import HeadMoved, LedgerError, NotFound, Outdated
+from clew.domain.ledger.errors import HeadMoved, LedgerError, NotFound, Outdated, Refused
 from clew.domain.ledger.rows import JobRow
 from clew.domain.routing.routes import Route, moved, parse
 from clew.runtime.delivery import chat_of, raised_at
@@ -26,6 +27,7 @@ from clew.runtime.ports.platforms import NotSent, PlatformError, PlatformRefused
 from clew.runtime.reminders import Reminders
 from clew.runtime.sessions import Place
 from clew.runtime.talk import Talk
+from clew.runtime.turns.waiting import messages_among, unpack
 from clew.surfaces.gateway.access import Access
 from clew.surfaces.gateway.channel import LOG, Channel
 from clew.surfaces.gateway.health import Health
@@ -227,6 +229,7 @@ class Wing:
             if line is None:
                 continue
             if not self._began:
+                await self._turn_away(row.principal, row.session)
                 await self._reception.left_over(line)  # later on they are this process's own, and under way
             line.wake()
         for left in await ledger.unfinished():
@@ -235,6 +238,16 @@ class Wing:
                 if line is not None:
                     line.wake()
         self._began = True
+
+    async def _turn_away(self, who: PrincipalId, session: SessionId) -> None:
+        """In a shared place: takes back what waits of people who may not talk there any more."""
+        services = self.channel.services
+        for row in messages_among(await services.ledger.queued(who, session)):
+            speaker = unpack(row.body).speaker
+            if speaker is not None and not await self._access.may_still(speaker.who):
+                LOG.info("taken back: may not talk here any more", principal=speaker.who, session=session)
+                with suppress(Refused):  # somebody else was quicker
+                    await services.desk.cancel(who, session, row.id)
 
     async def _left_line(self, route_key: str, who: PrincipalId, session: SessionId) -> Line | None:
         route, platform = parse(route_key), self.channel.platform
