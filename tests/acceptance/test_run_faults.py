@@ -255,7 +255,7 @@ async def test_a_tree_of_many_retries_is_drawn(clew: CommandLine) -> None:
 async def test_tools_that_are_missing_are_said_beside_the_answer(clew: CommandLine) -> None:
     clew.home.mkdir(mode=0o700)
     (clew.home / "config.toml").write_text('[mcp.notes]\ncommand = "no-such-program"\n')
-    ran = await clew.run("run", "--json", "hi")
-    assert (ran.code, ran.json["text"]) == (0, "echo: hi")
+    ran = await clew.run("run", "hi")
+    assert (ran.code, ran.out) == (0, "echo: hi\n")
     assert "notes" in ran.err
     assert "no-such-program" in ran.err
