@@ -420,7 +420,7 @@ async def test_a_failing_beat_does_not_end_the_turn(disk: Disk) -> None:
             raise StoreUnusable("The disk is full; nothing was written.")
 
     ledger = NoBeats()
-    talk = World(ledger, [say("a", hold, "b")], settings=TurnSettings(lease_seconds=0.03)).talk()
+    talk = World(ledger, [say("a", hold, "b")], settings=TurnSettings(lease_seconds=1.5)).talk()
     assert (await exchange(talk, "hi")).text == "ab"
 
 
