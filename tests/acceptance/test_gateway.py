@@ -88,6 +88,25 @@ async def test_undo_retry_and_new_do_what_they_say(tmp_path: Path) -> None:
         assert len(served.asked()) == 5
 
 
+async def test_what_follows_a_reset_is_in_the_new_session(tmp_path: Path) -> None:
+    """Also when message, reset and message come in one batch, and after a kill: no turn is written to the session of yesterday."""
+    async with gateway(tmp_path / "home", ModelServer(echo)) as served:
+        ann = served.api.person(42, "Ann")
+        for text in ("old", "/reset", "new"):
+            served.api.say(ann, text, times=2)
+        await served.start()
+        await served.until(lambda: "echo: new" in served.api.shown(42))
+        served.api.say(ann, "and on")
+        await served.until(lambda: "echo: and on" in served.api.shown(42))
+        assert served.asked()[-1] == ["new", "echo: new", "and on"]
+        await served.kill()
+        await served.start()
+        served.api.say(ann, "still")
+        await served.until(lambda: "echo: still" in served.api.shown(42))
+        assert served.asked()[-1] == ["new", "echo: new", "and on", "echo: and on", "still"]
+        assert all(said == ["old"] for said in served.asked() if "old" in said)
+
+
 async def test_strangers_cost_nothing(tmp_path: Path) -> None:
     """Somebody unknown is told once what to do; no model is asked. With a code from `clew pair` they are known."""
     async with gateway(tmp_path / "home", ModelServer(echo)) as served:

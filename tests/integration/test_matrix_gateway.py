@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from clew.runtime.delivery import POSSIBLY_REPEATED
 from clew.testing.command_line import CommandLine
 from clew.testing.model_server import ModelServer, Served, echo
+from clew.testing.telegram import BotApi
 from tests.acceptance.serving import SECONDS_MAX, asked_of
 from tests.integration.homeserver import Homeserver, Proxy, Someone, relates
 
@@ -137,6 +139,56 @@ async def test_a_conversation_goes_on_after_a_kill(tmp_path: Path, homeserver: H
         ]  # fmt: skip
         assert await served.stop() == 0, served.log
         assert not any(word in served.log for word in ("story", "Once", bot.token)), served.log
+
+
+async def reached(api: BotApi, served: Serving, holds: Callable[[], bool]) -> None:
+    """Returns when it holds on Telegram; a gateway that never gets there fails the test with its log."""
+    try:
+        async with asyncio.timeout(SECONDS_MAX):
+            await api.until(holds)
+    except TimeoutError:
+        await served.kill()
+        raise AssertionError(f"it never came to that; {api.messages}\n{served.log}") from None
+
+
+async def test_one_process_talks_on_two_platforms_and_goes_on_after_a_kill(
+    tmp_path: Path, homeserver: Homeserver
+) -> None:
+    """Ann on Matrix and Cat on Telegram are both in the middle of an answer: neither loses a word, hears one twice, or hears
+    the other's."""
+    model = ModelServer([
+        Served(when="tale", deltas=("A ", "tale."), pause_after=1),
+        Served(when="song", deltas=("A ", "song."), pause_after=1),
+        Served(when="tale", text="A tale."),
+        Served(when="song", text="A song."),
+        Served(when="more", text="More of the tale."),
+        Served(when="louder", text="The song, louder."),
+    ])  # fmt: skip
+    async with BotApi() as api, serving(tmp_path / "home", homeserver, model) as served:
+        served.clew.environ |= {
+            "TELEGRAM_BOT_TOKEN": BotApi.TOKEN,
+            "CLEW__GATEWAY__TELEGRAM__BASE_URL": api.base_url,
+            "CLEW__GATEWAY__TELEGRAM__ALLOW": '["42"]',
+        }
+        ann, bot, cat = served.ann, served.bot, api.person(42, "Cat")
+        await served.start()
+        room = ann.room(bot, direct=True)
+        ann.say(room, "a tale")
+        await served.until(ann, lambda: len(ann.shown(room, bot)) == 1)  # the preview
+        api.say(cat, "a song", times=3)
+        await reached(api, served, lambda: len(api.shown(42)) == 1)
+        await served.kill()
+        ann.say(room, "more")
+        api.say(cat, "louder", times=3)
+        await served.start()
+        await served.shows(ann, room, "A tale.", "More of the tale.")
+        await reached(api, served, lambda: api.shown(42)[-1] == "The song, louder.")
+        # Killed before the id of a preview was on disk, it stands there, and the answer says what it is.
+        assert api.shown(42)[:-1] in (["A song."], ["A", f"{POSSIBLY_REPEATED}A song."])
+        asked = asked_of(model)
+        assert ["a tale", "A tale.", "more"] in asked
+        assert ["a song", "A song.", "louder"] in asked
+        assert not any("tale" in "".join(said) and "song" in "".join(said) for said in asked)
 
 
 async def test_rooms_and_threads_are_places(tmp_path: Path, homeserver: Homeserver) -> None:
