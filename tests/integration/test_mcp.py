@@ -263,14 +263,14 @@ async def test_closing_ends_a_server_and_what_it_started(own_session: bool) -> N
 
 async def test_cancelling_while_servers_start_leaves_none() -> None:
     """Wherever in the start it comes."""
-    before = children()
+    before = children()  # some may end meanwhile: what earlier tests started
     starting = asyncio.create_task(servers_of([over_pipes("deaf", "stubborn")]).__aenter__())
-    while children() == before:  # noqa: ASYNC110 - nobody tells when a process has started
+    while children() <= before:  # noqa: ASYNC110 - nobody tells when a process has started
         await asyncio.sleep(0)
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert children() == before
+    assert children() <= before
 
 
 KILLED = """

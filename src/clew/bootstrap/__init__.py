@@ -9,8 +9,6 @@ from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
 
-import msgspec
-
 from clew.config.home import Home, find_home
 from clew.config.load import load
 from clew.config.settings import ModelSettings, Settings
@@ -91,9 +89,8 @@ class Program:
     ) -> AsyncIterator[DetectedModels]:
         from clew.bootstrap.models import opened_models  # noqa: PLC0415  HTTP client
 
-        chosen = self.settings()
-        if settings is not None:
-            chosen = msgspec.structs.replace(chosen, model=settings)
+        # What setup tries stands by itself: it has to work also where the file is what is wrong.
+        chosen = Settings(model=settings) if settings is not None else self.settings()
         async with opened_models(chosen, self.home, {**self.environ, **(keys or {})}) as models:
             yield models
 

@@ -109,7 +109,7 @@ def test_a_plan_comes_down_to_the_target_where_a_cut_can(path: tuple[Message, ..
 
 
 def _is_legal(path: tuple[Message, ...], cut: int) -> bool:
-    said = [m for m in path if m.role == Role.USER]
+    said = [m for m in path if m.is_asked]
     stands = not said or said[-1] in standing(path, summary_of(path[cut - 1].head))
     return stands and all(one == other for one, other in sides_of_calls(path, cut)) and not waiting(path, cut)
 

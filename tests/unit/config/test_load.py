@@ -59,7 +59,7 @@ def another(path: SettingPath, leaf: Leaf) -> object:
     return 3 if hint.startswith("a whole") else 1.5 if hint.startswith("a number") else "some text"
 
 
-BY_NAME = {dotted(path): (path, leaf) for path, leaf in places() if path[0] not in {"mcp", "agents"}}
+BY_NAME = {dotted(path): (path, leaf) for path, leaf in places() if "NAME" not in path}
 
 
 def in_force(loaded: Loaded, key: str) -> object:
