@@ -20,6 +20,7 @@ from clew.runtime.ports.platforms import (
     PlatformRefused,
     Take,
     Traits,
+    take_in_order,
 )
 
 
@@ -114,9 +115,11 @@ class FakeChats:
     def unconfirmed(self) -> int:
         return len(self._unconfirmed)
 
-    async def next(self) -> Incoming:
+    async def next(self) -> list[Incoming]:
+        """What can be taken side by side, as platforms give it; what says that a chat has another id comes alone."""
         await self.until(lambda: bool(self._unconfirmed))
-        return self._unconfirmed[0]
+        moving = [at for at, one in enumerate(self._unconfirmed) if one.moved_from]
+        return self._unconfirmed[: max(moving[0], 1) if moving else None]
 
     def confirm(self, incoming: Incoming) -> None:
         self._unconfirmed.remove(incoming)
@@ -188,13 +191,14 @@ class FakePlatform:
 
     async def receive(self, take: Take) -> None:
         while True:
-            incoming = await self._chats.next()
+            together = await self._chats.next()
             if self._chats.refuses:
                 raise PlatformRefused(self._chats.refuses)
             if self._chats.breaks:
                 raise self._chats.breaks.pop(0)
-            await take(incoming)
-            self._chats.confirm(incoming)
+            await take_in_order(take, together)
+            for incoming in together:
+                self._chats.confirm(incoming)
 
     async def fetch(self, file: Attached) -> bytes:
         if file.reference not in self._chats.files:

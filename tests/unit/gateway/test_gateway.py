@@ -14,8 +14,9 @@ from clew.config.settings import GatewaySettings, Settings
 from clew.domain.conversation.ids import PrincipalId
 from clew.domain.conversation.messages import Role
 from clew.domain.models.request import ModelRequest, UserTurn
+from clew.domain.routing.routes import ChatKind, Route
 from clew.runtime.delivery import POSSIBLY_REPEATED
-from clew.runtime.ports.platforms import MaybeSent, NotSent
+from clew.runtime.ports.platforms import Incoming, MaybeSent, NotSent, take_in_order
 from clew.runtime.ports.tools import Tool
 from clew.surfaces.gateway.channel import open_channel
 from clew.surfaces.gateway.gateway import Gateway
@@ -158,6 +159,32 @@ def test_where_the_platform_takes_keys_no_preview_is_in_doubt(shows_more: bool) 
         assert chats.shown("ann") == ["re: a"]
 
     simulate(0, run())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_is_taken_behind_what_was_not(seed: int) -> None:
+    """Where the first message of Ann's is not taken, her second is not either, in whatever order things happen: both come again."""
+    taken: list[str] = []
+
+    async def take(incoming: Incoming) -> None:
+        await asyncio.sleep(0)
+        if incoming.key == "a1":
+            raise NotSent("The disk is full.")
+        taken.append(incoming.key)
+
+    def message(key: str, chat: str) -> Incoming:
+        where = Route(platform="fake", account="bot", chat=chat)
+        return Incoming(key=key, chat=where, kind=ChatKind.DM, sender=chat, text=key)
+
+    async def run() -> None:
+        sent = [message("a1", "ann"), message("b1", "ben"), message("a2", "ann"), message("b2", "ben")]
+        with pytest.raises(NotSent):
+            await take_in_order(take, sent)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert taken == ["b1", "b2"]
+
+    simulate(seed, run())
 
 
 @pytest.mark.parametrize("seed", range(60))

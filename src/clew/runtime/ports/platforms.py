@@ -10,7 +10,8 @@ PlatformError
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -109,6 +110,19 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 
 Take = Callable[[Incoming], Awaitable[None]]
 """Returns once the message is durable; only then may the platform be told that we have it."""
+
+
+async def take_in_order(take: Take, incoming: Iterable[Incoming]) -> None:
+    """Chats side by side, each in its order: behind what was not taken nothing of that chat is, and it comes again with it."""
+    chats: dict[Route, list[Incoming]] = {}
+    for message in incoming:
+        chats.setdefault(message.chat, []).append(message)
+
+    async def one_by_one(messages: Sequence[Incoming]) -> None:
+        for message in messages:
+            await take(message)
+
+    await asyncio.gather(*map(one_by_one, chats.values()))
 
 
 class Platform(Protocol):

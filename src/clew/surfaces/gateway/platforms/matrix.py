@@ -37,6 +37,7 @@ from clew.runtime.ports.platforms import (
     PlatformRefused,
     Take,
     Traits,
+    take_in_order,
 )
 from clew.surfaces.gateway.channel import LOG
 from clew.surfaces.gateway.markup import html_of
@@ -188,7 +189,7 @@ class Matrix:
                     found for event in events if (found := await self._read(room, event)) is not None
                 ]
             for at in range(0, len(incoming), PAGE):
-                await asyncio.gather(*map(take, incoming[at : at + PAGE]))
+                await take_in_order(take, incoming[at : at + PAGE])
             await self._accept()
             self._position = synced.next_batch
             if foreign:
@@ -276,9 +277,7 @@ class Matrix:
 
     async def _look_for_others(self, events: Sequence[Any]) -> None:
         """Answers a gateway that asks, and ends when another one took over: while we could not be reached, say."""
-        told = {
-            event.type: event.content for event in events if getattr(event, "type", None) in {OWNER, ASKING}
-        }
+        told = {e.type: e.content for e in events if getattr(e, "type", None) in {OWNER, ASKING}}
         # Asked for, because a sync may be the answer to an older request.
         if OWNER in told and (await self._kept(OWNER)).get("owner", self._me) != self._me:
             self._listens = False

@@ -57,6 +57,7 @@ from clew.runtime.ports.platforms import (
     PlatformRefused,
     Take,
     Traits,
+    take_in_order,
 )
 from clew.surfaces.gateway.channel import LOG
 from clew.surfaces.gateway.markup import Span, Style, marked
@@ -394,16 +395,16 @@ class Telegram:
 
 
 async def _taken(take: Take, incoming: Sequence[Incoming]) -> None:
-    """Side by side; but a chat has its new id only for what came after that was said."""
+    """Chats side by side; but one has its new id only for what came after that was said."""
     together: list[Incoming] = []
     for message in incoming:
         if message.moved_from:
-            await asyncio.gather(*map(take, together))
+            await take_in_order(take, together)
             together.clear()
             await take(message)
         else:
             together.append(message)
-    await asyncio.gather(*map(take, together))
+    await take_in_order(take, together)
 
 
 def _kind(message: Message) -> ChatKind:
