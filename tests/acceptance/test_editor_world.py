@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class Terminal:
                 os.killpg(self._of(params).pid, signal.SIGKILL)
                 return {}
             case "terminal/release":
-                if self._of(params).returncode is None:
+                with suppress(ProcessLookupError):  # it has ended
                     os.killpg(self._of(params).pid, signal.SIGKILL)
                 self.released.append(params["terminalId"])
                 return {}
@@ -151,6 +151,7 @@ async def test_commands_run_in_the_editors_terminals(tmp_path: Path) -> None:
             await editor.tell("session/cancel", sessionId=session)
             assert await editor.result(answer) == {"stopReason": "cancelled"}
             await until(lambda: not lives(int((tmp_path / "inner" / "pid").read_text())))
+            await until(lambda: len(terminal.released) == 3)
             loaded = [u for u in await editor.load(session) if u["sessionUpdate"] == "tool_call_update"]
             assert loaded[0]["rawOutput"]["text"].startswith("cat")
     assert [each["cwd"] for each in terminal.made] == [
@@ -158,7 +159,6 @@ async def test_commands_run_in_the_editors_terminals(tmp_path: Path) -> None:
         str(tmp_path / "inner"),
         str(tmp_path / "inner"),
     ]
-    assert len(terminal.released) == 3
 
 
 def servers(who: str, program: str = "") -> list[Frame]:

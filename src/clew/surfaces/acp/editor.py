@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -132,7 +133,12 @@ class EditorTerminals:
             env=[EnvVariable(name=name, value=value) for name, value in environ.items()],
             output_byte_limit=output_bytes,
         )  # fmt: skip
-        made = await _asked(self._peer, "terminal/create", wanted, CreateTerminalResponse)
+        creating = asyncio.create_task(_asked(self._peer, "terminal/create", wanted, CreateTerminalResponse))
+        try:
+            made = await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            self._keep(self._let_go(creating))  # the editor may have made it, and not said so yet
+            raise
         self._editor.shown_in[call] = made.terminal_id
         self._editor.update(self._session, shown_in_terminal(call, made.terminal_id))
         try:
@@ -160,10 +166,18 @@ class EditorTerminals:
 
     async def _release(self, terminal: str) -> None:
         """Ends what still runs in it. Done to the end, also when the call was cancelled."""
-        task = asyncio.create_task(self._released(terminal))
+        await asyncio.shield(self._keep(self._released(terminal)))
+
+    async def _let_go(self, creating: asyncio.Task[CreateTerminalResponse]) -> None:
+        with suppress(OSError):  # there is none to let go of
+            await self._released((await creating).terminal_id)
+
+    def _keep(self, ending: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Lets it come to its end beside whatever was cancelled."""
+        task = asyncio.create_task(ending)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
-        await asyncio.shield(task)
+        return task
 
     async def _released(self, terminal: str) -> None:
         named = TerminalOutputRequest(session_id=self._session, terminal_id=terminal)
