@@ -69,6 +69,15 @@ class Update(msgspec.Struct, frozen=True):
             return ""
 
 
+class _Question(msgspec.Struct):
+    message: str = ""
+
+
+class _CodexInput(msgspec.Struct):
+    id: str = ""
+    request: _Question = msgspec.field(default_factory=_Question)
+
+
 class AskedPermission(msgspec.Struct, frozen=True):
     """What the agent wants to do by itself, as it describes it."""
 
@@ -85,7 +94,17 @@ class AskedPermission(msgspec.Struct, frozen=True):
         """
         names = (f"mcp_{server}_{tool}", f"mcp__{server}__{tool}")
         ids = tuple(start for name in names for start in (f"{name}-", f"{name}__{name}_", f"synth_{name}_"))
-        return self.name in names or self.title in names or self.tool_call_id.startswith(ids)
+        named = self.name in names or self.title in names or self.tool_call_id.startswith(ids)
+        return named or self._is_asked_by_codex(server, tool)
+
+    def _is_asked_by_codex(self, server: str, tool: str) -> bool:
+        """codex-acp says it in its question alone; the id in it is one that no model can foretell."""
+        try:
+            given = msgspec.json.decode(self.raw_input, type=_CodexInput)
+        except msgspec.DecodeError:
+            return False
+        asked = f'Allow the {server} MCP server to run tool "{tool}"?'
+        return given.id == f"mcp_tool_call_approval_{self.tool_call_id}" and given.request.message == asked
 
 
 class SessionWatch(Protocol):
