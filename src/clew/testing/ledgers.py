@@ -320,7 +320,7 @@ def arriving(handle: Handle, conversation: ConversationId, key: str, **rest: Any
     return replace(item, **rest)
 
 
-def job(handle: Handle, conversation: ConversationId, key: str, **rest: Any) -> NewJob:
+def job(handle: Handle, conversation: ConversationId | None, key: str, **rest: Any) -> NewJob:
     """Work of Ann's that is due a second after the start."""
     new = NewJob(
         kind="test",

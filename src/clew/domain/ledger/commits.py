@@ -272,6 +272,18 @@ class Receive(msgspec.Struct, frozen=True, kw_only=True):
     at: int
 
 
+class NewJob(msgspec.Struct, frozen=True, kw_only=True):
+    """Work to be kept. The same (kind, key) is kept once."""
+
+    kind: str
+    key: str
+    owner: PrincipalId
+    session: SessionId
+    conversation: ConversationId | None = None
+    payload: str = ""
+    next_at: int
+
+
 class Commit(msgspec.Struct, frozen=True, kw_only=True):
     """One transaction on one session, and on a session it opens or a conversation it moves.
 
@@ -281,7 +293,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     too, and ends a turn that was left open, unless `set_turn` sets that turn running again. What was reserved for a turn that
     a commit ends becomes an estimate. `take` consumes rows of the inbox, `cancel` takes them back unread; Refused when one no longer
     waits. `cancel_queued` cancels whatever waits in the inbox for this session. `receives` puts
-    messages into the inbox that the commit itself sets free. `cut_reason` is noted with what a commit cancels too.
+    messages into the inbox that the commit itself sets free. `cut_reason` is noted with what a commit cancels too. `jobs` are
+    kept for later, those that are known already stay as they are.
     """
 
     session: SessionId
@@ -306,6 +319,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     take: tuple[InboxId, ...] = ()
     cancel: tuple[InboxId, ...] = ()
     receives: tuple[Receive, ...] = ()
+    jobs: tuple[NewJob, ...] = ()
     usage: tuple[AddUsage, ...] = ()
     reserve: Reserve | None = None
     blobs: tuple[NewBlob, ...] = ()
@@ -330,21 +344,12 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     duplicate: bool
 
 
-class NewJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Work to be kept. The same (kind, key) is kept once."""
-
-    kind: str
-    key: str
-    owner: PrincipalId
-    session: SessionId
-    conversation: ConversationId
-    payload: str
-    next_at: int
-
-
 class MoveJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job goes on from where it was read; its time only goes forwards. What it brings is received, and told, by the same
-    transaction, in the session that its place is in."""
+    """A job goes on from where it was read, and nobody is at it any more; its time only goes forwards. What it brings is
+    received, and told, by the same transaction, in the session that its place is in.
+
+    A job that was taken over meanwhile has one attempt more, so whoever lost it moves nothing.
+    """
 
     job: JobRow
     state: JobState

@@ -221,20 +221,26 @@ class JobState(StrEnum):
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     """Work that is to be done at a time, by whichever process is there. `session` is the one it was asked for in: it goes
-    with it. `conversation` and `route_key` are the place it is for."""
+    with it. `conversation` and `route_key` are the place it is for; None and empty for what is for none.
+
+    `lease_owner` is who is at it, `beat` grows while they live (as of a session's turn). `attempts` counts the times it was
+    taken, or came to nothing.
+    """
 
     id: JobId
     kind: str
     key: str
     owner: PrincipalId
     session: SessionId
-    conversation: ConversationId
+    conversation: ConversationId | None
     route_key: str
     payload: str
     state: JobState
     attempts: int
     next_at: int
     error: str | None
+    lease_owner: OwnerId | None = None
+    beat: int = 0
 
 
 class ReplyRow(msgspec.Struct, frozen=True, kw_only=True):

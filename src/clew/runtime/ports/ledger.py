@@ -216,6 +216,17 @@ class Ledger(Protocol):
         """
         ...
 
+    async def take_job(self, job: JobRow, owner: OwnerId) -> JobRow | None:
+        """The job is this process's from here on: one attempt more. None when it is no longer as it was read.
+
+        Whoever takes it from another has seen that one dead, or silent for a lease.
+        """
+        ...
+
+    async def beat_job(self, job: JobRow) -> bool:
+        """Shows others that whoever took it lives; False when it is theirs by now, or is over."""
+        ...
+
     async def move_job(self, move: MoveJob) -> bool:
         """A waiting job goes on, with what it brings. False when it is no longer as it was read: somebody was quicker.
 
@@ -392,9 +403,10 @@ class Ledger(Protocol):
         ...
 
     async def due_jobs(
-        self, kind: str, surface: str, at: int, *, owner: PrincipalId | None = None
+        self, kind: str, surface: str | None, at: int, *, owner: PrincipalId | None = None
     ) -> tuple[JobRow, ...]:
-        """Jobs for places of a surface whose time has come, the earliest hundred; everybody's, or one owner's.
+        """Jobs for places of a surface whose time has come, the earliest hundred; everybody's, or one owner's. None is for
+        those that are for no place.
 
         Asks nobody's permission: it is for the process that acts on behalf of the surface.
         """

@@ -1,4 +1,4 @@
-"""Whose is a session's turn, and does its owner live? Told by locks, and by this process's own clock; never by two clocks."""
+"""Whose is a session's turn, or a job, and does its owner live? Told by locks, and by this process's own clock; never by two clocks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 import msgspec
 
-from clew.domain.conversation.ids import OwnerId, SessionId
+from clew.domain.conversation.ids import JobId, OwnerId, SessionId
 from clew.runtime.ports.owners import Owners
 from clew.runtime.ports.world import Clock
 
@@ -35,9 +35,9 @@ class LeaseWatch:
         self._owners = owners
         self._clock = clock
         self._lease_seconds = lease_seconds
-        self._seen: dict[SessionId, _Seen] = {}
+        self._seen: dict[SessionId | JobId, _Seen] = {}
 
-    def look(self, session: SessionId, owner: OwnerId | None, epoch: int, beat: int) -> Holder:
+    def look(self, session: SessionId | JobId, owner: OwnerId | None, epoch: int, beat: int) -> Holder:
         """A living owner is silent once the same beat was seen for a lease; so nobody is at the first look.
 
         Beats are counted anew by each claim, which the epoch tells apart.

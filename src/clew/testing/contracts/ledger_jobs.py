@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from clew.domain.conversation.ids import SessionId
-from clew.domain.ledger.commits import AddReply, MoveJob, PointConversation, Receive
+from clew.domain.conversation.ids import OwnerId, SessionId
+from clew.domain.ledger.commits import AddReply, MoveJob, Note, PointConversation, Receive
 from clew.domain.ledger.errors import HeadMoved, NotFound, Refused
-from clew.domain.ledger.rows import JobRow, JobState
+from clew.domain.ledger.rows import JobRow, JobState, OpKind
 from clew.runtime.ports.ledger import Ledger
 from clew.testing.contracts.ledger_case import LedgerCase, Reopen
-from clew.testing.ledgers import ANN, BOB, START_MS, begin, job, place, session_id
+from clew.testing.ledgers import ANN, BOB, START_MS, begin, do, job, place, session_id
 
 DUE = START_MS + 1000
+ONE, TWO = OwnerId("one"), OwnerId("two")
 
 
 def done(row: JobRow) -> MoveJob:
@@ -22,6 +23,7 @@ def done(row: JobRow) -> MoveJob:
 
 def brings(row: JobRow, key: str = "fired", session: SessionId | None = None) -> MoveJob:
     """The job is done, and an event and a notice come of it."""
+    assert row.conversation is not None, "what a job brings is for a place"
     event = Receive(
         account="telegram", external_key=key, conversation=row.conversation, session=session or row.session,
         principal=row.owner, kind="wake", body="tea", at=DUE,
@@ -99,6 +101,51 @@ class JobContract(LedgerCase):
         assert await ledger.move_job(failed)
         assert not await ledger.move_job(replace(done(row), state=JobState.QUEUED))
         assert not await ledger.move_job(replace(failed, job=replace(row, attempts=3, state=JobState.FAILED)))
+
+    async def test_a_job_is_taken_by_one(self, ledger: Ledger, reopen: Reopen) -> None:
+        """Of two that read the same row one takes it, and counts an attempt; it may be for no place, and is still due."""
+        handle = await begin(ledger)
+        row = await ledger.add_job(job(handle, None, "a"), most=9)
+        assert (row.conversation, row.route_key, row.lease_owner) == (None, "", None)
+        taken = await ledger.take_job(row, ONE)
+        assert taken is not None
+        assert (taken.lease_owner, taken.attempts) == (ONE, 1)
+        assert await ledger.take_job(row, TWO) is None
+        assert await (await reopen()).due_jobs("test", None, DUE) == (taken,)
+        assert not await ledger.move_job(done(row))
+        assert await ledger.move_job(done(taken))
+        assert not await ledger.beat_job(taken)
+        assert await ledger.take_job(taken, ONE) is None
+
+    async def test_whoever_lost_a_job_moves_nothing(self, ledger: Ledger) -> None:
+        """A beat shows life and is what a second look compares; after it was taken over, neither beat nor end passes."""
+        handle = await begin(ledger)
+        row = await ledger.take_job(await ledger.add_job(job(handle, None, "a"), most=9), ONE)
+        assert row is not None
+        assert await ledger.beat_job(row)
+        assert await ledger.take_job(row, TWO) is None
+        (beaten,) = await ledger.due_jobs("test", None, DUE)
+        over = await ledger.take_job(beaten, TWO)
+        assert over is not None
+        assert over.attempts == 2
+        assert not await ledger.beat_job(row)
+        assert not await ledger.move_job(done(row))
+        back = replace(done(over), state=JobState.QUEUED, attempts=1, next_at=DUE + 5)
+        assert await ledger.move_job(back)
+        (waiting,) = await ledger.due_jobs("test", None, DUE + 5)
+        assert (waiting.lease_owner, waiting.attempts) == (None, 1)
+
+    async def test_a_commit_keeps_jobs(self, ledger: Ledger) -> None:
+        """With whatever else it does or not at all; a key that is known stays as it is."""
+        handle = await begin(ledger)
+        stays = job(handle, None, "a")
+        leave, again = Note(kind=OpKind.LEAVE), job(handle, None, "a", payload="other")
+        moved = await do(ledger, handle, op=leave, jobs=(stays,))
+        await do(ledger, moved, op=leave, jobs=(again, job(handle, None, "b")))
+        with pytest.raises(HeadMoved):
+            await do(ledger, handle, op=leave, jobs=(job(handle, None, "c"),))
+        found = await ledger.due_jobs("test", None, DUE)
+        assert [(row.key, row.payload) for row in found] == [("a", stays.payload), ("b", "payload of b")]
 
     async def test_what_it_brings_is_for_the_session_its_place_is_in(self, ledger: Ledger) -> None:
         """When the place went on in another session meanwhile, nothing is moved: whoever fires it looks again."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import asdict, replace
 
+from clew.adapters.stores.memory.jobs import keep_job
 from clew.adapters.stores.memory.opening import open_session, point, write_op
 from clew.adapters.stores.memory.ops import aim, write_messages
 from clew.adapters.stores.memory.small_writes import receive
@@ -35,6 +36,8 @@ def commit(state: State, work: Commit) -> Committed:
         _patch(state, work, work.patch)
     for item in work.receives:
         receive(state, item)
+    for job in work.jobs:
+        keep_job(state, job)
     opened = open_session(state, work.opens, work.actor, work.at) if work.opens else None
     if work.conversation is not None:
         point(state, work.conversation)

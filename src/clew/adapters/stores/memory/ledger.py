@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from clew.adapters.stores.memory import outbox, reads, small_writes
 from clew.adapters.stores.memory import people as who
 from clew.adapters.stores.memory.commit import commit
-from clew.adapters.stores.memory.jobs import add_job, due_jobs, jobs, move_job
+from clew.adapters.stores.memory.jobs import add_job, beat_job, due_jobs, jobs, move_job, take_job
 from clew.adapters.stores.memory.opening import open_session, point
 from clew.adapters.stores.memory.purge import forget
 from clew.adapters.stores.memory.search import search
@@ -105,6 +105,8 @@ class MemoryLedger(Ledger):
     end_compaction = _written(small_writes.end_compaction)
     add_job = _written(add_job)
     move_job = _written(move_job)
+    take_job = _written(take_job)
+    beat_job = _written(beat_job)
     forget = _written(forget)
 
     # -- reading ---------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from clew.adapters.stores.sqlite.connection import fetch
+from clew.adapters.stores.sqlite.jobs import keep_job
 from clew.adapters.stores.sqlite.open_session import open_session, point_conversation, store_prefix, write_op
 from clew.adapters.stores.sqlite.paths import in_tree, normalised, on_path, summary_on_path
 from clew.adapters.stores.sqlite.small_writes import receive
@@ -86,6 +87,8 @@ def commit(db: apsw.Connection, work: Commit) -> Committed:
         _patch(db, work.session, work.patch)
     for item in work.receives:
         receive(db, item)
+    for job in work.jobs:
+        keep_job(db, job)
     opened = open_session(db, work.opens, work.actor, work.at) if work.opens else None
     if work.conversation is not None:
         point_conversation(db, work.conversation)

@@ -14,7 +14,7 @@ from clew.adapters.stores.sqlite import outbox, read, small_writes
 from clew.adapters.stores.sqlite import people as who
 from clew.adapters.stores.sqlite.commit import commit, committed_before
 from clew.adapters.stores.sqlite.in_use import InUse
-from clew.adapters.stores.sqlite.jobs import add_job, due_jobs, job_before, jobs, move_job
+from clew.adapters.stores.sqlite.jobs import add_job, beat_job, due_jobs, job_before, jobs, move_job, take_job
 from clew.adapters.stores.sqlite.migrate import open_file
 from clew.adapters.stores.sqlite.open_session import open_session, opened_before, point_conversation
 from clew.adapters.stores.sqlite.purge import Purger
@@ -149,6 +149,8 @@ class SqliteLedger:
     lease_compaction = _written(small_writes.lease_compaction)
     end_compaction = _written(small_writes.end_compaction)
     move_job = _written(move_job)
+    take_job = _written(take_job)
+    beat_job = _written(beat_job)
 
     async def add_job(self, job: NewJob, *, most: int) -> JobRow:
         read_back = partial(job_before, job=job)
