@@ -279,7 +279,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--fail", action="store_true", help="end at once, with a sentence")
     for flag in ("never-initialize", "sign-in", "stubborn", "noise"):
         parser.add_argument(f"--{flag}", action="store_true")
+    parser.add_argument(
+        "--fail-once", default="", metavar="FILE", help="the same, where that is not there yet"
+    )
     options = parser.parse_args(arguments)
+    if options.fail_once and not Path(options.fail_once).exists():
+        Path(options.fail_once).touch()
+        options.fail = True
     if options.fail:
         sys.exit("cannot start: the moon is wrong")
     asyncio.run(serve(options))

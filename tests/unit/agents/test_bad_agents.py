@@ -18,6 +18,7 @@ import pytest
 from clew.adapters.agents.actions import GRANTED
 from clew.adapters.agents.agents import AgentOptions, Agents
 from clew.adapters.agents.client import AgentLimits
+from clew.adapters.agents.pool import PoolLimits
 from clew.adapters.agents.programs import AgentProgram
 from clew.adapters.agents.timing import Breakdown
 from clew.adapters.processes.tree import find
@@ -48,7 +49,11 @@ class Log:
         return [int(pid) for said, pid, _ in lines if said == what]
 
     def living(self) -> int:
+        """With all that they started."""
         return len(find(frozenset(self.pids()), frozenset()))
+
+    def alive(self) -> list[bool]:
+        return [len(find(frozenset([pid]), frozenset())) > 0 for pid in self.pids()]
 
 
 @pytest.fixture
@@ -57,7 +62,17 @@ def log(tmp_path: Path) -> Log:
 
 
 @pytest.fixture
-async def make(tmp_path: Path, log: Log) -> AsyncIterator[Make]:
+def told() -> list[Breakdown]:
+    return []
+
+
+@pytest.fixture
+def warned() -> list[str]:
+    return []
+
+
+@pytest.fixture
+async def make(tmp_path: Path, log: Log, told: list[Breakdown], warned: list[str]) -> AsyncIterator[Make]:
     """Makes agents that misbehave by these options; closes them, and sees that no process is left."""
     made: list[Agents] = []
 
@@ -66,6 +81,7 @@ async def make(tmp_path: Path, log: Log) -> AsyncIterator[Make]:
         pooled: bool = True,
         seconds: float = 20.0,
         characters_max: int = 1_000_000,
+        pool: PoolLimits = PoolLimits(),  # noqa: B008 - frozen
         **changes: object,
     ) -> Agents:
         program = AgentProgram(
@@ -80,6 +96,7 @@ async def make(tmp_path: Path, log: Log) -> AsyncIterator[Make]:
                 programs={"subject": program},
                 pooled=pooled,
                 limits=AgentLimits(initialize_seconds=seconds),
+                pool=pool,
                 characters_max=characters_max,
             ),
             {**os.environ, "GIVEN": "as it is"},
@@ -90,8 +107,6 @@ async def make(tmp_path: Path, log: Log) -> AsyncIterator[Make]:
         made.append(agents)
         return agents
 
-    told: list[Breakdown] = []
-    warned: list[str] = []
     yield make
     for agents in made:
         await agents.close()
@@ -136,12 +151,14 @@ async def test_a_program_that_ends_at_once(make: Make, tmp_path: Path) -> None:
     )
 
 
-async def test_an_agent_of_another_version(make: Make, tmp_path: Path) -> None:
-    """Too old or too new: both numbers are said."""
-    said = await failing(make("--version", "7"), tmp_path)
+@pytest.mark.parametrize("version", ["0", "7"])
+async def test_an_agent_of_another_version(make: Make, tmp_path: Path, log: Log, version: str) -> None:
+    """Too old or too new: both numbers are said, and it is not started a second time."""
+    said = await failing(make("--version", version), tmp_path)
     assert said == (
-        "The agent subject did not start: it speaks version 7 of the protocol, and Clew speaks 1."
+        f"The agent subject did not start: it speaks version {version} of the protocol, and Clew speaks 1."
     )
+    assert log.alive() == [False]
 
 
 async def test_an_agent_that_is_not_signed_in(make: Make, tmp_path: Path) -> None:
@@ -293,3 +310,38 @@ async def test_first_uses_at_once_start_one_process(make: Make, tmp_path: Path, 
     assert [answer.strip() for answer in answers] == [f"echo: word{n}" for n in range(8)]
     assert len(log.pids()) == 1
     assert len(log.pids("session")) == 8
+
+
+async def test_a_full_pool(
+    make: Make, tmp_path: Path, log: Log, told: list[Breakdown], warned: list[str]
+) -> None:
+    """Where every process is in use a turn has one of its own, which ends with it; that is said with its reason."""
+    (tmp_path / "other").mkdir()
+    agents = make(pool=PoolLimits(processes_max=1))
+    one, two = Conversation(agents, "one", tmp_path), Conversation(agents, "two", tmp_path / "other")
+    await one.say("hello")
+    for turn in (1, 2):
+        assert "two noted" in await two.say('CALL note {"text":"a"}')
+        assert log.alive() == [True, *[False] * turn]
+    assert (await one.say("again")).strip() == "echo: again"
+    assert [each.transport for each in told] == ["pool", "spawn", "spawn", "pool"]
+    assert (told[1].spawn > 0, told[3].spawn) == (True, 0)
+    assert len(warned) == 2
+    assert set(warned) == {
+        "The pool gave no agent, so this turn starts its own: no more than 1 may run at once, and all are in use."
+    }
+
+
+async def test_a_pool_whose_start_failed(
+    make: Make, tmp_path: Path, log: Log, told: list[Breakdown], warned: list[str]
+) -> None:
+    """A turn whose start failed in the pool goes on with a process of its own; the next is the pool's again."""
+    one = Conversation(make("--fail-once", str(tmp_path / "failed")), "one", tmp_path)
+    assert (await one.say("hello")).strip() == "echo: hello"
+    assert (await one.say("again")).strip() == "echo: again"
+    assert log.alive() == [False, True]
+    assert [each.transport for each in told] == ["spawn", "pool"]
+    assert [sentence.partition(": ")[0] for sentence in warned] == [
+        "The pool gave no agent, so this turn starts its own"
+    ]
+    assert "the moon is wrong" in warned[0]

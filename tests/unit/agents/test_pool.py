@@ -184,3 +184,12 @@ async def test_an_idle_process_makes_room(starts: Starts) -> None:
     with pytest.raises(AgentUnavailable, match="all are in use"):
         await pool.get(KEY._replace(model="fourth"))
     await pool.close()
+
+
+def test_another_loop_is_refused(starts: Starts) -> None:
+    """A pool serves the loop that it was first used in, and no other gets hold of its processes."""
+    pool = AgentPool(starts)
+    asyncio.run(pool.get(KEY))
+    with pytest.raises(RuntimeError, match="one event loop"):
+        asyncio.run(pool.get(KEY))
+    assert len(starts.asked) == 1

@@ -2,7 +2,10 @@
 
 Nobody who is lent an agent ends it: the pool alone does, when it closes, when a process has died, or when one has served
 its time and the last who had it gave it back. Whoever asks while one is being started waits for that same start; a start
-that failed leaves nothing behind, and the next who asks begins another. The pool belongs to one event loop.
+that failed leaves nothing behind, and the next who asks begins another.
+
+A pool belongs to the event loop it was first used in, and refuses any other: Clew has one (docs/decisions/0014), so there is
+no lock here, and between two awaits nobody else is at work.
 """
 
 from __future__ import annotations
@@ -89,9 +92,14 @@ class AgentPool(Generic[A]):
         """Those in `_slots`, and the retired that somebody still has."""
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def get(self, key: AgentKey) -> Lease[A]:
         """Lends a ready agent. Raises AgentError: what kept this start from succeeding, PoolClosed after `close`."""
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise RuntimeError("An agent pool belongs to one event loop.")
         if self._is_closed:
             raise PoolClosed(CLOSED)
         slot = self._usable(key)
@@ -130,7 +138,7 @@ class AgentPool(Generic[A]):
             )
             if idle is None:
                 most = self._limits.processes_max
-                raise AgentUnavailable(f"{most} agents are running, and all are in use.")
+                raise AgentUnavailable(f"no more than {most} may run at once, and all are in use.")
             self._retire(idle)
         spawning = asyncio.ensure_future(self._spawn(key))
         slot = _Slot(key, spawning)
