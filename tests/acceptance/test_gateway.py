@@ -202,6 +202,8 @@ async def test_a_shared_group_is_one_talk(tmp_path: Path) -> None:
         served.api.say(ben, "/approve@clew_bot")
         await served.until(lambda: "the tool said" in served.api.shown(-1001)[-1])
         assert effect.read_text() == "once\nonce\n"
+        served.api.say(ann, "/title@clew_bot ours")  # its answer comes behind what may still be a preview
+        await served.until(lambda: "ours" in served.api.shown(-1001)[-1])
         ann = served.api.migrate(ann, -1009)
         served.api.say(ann, "@clew_bot still there?")
         await served.shows(-1009, "echo: @clew_bot still there?")

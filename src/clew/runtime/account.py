@@ -16,6 +16,7 @@ from clew.domain.ledger.rows import (
     InboxRow,
     InboxState,
     OpKind,
+    ReplyRow,
     TurnRow,
 )
 from clew.runtime.ports.ledger import Ledger
@@ -24,6 +25,8 @@ from clew.runtime.turns.waiting import EVENTS, BusyMode, unpack
 WORDS_MAX: Final = 50
 REASON_MAX: Final = 100
 OPS_LOOKED_AT: Final = 200
+ACCESS: Final = "access"
+"""Why a turn was ended, or a message taken back: whoever sent it may not talk to Clew any more."""
 
 
 def second(at: int) -> str:
@@ -73,6 +76,8 @@ class Account:
                 return self._taken(row)
             case _:
                 by = f" by /{row.settled_by}" if row.settled_by else ""
+                if row.settled_by == ACCESS:
+                    by = ", whoever sent it may not talk to Clew any more,"
                 at = f" at {second(row.settled_at)}" if row.settled_at is not None else ""
                 return f"{row.state}{by}{at}"
 
@@ -95,6 +100,14 @@ class Account:
             how = f"{'told to' if row.kind in EVENTS else 'opened'} turn {row.turn}{at}"
         turn = self._turns.get(row.turn)
         return how if turn is None else f"{how} ({turn.state})"
+
+    @staticmethod
+    def undelivered(replies: Sequence[ReplyRow]) -> list[str]:
+        """What was not delivered and never will be, a line each."""
+        failed = [row for row in replies if row.state == "failed" and row.reason]
+        return [
+            f"{row.kind} of turn {row.turn} to {row.surface} not delivered: {row.reason}" for row in failed
+        ]
 
     # -- turns ---------------------------------------------------------------------------------------------------
     def turn(self, turn: TurnRow) -> list[str]:

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from clew.domain.conversation.ids import ConversationId
+from clew.domain.conversation.ids import ConversationId, SessionId
 from clew.domain.ledger.errors import LedgerError, NotFound, Refused
 from clew.domain.ledger.rows import Undelivered
 from clew.domain.routing.routes import Route, parse
@@ -122,6 +122,8 @@ class Delivery:
         """Places whose pause is over by the clock of the event loop, whatever the host's clock says."""
         self.moved = _not_followed
         """Called when a chat has another id. Returns the place's route there."""
+        self.refusal = _to_nobody
+        """Says why nothing of a session may be said in a place; None where it may."""
         self.looked_at = -math.inf
         """When the outbox was last looked at, by the clock of the event loop."""
 
@@ -201,9 +203,9 @@ class Delivery:
         doubtful = row.state != "pending" or row.attempts > 0 or row.may_be_shown
         shows_twice = doubtful and edits is None and not self._platform.traits.takes_key
         if shows_twice and row.attempts >= ATTEMPTS_MAX:
-            await self._settle(row, "failed")
-            self._said("twice nobody knew whether it arrived", row)
-            return True
+            return await self._failed(row, "twice nobody knew whether it arrived")
+        if (why := await self.refusal(route, row.session)) is not None:
+            return await self._failed(row, why)
         if not await self._ledger.take_reply(row, self._owners.me):
             return True  # somebody else was quicker: look again
         is_file = row.key.startswith(FILE_KEY)
@@ -237,9 +239,7 @@ class Delivery:
             await self._put_off(row, "pending", 0.0, f"it did not go out: {error}")
             return False
         except (NeverSent, ChatMoved) as error:
-            await self._settle(row, "failed")
-            self._said(str(error), row)
-            return True
+            return await self._failed(row, str(error))
         self._pauses.pop(row.conversation, None)
         await self._settle(row, "sent", shown)
         self._sent(row, shown)
@@ -295,15 +295,31 @@ class Delivery:
         self._ripe.add(conversation)
         self.wake()
 
+    async def _failed(self, row: Undelivered, why: str) -> bool:
+        """It is never sent; what comes behind it is."""
+        await self._settle(row, "failed", reason=why)
+        self._said(why, row)
+        return True
+
     async def _settle(
-        self, row: Undelivered, state: str, shown: str | None = None, next_at: int | None = None
+        self,
+        row: Undelivered,
+        state: str,
+        shown: str | None = None,
+        *,
+        next_at: int | None = None,
+        reason: str | None = None,
     ) -> None:
         with suppress(NotFound, Refused):  # its session was deleted meanwhile, or somebody else has told it
-            await self._ledger.settle_reply(row.id, state, shown, next_at=next_at)
+            await self._ledger.settle_reply(row.id, state, shown, reason, next_at=next_at)
 
 
 async def _not_followed(route: Route, to: str) -> Route:
     raise NeverSent(f"the chat {route.chat} is {to} by now")
+
+
+async def _to_nobody(route: Route, session: SessionId) -> str | None:
+    return "nobody has said who may be told"
 
 
 def buttons_of(row: Undelivered) -> tuple[Button, ...]:

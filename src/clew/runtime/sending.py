@@ -106,13 +106,23 @@ class Sender:
         )
 
     async def receive(
-        self, session: SessionId, kind: str, body: QueuedMessage, key: str | None = None
+        self,
+        session: SessionId,
+        kind: str,
+        body: QueuedMessage,
+        key: str | None = None,
+        sent_by: str | None = None,
     ) -> Received:
-        """Puts something into the inbox; the same key is taken once."""
-        return await self._ledger.receive(await self._receiving(session, kind, body, key))
+        """Puts something into the inbox; the same key is taken once. `sent_by` is the account on a chat platform."""
+        return await self._ledger.receive(await self._receiving(session, kind, body, key, sent_by))
 
     async def _receiving(
-        self, session: SessionId, kind: str, body: QueuedMessage, key: str | None = None
+        self,
+        session: SessionId,
+        kind: str,
+        body: QueuedMessage,
+        key: str | None = None,
+        sent_by: str | None = None,
     ) -> Receive:
         return Receive(
             account=self._place.surface,
@@ -123,6 +133,7 @@ class Sender:
             kind=kind,
             body=written(body),
             at=self._clock.now_ms(),
+            sent_by=sent_by,
         )
 
     async def again(self, session: SessionId, joined: Sequence[Message]) -> tuple[Receive, ...]:

@@ -150,12 +150,15 @@ class SessionDesk:
 
         await self._decided(decide)
 
-    async def cancel(self, principal: PrincipalId, session: SessionId, received: InboxId) -> None:
+    async def cancel(
+        self, principal: PrincipalId, session: SessionId, received: InboxId, reason: str = ""
+    ) -> None:
         """What was received is taken back. Raises Refused when it no longer waits, NotFound without the session."""
 
         async def decide() -> None:
             row = await self.ledger.session(principal, session)
-            await self.ledger.commit(msgspec.structs.replace(self._work(row, principal), cancel=(received,)))
+            work = self._work(row, principal, cut_reason=reason)
+            await self.ledger.commit(msgspec.structs.replace(work, cancel=(received,)))
 
         await self._decided(decide)
 
@@ -400,7 +403,9 @@ class SessionDesk:
 
         return await self._decided(decide)
 
-    async def stop(self, principal: PrincipalId, session: SessionId, only: int | None = None) -> bool:
+    async def stop(
+        self, principal: PrincipalId, session: SessionId, only: int | None = None, reason: str = STOPPED
+    ) -> bool:
         """Ends a running turn (or `only` that one) from outside; False when it does not run."""
 
         async def decide() -> bool:
@@ -410,7 +415,7 @@ class SessionDesk:
                 return False
             if only is not None and turn.turn != only:
                 return False
-            work = self._work(row, principal, Note(kind=OpKind.STOP), cut_reason=STOPPED)
+            work = self._work(row, principal, Note(kind=OpKind.STOP), cut_reason=reason)
             await self.ledger.commit(msgspec.structs.replace(work, cut=True))
             return True
 

@@ -9,7 +9,10 @@ import pytest
 
 from clew.adapters.stores.memory import Disk
 from clew.config.settings import GatewaySettings
-from clew.domain.routing.routes import ChatKind
+from clew.domain.conversation.ids import PrincipalId
+from clew.domain.models.request import ModelRequest
+from clew.domain.routing.routes import ChatKind, group_principal
+from clew.runtime.delivery import POLL_SECONDS
 from clew.runtime.ports.platforms import NotSent
 from clew.surfaces.gateway.platforms.telegram import Telegram
 from clew.testing.contracts.platforms import received
@@ -17,7 +20,8 @@ from clew.testing.fake_platform import FakeChats
 from clew.testing.scripted_model import Hold, Step
 from clew.testing.telegram import BotApi
 from clew.testing.virtual_time import Program, simulate
-from tests.unit.gateway.test_gateway import LoopClock, process
+from clew.testing.world import command
+from tests.unit.gateway.test_gateway import LoopClock, answer, first_reply_is, process
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -52,6 +56,50 @@ def test_who_is_taken_off_the_list_before_a_recovery_is_not_answered(shared: boo
         assert chats.shown("ann") == []
 
     simulate(0, run())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_who_is_taken_off_the_list_is_told_nothing_that_waits(
+    shared: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An answer in the outbox is not sent to them, which is said where it is looked for, and once in the log; a group is
+    told its own. The turn that they began ends, and asks no model."""
+
+    async def run() -> None:
+        disk, chats, held = Disk(), FakeChats(), Hold()
+        settings = GatewaySettings(group_sessions_per_user=not shared, drain_seconds=5)
+        where, chat = (ChatKind.GROUP, "g") if shared else (ChatKind.DM, "ann")
+
+        def script(request: ModelRequest) -> Step:
+            return Step(deltas=(held,)) if "more" in str(request.messages) else answer(request)
+
+        world, first = process(disk, chats, "one", script=script, gateway=settings)
+        program = Program()
+        program.start(first.run())
+        chats.failing.append(NotSent("Too Many Requests", 3600))
+        await chats.say("ann", "done", chat=chat, kind=where, addressed=True)
+        await first_reply_is(world, "pending")
+        await chats.say("ann", "more", chat=chat, kind=where, addressed=True)
+        await held.reached()
+        program.kill()
+        world, second = process(disk, chats, "two", ("one",), gateway=settings, allow=("ben",))
+        serving = asyncio.create_task(second.run())
+        await first_reply_is(world, None)
+        await asyncio.sleep(3 * POLL_SECONDS)
+        second.stop()
+        await serving
+        assert chats.shown(chat) == (["re: done"] if shared else [])
+        assert world.model.sent == []
+        who = group_principal("fake/bot/c:g") if shared else PrincipalId("fake:ann")
+        (row,) = await world.ledger.sessions(who)
+        why = await command(world.talk(row.id, who), "/why")
+        assert "turn 2: interrupted (access)" in why
+        assert ("reply of turn 1 to fake not delivered: whoever talked there may not talk" in why) != shared
+
+    simulate(0, run())
+    log = capsys.readouterr().out
+    assert log.count("not delivered") == (1 if shared else 2)
+    assert log.count("may not talk here any more") == 1
 
 
 @pytest.mark.parametrize("hours", [-1, 1])

@@ -15,7 +15,7 @@ from clew.testing.fake_platform import FakeChats
 from clew.testing.scripted_model import Step, ask, say
 from clew.testing.virtual_time import Program, simulate
 from clew.testing.world import RecordingTool
-from tests.unit.gateway.test_gateway import process
+from tests.unit.gateway.test_gateway import first_reply_is, process
 
 
 async def picture(_: JsonObject, __: ToolContext) -> ToolResult:
@@ -63,11 +63,12 @@ def test_a_file_that_waits_when_we_are_killed_is_sent_by_the_next_process() -> N
         disk, chats, tools = Disk(), FakeChats(), [RecordingTool("paint", answer=picture)]
         chats.fails_files = [NotSent("no network", 600)]
         steps = iter(script())
-        _, gateway = process(disk, chats, "one", script=lambda _: next(steps), tools=tools)
+        world, gateway = process(disk, chats, "one", script=lambda _: next(steps), tools=tools)
         program = Program()
         program.start(gateway.run())
         await chats.say("ann", "draw")
         await chats.until(lambda: not chats.fails_files)
+        await first_reply_is(world, "pending")
         program.kill()
         _, second = process(disk, chats, "two", ("one",), script=lambda _: say("Nice?"))
         serving = asyncio.create_task(second.run())

@@ -15,7 +15,7 @@ from clew.domain.conversation.ids import PrincipalId
 from clew.domain.conversation.messages import Role
 from clew.domain.models.request import ModelRequest, UserTurn
 from clew.domain.routing.routes import ChatKind, Route
-from clew.runtime.delivery import POSSIBLY_REPEATED
+from clew.runtime.delivery import EVER, POLL_SECONDS, POSSIBLY_REPEATED
 from clew.runtime.ports.platforms import Incoming, MaybeSent, NotSent, take_in_order
 from clew.runtime.ports.tools import Tool
 from clew.surfaces.gateway.channel import open_channel
@@ -65,6 +65,13 @@ def process(
     platform = FakePlatform(chats, takes_key=takes_key)
     channel = open_channel(world.services, settings, platform, Path("/work"), frozenset(allow))
     return world, Gateway([channel])
+
+
+async def first_reply_is(world: World, state: str | None) -> None:
+    """Returns when the first reply that is not settled is in this state; None for when there is none."""
+    wanted = [] if state is None else [state]
+    while [row.state for row in await world.ledger.undelivered("fake", EVER)][:1] != wanted:  # noqa: ASYNC110 - the ledger sets no event
+        await asyncio.sleep(POLL_SECONDS)  # of virtual time
 
 
 async def said(world: World, person: str) -> list[str]:

@@ -317,6 +317,7 @@ ATTACKS: Final = tuple(
         ("a taken message is taken at another time", "UPDATE inbox SET settled_at = 7 WHERE state = 'consumed'"),
         ("a message is taken under an old epoch", "UPDATE inbox SET state = 'consumed', epoch = 1 WHERE state = 'queued'"),
         ("a received message is rewritten", "UPDATE inbox SET body = 'never sent'"),
+        ("a received message is of another account", "UPDATE inbox SET sent_by = 'eve'"),
         ("a received message is another's", "UPDATE inbox SET principal = 'eve'"),
         ("a received message goes to another session", f"UPDATE inbox SET session_id = '{FOREIGN}'"),
         ("a received message takes another's key", "UPDATE OR REPLACE inbox SET external_key = 'taken' WHERE external_key = 'waits'"),

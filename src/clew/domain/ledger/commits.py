@@ -270,6 +270,8 @@ class Receive(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     body: str
     at: int
+    sent_by: str | None = None
+    """The account on a chat platform that sent it."""
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):

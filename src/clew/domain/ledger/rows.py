@@ -209,7 +209,17 @@ class InboxRow(msgspec.Struct, frozen=True, kw_only=True):
     settled_at: int | None = None
     """When it was taken into a turn, or cancelled."""
     settled_by: str | None = None
-    """What cancelled it: a command's name."""
+    """What cancelled it: a command's name, or `access`."""
+    sent_by: str | None = None
+    """The account on a chat platform that sent it."""
+
+
+class LastReceived(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody last said in a place: for whom it counts, from which account, when."""
+
+    principal: PrincipalId
+    sent_by: str | None
+    at: int
 
 
 class JobState(StrEnum):
@@ -257,6 +267,8 @@ class ReplyRow(msgspec.Struct, frozen=True, kw_only=True):
     surface: str
     """That of the place it is for."""
     platform_id: str | None = None
+    reason: str | None = None
+    """Why it failed."""
 
 
 class Undelivered(msgspec.Struct, frozen=True, kw_only=True):

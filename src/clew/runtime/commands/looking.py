@@ -155,6 +155,7 @@ async def why(context: CommandContext, arguments: str) -> CommandReply:
     account = await read_account(ledger, principal, session, rows)
     lines = account.turn(turn) if turn is not None else []
     lines += [account.received(row) for row in rows]
+    lines += account.undelivered(await ledger.replies(principal, session, count))
     return CommandReply(text="\n".join(lines))
 
 

@@ -42,6 +42,7 @@ from clew.domain.ledger.rows import (
     Handle,
     InboxRow,
     JobRow,
+    LastReceived,
     OpRow,
     Order,
     Person,
@@ -109,9 +110,15 @@ class Ledger(Protocol):
         ...
 
     async def settle_reply(
-        self, reply: OutboxId, state: str, platform_id: str | None, *, next_at: int | None = None
+        self,
+        reply: OutboxId,
+        state: str,
+        platform_id: str | None,
+        reason: str | None = None,
+        *,
+        next_at: int | None = None,
     ) -> None:
-        """Records what became of a reply: sent, unknown or failed; or pending, when it certainly did not go out.
+        """Records what became of a reply: sent, unknown or failed (with a reason for people); or pending, when it certainly did not go out.
 
         Raises NotFound; Refused for a notice that was told already, so that of two who are about to tell it, one does.
         """
@@ -390,8 +397,8 @@ class Ledger(Protocol):
         """Whether a message is in the inbox, or was."""
         ...
 
-    async def last_received_at(self, conversation: ConversationId) -> int | None:
-        """When somebody last said something in a place, whatever became of it; None when nobody did."""
+    async def last_received(self, route_key: str) -> LastReceived | None:
+        """What somebody last said in a place, whatever became of it; None when nobody did."""
         ...
 
     async def identified(self, platform: str, external_id: str) -> PrincipalId | None:

@@ -92,6 +92,8 @@ async def show(services: Services, session: str, as_json: bool) -> None:
         click.echo("\nWhat arrived while a turn ran, or before one:")
     for received_row in rows:
         click.echo(f"  {shown(account.received(received_row))}")
+    for line in account.undelivered(await ledger.replies(LOCAL, ident, RECEIVED_MAX)):
+        click.echo(f"  {shown(line)}")
 
 
 def _call_facts(call: CallRow | None) -> dict[str, str | int | None]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final, assert_never
 
-from clew.domain.conversation.ids import PrincipalId
+from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.routing.pairing import Account, Shown, code_sha256
-from clew.domain.routing.routes import ChatKind, group_principal
+from clew.domain.routing.routes import GROUPS, ChatKind, Route, group_principal
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.platforms import Incoming
 from clew.runtime.ports.world import Clock
@@ -38,12 +38,37 @@ class Access:
 
     async def who(self, sender: str, name: str) -> PrincipalId | None:
         """The person, or None for a stranger."""
+        person = await self._whose(sender)
+        if person is not None and sender in self._allow:
+            await self._made_known(person, name or sender, "user")
+        return person
+
+    async def _whose(self, sender: str) -> PrincipalId | None:
         paired = await self._ledger.identified(self._platform, sender)
-        if paired is not None:
-            return paired
-        if sender not in self._allow:
+        if paired is None and sender in self._allow:
+            return PrincipalId(f"{self._platform}:{sender}")
+        return paired
+
+    async def at(self, route: Route) -> PrincipalId | None:
+        """Whose place this is now: whoever was the last to say something there, as they are known now. None when they may
+        not talk any more."""
+        last = await self._ledger.last_received(route.key)
+        if last is None:
             return None
-        return await self._made_known(PrincipalId(f"{self._platform}:{sender}"), name or sender, "user")
+        if last.sent_by is None or last.principal.startswith(GROUPS):
+            return last.principal if await self.may_still(last.principal) else None
+        return await self._whose(last.sent_by)
+
+    async def refusal(self, route: Route, session: SessionId) -> str | None:
+        """Why nothing of a session may be said in a place: nobody there may talk any more, or they do not see it."""
+        who = await self.at(route)
+        if who is None:
+            return "whoever talked there may not talk to Clew any more"
+        try:
+            await self._ledger.session(who, session)
+        except NotFound:
+            return f"{who} talks there now, and may not see this session"
+        return None
 
     async def group(self, key: str) -> PrincipalId:
         """Everybody of a shared place, as one: whoever they were before their chat got another id."""

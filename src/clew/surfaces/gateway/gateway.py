@@ -12,13 +12,12 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Final, Protocol
 
 import msgspec
 
 from clew.domain.conversation.ids import PrincipalId, SessionId
-from clew.domain.ledger.errors import HeadMoved, LedgerError, NotFound, Outdated, Refused
+from clew.domain.ledger.errors import HeadMoved, LedgerError, NotFound, Outdated
 from clew.domain.ledger.rows import JobRow
 from clew.domain.routing.routes import Route, moved, parse
 from clew.runtime.delivery import chat_of, raised_at
@@ -27,12 +26,12 @@ from clew.runtime.ports.platforms import NotSent, PlatformError, PlatformRefused
 from clew.runtime.reminders import Reminders
 from clew.runtime.sessions import Place
 from clew.runtime.talk import Talk
-from clew.runtime.turns.waiting import messages_among, unpack
 from clew.surfaces.gateway.access import Access
 from clew.surfaces.gateway.channel import LOG, Channel
 from clew.surfaces.gateway.health import Health
 from clew.surfaces.gateway.line import Line
 from clew.surfaces.gateway.reception import Reception
+from clew.surfaces.gateway.turned_away import turned_away
 
 LINES_MAX: Final = 256
 """Idle sessions whose tools are kept open."""
@@ -66,10 +65,11 @@ class Wing:
         services = channel.services
         self.channel = channel
         self.outdated: Outdated | None = None
-        self._access = Access(services.ledger, services.clock, channel.platform.name, channel.allow)
+        self._access = access = Access(services.ledger, services.clock, channel.platform.name, channel.allow)
         self._reception = Reception(channel, self._access, self.line, self.move)
         self._lines: OrderedDict[tuple[str, SessionId], Line] = OrderedDict()
         channel.delivery.moved = self.move
+        channel.delivery.refusal = access.refusal
         self._ended = ended
         self._began = False
         self.is_refused = False
@@ -196,11 +196,11 @@ class Wing:
         route, platform = parse(row.route_key), self.channel.platform
         if route is None or (route.platform, route.account) != (platform.name, platform.account):
             return  # it is for a gateway with another account
-        if not await self._access.may_still(row.owner):
-            await reminders.put_off(row, f"{row.owner} may not talk here any more")
-            return
         if (person := await self.channel.services.ledger.person(row.owner)) is not None:
             row = msgspec.structs.replace(row, owner=person.id)  # whom they joined since
+        if await self._access.at(route) != row.owner:
+            await reminders.put_off(row, f"{row.owner} may not talk here any more")
+            return
         place = self._reception.place(route)
         session = await reminders.session_of(row.owner, place, str(self.channel.cwd))
         try:
@@ -229,7 +229,6 @@ class Wing:
             if line is None:
                 continue
             if not self._began:
-                await self._turn_away(row.principal, row.session)
                 await self._reception.left_over(line)  # later on they are this process's own, and under way
             line.wake()
         for left in await ledger.unfinished():
@@ -239,28 +238,17 @@ class Wing:
                     line.wake()
         self._began = True
 
-    async def _turn_away(self, who: PrincipalId, session: SessionId) -> None:
-        """In a shared place: takes back what waits of people who may not talk there any more."""
-        services = self.channel.services
-        for row in messages_among(await services.ledger.queued(who, session)):
-            speaker = unpack(row.body).speaker
-            if speaker is not None and not await self._access.may_still(speaker.who):
-                LOG.info("taken back: may not talk here any more", principal=speaker.who, session=session)
-                with suppress(Refused):  # somebody else was quicker
-                    await services.desk.cancel(who, session, row.id)
-
     async def _left_line(self, route_key: str, who: PrincipalId, session: SessionId) -> Line | None:
         route, platform = parse(route_key), self.channel.platform
         if route is None or (route.platform, route.account) != (platform.name, platform.account):
             return None
-        if not await self._access.may_still(who):
-            LOG.info("not gone on with: may not talk here any more", principal=who, session=session)
-            return None
         try:
             await self.channel.services.ledger.session(who, session)
+            if not await turned_away(self.channel.services, self._access, route, who, session):
+                return await self.line(self._reception.place(route), who, session)
         except NotFound:
-            return None
-        return await self.line(self._reception.place(route), who, session)
+            pass  # it was deleted
+        return None
 
     async def drain(self, seconds: float) -> None:
         """Lets what runs end, and delivers what was said."""

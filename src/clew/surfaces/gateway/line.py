@@ -148,6 +148,8 @@ class Line:
         try:
             if await self.talk.is_busy():
                 await self.talk.until_idle()
+            if await self._channel.delivery.refusal(self.route, self.session) is not None:
+                return False  # whoever looks for what is left takes it back
             began = asyncio.get_running_loop().time()
             outcome = await self._run(opening, preview)
             if outcome is not None:

@@ -123,6 +123,9 @@ class Preview:
         conversation = await self._conversation()
         if await ledger.undelivered(self._channel.platform.name, EVER, conversation=conversation):
             return  # what was said before comes first
+        if await self._channel.delivery.refusal(self._route, turn.session) is not None:
+            self._given_up = self._steps  # the reply itself will say so
+            return
         preview = AddReply(conversation=conversation, turn=at[0], part=at[1], kind=PREVIEW, key=key, body="")
         now = self._channel.services.clock.now_ms()
         ident = await ledger.add_reply(turn.session, preview, now)

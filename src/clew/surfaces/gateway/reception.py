@@ -43,6 +43,7 @@ from clew.surfaces.gateway.channel import LOG, Channel, log_about
 from clew.surfaces.gateway.edits import make_way
 from clew.surfaces.gateway.line import Line
 from clew.surfaces.gateway.resets import reset_policy
+from clew.surfaces.gateway.turned_away import asker
 
 COMMAND: Final = "command"
 NAME_CHARACTERS_MAX: Final = 80
@@ -50,8 +51,6 @@ INTERRUPTED_COMMAND: Final = "Clew stopped while it did “{}”, and does not d
 OF_THE_ASKER: Final = frozenset({"approve", "deny", "retry"})
 OF_ADMINS: Final = frozenset({"delete"})
 NOT_YOURS: Final = "That is for whoever asked to decide, or an admin."
-LOOKED_AT_MAX: Final = 100
-"""How many messages back it is looked who began a turn; before that only admins may decide."""
 GREETING: Final = "Hello. Say something, or /help for what else I understand."
 NOT_TAKEN: Final = "An error inside Clew: this message was not taken. The log tells more."
 TRIES_MAX: Final = 3
@@ -208,7 +207,8 @@ class Reception:
         busy = BusyMode.QUEUE if is_a_command else runner.settings.busy
         speaker = Speaker(who=person, name=_name(incoming)) if who != person else None
         body = pack_message(incoming.text, str(self._channel.cwd), files, busy, speaker=speaker)
-        received = await sender.receive(session, COMMAND if is_a_command else MESSAGE, body, key)
+        kind = COMMAND if is_a_command else MESSAGE
+        received = await sender.receive(session, kind, body, key, sent_by=incoming.sender)
         durable.set_result(None)
         LOG.info("received", session=session, row=received.id, duplicate=received.duplicate)
         if received.duplicate:
@@ -272,7 +272,8 @@ class Reception:
         if row is None or known is None:
             return (await services.desk.open(who, place, cwd=cwd)).row.id
         # A session that was resumed is as fresh as the place: what was said last counts, not where.
-        last = max(row.last_active_at, await services.ledger.last_received_at(known.id) or 0)
+        heard = await services.ledger.last_received(place.route_key)
+        last = max(row.last_active_at, 0 if heard is None else heard.at)
         reason = await self._reset(incoming, row, who, last)
         if reason is None:
             return row.id
@@ -317,13 +318,7 @@ class Reception:
         ledger, who = self._channel.services.ledger, line.talk.principal
         if (turn := await ledger.turn(who, line.session)) is None:
             return True
-        began = [
-            (-row.turn, row.id, sender)
-            for row in await ledger.received(who, line.session, LOOKED_AT_MAX)
-            if row.turn is not None and row.turn <= turn.turn and row.body
-            if (sender := unpack(row.body).sender)
-        ]  # a repeated turn has no message of its own, and whoever joined a turn came later
-        return bool(began) and person == min(began)[2]
+        return person == await asker(ledger, who, line.session, turn.turn)
 
     # -- commands ------------------------------------------------------------------------------------------------
     async def _command(

@@ -7,7 +7,7 @@ import pytest
 from clew.domain.conversation.ids import ConversationId
 from clew.domain.ledger.commits import AddReply, Append, OpenTurn
 from clew.domain.ledger.errors import NotFound
-from clew.domain.ledger.rows import Backlog, Handle, Undelivered
+from clew.domain.ledger.rows import Backlog, Handle, LastReceived, Undelivered
 from clew.domain.routing.routes import group_principal
 from clew.runtime.ports.ledger import Ledger
 from clew.testing.contracts.ledger_case import LedgerCase
@@ -119,6 +119,17 @@ class DeliveryContract(LedgerCase):
         (again,) = await due(ledger, LATE)
         assert (again.text, again.attempts, again.state) == ("hello", 0, "pending")
 
+    async def test_a_reply_that_never_went_out_says_why(self, ledger: Ledger) -> None:
+        """The reason stays with it, and what comes behind it is due."""
+        handle, chat = await answered(ledger)
+        await told(ledger, handle, chat, "second", "and more")
+        (row,) = await due(ledger)
+        await ledger.settle_reply(row.id, "failed", None, "the chat is gone")
+        replies = await ledger.replies(ANN, handle.session)
+        found = [(one.state, one.reason) for one in replies]
+        assert found == [("failed", "the chat is gone"), ("pending", None)]
+        assert [one.text for one in await due(ledger)] == ["and more"]
+
     async def test_a_reply_is_taken_by_one(self, ledger: Ledger) -> None:
         """Two processes that read the same row do not both send it, not even when its owner is to be replaced."""
         await answered(ledger)
@@ -207,15 +218,19 @@ class DeliveryContract(LedgerCase):
         await ledger.forget(ANN, handle.session, START_MS)
         assert (await ledger.backlog("telegram")) == Backlog()
 
-    async def test_a_place_knows_when_it_was_last_used(self, ledger: Ledger) -> None:
-        """By what people said there, in whatever session; not by events."""
+    async def test_a_place_knows_who_used_it_last_and_when(self, ledger: Ledger) -> None:
+        """By what people said there, in whatever session and from whatever account; not by events."""
         handle = await begin(ledger)
         chat = await place(ledger, handle)
-        assert await ledger.last_received_at(chat) is None
+        assert await ledger.last_received("telegram:1") is None
         await receive(ledger, handle, chat, "a", at=START_MS + 5)
-        await receive(ledger, await begin(ledger, 2), chat, "b", at=START_MS + 7)
+        last = LastReceived(principal=ANN, sent_by=None, at=START_MS + 5)
+        assert await ledger.last_received("telegram:1") == last
+        await receive(ledger, await begin(ledger, 2), chat, "b", at=START_MS + 7, sent_by="42")
         await receive(ledger, handle, chat, "c", at=START_MS + 9, kind="event")
-        assert await ledger.last_received_at(chat) == START_MS + 7
+        last = LastReceived(principal=ANN, sent_by="42", at=START_MS + 7)
+        assert await ledger.last_received("telegram:1") == last
+        assert await ledger.last_received("telegram:2") is None
 
     async def test_a_message_is_known_for_ever(self, ledger: Ledger) -> None:
         """Whether it waits, was taken, or its session is gone."""

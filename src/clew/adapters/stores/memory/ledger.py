@@ -136,7 +136,7 @@ class MemoryLedger(Ledger):
     waiting = _read(outbox.waiting)
     backlog = _read(outbox.backlog)
     is_received = _read(outbox.is_received)
-    last_received_at = _read(outbox.last_received_at)
+    last_received = _read(outbox.last_received)
     identified = _read(who.identified)
     pairing_is_open = _read(who.pairing_is_open)
     people = _read(who.people)

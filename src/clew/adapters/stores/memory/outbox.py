@@ -10,7 +10,7 @@ from clew.adapters.stores.memory.state import State, StoredReply
 from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import NotFound, Refused
-from clew.domain.ledger.rows import Backlog, InboxState, Undelivered, Waiting
+from clew.domain.ledger.rows import Backlog, InboxState, LastReceived, Undelivered, Waiting
 from clew.domain.routing.routes import GROUPS, group_principal, moved
 
 _OUTCOMES: Final = frozenset({"pending", "sending", "sent", "unknown", "failed"})
@@ -82,7 +82,13 @@ def take_reply(state: State, row: Undelivered, owner: OwnerId) -> bool:
 
 
 def settle_reply(
-    draft: State, reply: OutboxId, state: str, platform_id: str | None, *, next_at: int | None = None
+    draft: State,
+    reply: OutboxId,
+    state: str,
+    platform_id: str | None,
+    reason: str | None = None,
+    *,
+    next_at: int | None = None,
 ) -> None:
     """Raises NotFound for no such reply, Refused for no such outcome."""
     stored = draft.outbox.get(reply)
@@ -97,6 +103,7 @@ def settle_reply(
         stored,
         state=state,
         platform_id=platform_id or stored.platform_id,
+        reason=reason or stored.reason,
         next_at=stored.next_at if next_at is None else next_at,
         attempts=max(stored.attempts - (state == "pending"), 0),
     )
@@ -156,13 +163,17 @@ def is_received(state: State, account: str, external_key: str) -> bool:
     return any((row.account, row.external_key) == (account, external_key) for row in state.inbox.values())
 
 
-def last_received_at(state: State, conversation: ConversationId) -> int | None:
+def last_received(state: State, route_key: str) -> LastReceived | None:
+    place = state.conversations.get(route_key)
     rows = [
         row
         for row in state.inbox.values()
-        if row.conversation == conversation and row.kind not in ("event", "wake")
+        if place is not None and row.conversation == place.id and row.kind not in ("event", "wake")
     ]
-    return max(rows, key=lambda row: row.n).at if rows else None
+    if not rows:
+        return None
+    last = max(rows, key=lambda row: row.n)
+    return LastReceived(principal=last.principal, sent_by=last.sent_by, at=last.at)
 
 
 def move_chat(state: State, surface: str, old: str, new: str) -> None:

@@ -168,6 +168,7 @@ def replies(
             state=stored.state,
             surface=surfaces[stored.row.conversation],
             platform_id=stored.platform_id,
+            reason=stored.reason,
         )
         for ident, stored in state.outbox.items()
         if stored.session == session

@@ -76,6 +76,7 @@ class StoredReply(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     next_at: int
     platform_id: str | None = None
+    reason: str | None = None
     attempts: int = 0
     owner: OwnerId | None = None
 

@@ -194,7 +194,7 @@ class SqliteLedger:
     waiting = _glanced(outbox.waiting)
     backlog = _glanced(outbox.backlog)
     is_received = _glanced(outbox.is_received)
-    last_received_at = _glanced(outbox.last_received_at)
+    last_received = _glanced(outbox.last_received)
     identified = _glanced(who.identified)
     pairing_is_open = _glanced(who.pairing_is_open)
     people = _glanced(who.people)

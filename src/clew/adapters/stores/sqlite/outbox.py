@@ -13,7 +13,7 @@ from clew.adapters.stores.sqlite.people import identified
 from clew.domain.conversation.ids import ConversationId, OutboxId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import NotFound, Refused
-from clew.domain.ledger.rows import Backlog, Undelivered, Waiting
+from clew.domain.ledger.rows import Backlog, LastReceived, Undelivered, Waiting
 from clew.domain.routing.routes import GROUPS, group_principal, moved
 
 _UNDELIVERED: Final = """
@@ -53,12 +53,19 @@ def take_reply(db: apsw.Connection, row: Undelivered, owner: OwnerId) -> bool:
 
 
 def settle_reply(
-    db: apsw.Connection, reply: OutboxId, state: str, platform_id: str | None, *, next_at: int | None = None
+    db: apsw.Connection,
+    reply: OutboxId,
+    state: str,
+    platform_id: str | None,
+    reason: str | None = None,
+    *,
+    next_at: int | None = None,
 ) -> None:
     db.execute(
         "UPDATE outbox SET state = ?1, platform_id = coalesce(?2, platform_id), next_at = coalesce(?3, next_at),"
-        " attempts = max(attempts - (?1 = 'pending'), 0) WHERE id = ?4 AND NOT (state = 'sent' AND kind = 'notice')",
-        (state, platform_id, next_at, reply),
+        " attempts = max(attempts - (?1 = 'pending'), 0), reason = coalesce(?5, reason)"
+        " WHERE id = ?4 AND NOT (state = 'sent' AND kind = 'notice')",
+        (state, platform_id, next_at, reply, reason),
     )
     if db.changes() == 1:
         return
@@ -110,10 +117,15 @@ def is_received(db: apsw.Connection, account: str, external_key: str) -> bool:
     return bool(found)
 
 
-def last_received_at(db: apsw.Connection, conversation: ConversationId) -> int | None:
-    query = "SELECT at FROM inbox WHERE conversation = ? AND kind <> 'event' AND kind <> 'wake' ORDER BY n DESC LIMIT 1"
-    found = fetch(db, query, (conversation,))
-    return int(found[0][0]) if found else None
+_LAST_RECEIVED: Final = """
+SELECT i.principal, i.sent_by, i.at FROM conversation c JOIN inbox i ON i.conversation = c.id
+WHERE c.route_key = ? AND i.kind <> 'event' AND i.kind <> 'wake' ORDER BY i.n DESC LIMIT 1
+"""
+
+
+def last_received(db: apsw.Connection, route_key: str) -> LastReceived | None:
+    found = rows.many(LastReceived, fetch(db, _LAST_RECEIVED, (route_key,)))
+    return found[0] if found else None
 
 
 def group_of(db: apsw.Connection, surface: str, route_key: str) -> PrincipalId | None:

@@ -71,9 +71,9 @@ def session(row: Row) -> SessionRow:
 
 
 TURN_COLUMNS: Final = "session_id, turn, conversation, principal, model, state, crashes, epoch, started_at, finished_at, end_reason, error"
-INBOX_COLUMNS: Final = "id, account, external_key, conversation, n, session_id, principal, kind, body, state, turn, at, settled_at, settled_by"
+INBOX_COLUMNS: Final = "id, account, external_key, conversation, n, session_id, principal, kind, body, state, turn, at, settled_at, settled_by, sent_by"
 REPLY_COLUMNS: Final = (
-    "o.id, o.conversation, o.turn, o.kind, o.part, o.body, o.state, o.key, c.surface, o.platform_id"
+    "o.id, o.conversation, o.turn, o.kind, o.part, o.body, o.state, o.key, c.surface, o.platform_id, o.reason"
 )
 APPROVAL_COLUMNS: Final = (
     "a.id, a.call, a.args_sha256, a.asker, a.state, a.decided_by, a.expires_at, a.decided_at"

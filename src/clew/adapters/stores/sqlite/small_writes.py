@@ -36,8 +36,8 @@ def receive(db: apsw.Connection, item: Receive) -> Received:
         0
     ][0]
     db.execute(
-        "INSERT INTO inbox(account, external_key, conversation, n, session_id, principal, kind, body, state, at)"
-        " VALUES(:account, :external_key, :conversation, :n, :session, :principal, :kind, :body, 'queued', :at)",
+        "INSERT INTO inbox(account, external_key, conversation, n, session_id, principal, kind, body, state, at, sent_by)"
+        " VALUES(:account, :external_key, :conversation, :n, :session, :principal, :kind, :body, 'queued', :at, :sent_by)",
         {**asdict(item), "n": n},
     )
     return Received(id=InboxId(db.last_insert_rowid()), n=n, duplicate=False)
