@@ -119,6 +119,12 @@ class Someone:
         """Takes all of its tokens back."""
         self._call("POST", "/client/v3/logout/all", {})
 
+    def account_data(self, kind: str) -> Json:
+        return self._call("GET", f"/client/v3/user/{quote(self.id)}/account_data/{kind}")
+
+    def set_account_data(self, kind: str, content: Json) -> None:
+        self._call("PUT", f"/client/v3/user/{quote(self.id)}/account_data/{kind}", content)
+
     def members(self, room: str) -> set[str]:
         return set(self._call("GET", f"/client/v3/rooms/{quote(room)}/joined_members")["joined"])
 
@@ -184,6 +190,8 @@ class Proxy:
         self.pause_ms = 0
         """The next message is not taken: it is to come again after so long."""
         self.loses_answer = False
+        self.rejects_position = False
+        """The next sync that names one is refused."""
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -224,6 +232,11 @@ class Proxy:
                 }
                 self.pause_ms = 0
                 writer.write(_response(429, msgspec.json.encode(wrong)))
+                return
+            if self.rejects_position and "/sync?" in head and "since=" in head:
+                self.rejects_position = False
+                wrong = {"errcode": "M_UNKNOWN_POS", "error": "Connection not remembered"}
+                writer.write(_response(400, msgspec.json.encode(wrong)))
                 return
             await self._forward(re.sub(r"(?i)\r\nconnection:[^\r]*", "", head), body, writer, is_message)
         except (asyncio.IncompleteReadError, ConnectionError):

@@ -9,7 +9,7 @@ import pytest
 
 from clew.domain.routing.routes import ChatKind, Route
 from clew.runtime.ports.platforms import Incoming, Platform, PlatformRefused
-from clew.surfaces.gateway.platforms.matrix import ENCRYPTED, PAGE, Matrix
+from clew.surfaces.gateway.platforms.matrix import ENCRYPTED, OVERLAP_MS, PAGE, POSITION, Matrix
 from clew.testing.contracts.platforms import (
     ANN,
     BEN,
@@ -237,6 +237,42 @@ async def test_what_was_said_while_nobody_listened_is_read_in_full(matrix: Matri
         ann.say(room, text)
     again = await opened(matrix)
     assert await heard(again, said[-1]) in (said, ["just now", *said])
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", "unknown"])
+async def test_a_position_that_the_homeserver_does_not_know_is_begun_anew(
+    matrix: MatrixBench, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was said since comes in full and in order, nothing of long before does, and the log says it once."""
+    platform = await opened(matrix)
+    ann, room = matrix.person(ANN), matrix.chat(ANN)
+    for text in ("before", "just now"):  # the position is kept before the next poll
+        ann.say(room, text)
+        await heard(platform, text)
+    await platform.close()
+    kept = matrix.bot.account_data(POSITION)
+    before = ann.events(room)[-1]["origin_server_ts"]
+    assert kept["until"] >= ann.events(room)[-2]["origin_server_ts"]
+    if wrong == "nonsense":
+        kept["next_batch"] = wrong
+    else:
+        matrix.proxy.rejects_position = True
+    matrix.bot.set_account_data(POSITION, kept | {"until": before + OVERLAP_MS})
+    said = [str(number) for number in range(PAGE + 20 if wrong == "nonsense" else 2)]
+    for text in said:
+        ann.say(room, text)
+    again, got = await opened(matrix), asyncio.Queue[Incoming]()
+    listening = asyncio.create_task(again.receive(got.put))
+    async with asyncio.timeout(30):
+        assert [(await got.get()).text for _ in said] == said
+        ann.say(room, "after")  # once it comes, the position before it is kept
+        assert (await got.get()).text == "after"
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    await again.close()
+    ann.say(room, "at last")
+    assert await heard(await opened(matrix), "at last") in (["at last"], ["after", "at last"])
+    assert capsys.readouterr().out.count("position unknown") == 1
 
 
 async def test_of_two_gateways_the_second_stops(matrix: MatrixBench) -> None:

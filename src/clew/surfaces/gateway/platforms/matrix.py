@@ -3,6 +3,9 @@
 A homeserver does not remember what we took of a sync. So the position up to which everything is in the inbox is kept with the
 account (account data), written after the inbox has it: what came later comes again after a crash, wherever we start. The same
 data names the gateway that listens; a second one asks, and ends when it is answered. A message is named by its event id.
+
+Where the homeserver does not know our position any more, all rooms are read back to the time of what was taken last: the
+inbox knows what of that it has.
 """
 
 from __future__ import annotations
@@ -13,15 +16,15 @@ import io
 import logging
 import math
 import re
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote
 from uuid import uuid4
 
-import aiohttp
 import msgspec
-from nio import AsyncClient, AsyncClientConfig, ErrorResponse, InviteMemberEvent, MessageDirection
+from nio import AsyncClient, AsyncClientConfig, InviteMemberEvent, MessageDirection
 
 from clew.domain.routing.routes import ChatKind, Route
 from clew.domain.routing.splitting import TextLimit, Units
@@ -41,6 +44,17 @@ from clew.runtime.ports.platforms import (
 )
 from clew.surfaces.gateway.channel import LOG
 from clew.surfaces.gateway.markup import html_of
+from clew.surfaces.gateway.platforms.matrix_calls import (
+    Absent,
+    Outcome,
+    Rejected,
+    called,
+    error_of,
+    first_of,
+    polled,
+    reason_of,
+    retried,
+)
 
 logging.getLogger("nio").setLevel(logging.CRITICAL + 1)  # it logs what it could not read, word for word
 
@@ -65,6 +79,8 @@ PAGES_MAX: Final = 20
 ASK_SECONDS: Final = 3.0
 """Time that another gateway has to say that it is there."""
 CLOSE_SECONDS: Final = 5.0
+OVERLAP_MS: Final = 300_000
+"""How far the clocks of homeservers may be apart: so much of what was taken is read again where our position was lost."""
 POSITION: Final = "clew.position"
 OWNER: Final = "clew.gateway"
 ASKING: Final = "clew.gateway.asking"
@@ -72,7 +88,6 @@ TAKEN: Final = "Another program already answers for this Matrix account."
 ENCRYPTED: Final = (
     "This room is encrypted, and I cannot read encrypted messages. Invite me to a room without encryption."
 )
-LOST: Final = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTIVATED", "M_USER_LOCKED", "M_USER_SUSPENDED"})  # fmt: skip
 FILES: Final = frozenset({"m.image", "m.file", "m.audio", "m.video"})
 UNSUPPORTED: Final = {"m.sticker": "sticker", "m.poll.start": "poll", "org.matrix.msc3381.poll.start": "poll"}
 SPOKEN: Final = {"pair"}.union(*({command.name, *command.aliases} for command in COMMANDS))
@@ -122,6 +137,7 @@ class _Event(msgspec.Struct, frozen=True):
     sender: str
     content: _Content
     event_id: str = ""
+    origin_server_ts: int = 0
     state_key: str | None = None
 
     def moves(self, who: str, membership: str) -> bool:
@@ -156,34 +172,44 @@ class Matrix:
         """This gateway, among those that may use the account."""
         self._listens = False
         self._position = ""
+        self._until_ms = 0
+        """The time of the newest event that was taken; 0 where it is not known."""
+        self._rejected = ""
+        """The last position that the homeserver did not know, and when we began anew."""
+        self._anew_at = -math.inf
         self._invitations: dict[str, tuple[str, bool]] = {}
         self._people: dict[str, dict[str, str]] = {}
         """Names of those who are in a room, or are invited to it, by their id."""
         self._encrypted: set[str] = set()
 
     async def open(self) -> None:
-        me = await _polled(self._client.whoami())
+        me = await polled(self._client.whoami())
         self.account = self._client.user_id = str(me.user_id)
         self.contact = asyncio.get_running_loop().time()
         if not self._position:
-            self._position = str((await self._kept(POSITION)).get("next_batch", ""))
+            kept = await self._kept(POSITION)
+            self._position, until = str(kept.get("next_batch", "")), kept.get("until", 0)
+            self._until_ms = until if isinstance(until, int) else 0
         if not self._position:  # the first time: what was said before is not answered
-            first = await _polled(self._client.sync(0, self._filter(1)))
+            first = await polled(self._client.sync(0, self._filter(1)))
             self._note_invitations(first)
-            self._position = first.next_batch
-            await _retried(self._keep(POSITION, {"next_batch": self._position}))
+            self._position, self._until_ms = first.next_batch, int(time.time() * 1000)
+            await retried(self._keep_position())
 
     async def receive(self, take: Take) -> None:
         await self._claim()
         while True:
-            synced = await _polled(self._client.sync(POLL_SECONDS * 1000, self._filter(PAGE), self._position))
+            synced = await self._synced()
             self.contact = asyncio.get_running_loop().time()
             await self._look_for_others(synced.account_data_events)
             self._note_invitations(synced)
             incoming: list[Incoming] = []
-            foreign = bool(synced.rooms.invite)
+            foreign = bool(synced.rooms.invite) or not self._position
+            until_ms, now_ms = self._until_ms, int(time.time() * 1000)
             for room, info in synced.rooms.join.items():
                 events = await self._events(room, info)
+                # Another server's clock may be far ahead: nothing is taken later than now.
+                until_ms = max((until_ms, *(min(event.origin_server_ts, now_ms) for event in events)))
                 foreign = foreign or any(event.sender != self.account for event in events)
                 incoming += [
                     found for event in events if (found := await self._read(room, event)) is not None
@@ -191,10 +217,32 @@ class Matrix:
             for at in range(0, len(incoming), PAGE):
                 await take_in_order(take, incoming[at : at + PAGE])
             await self._accept()
-            self._position = synced.next_batch
+            self._position, self._until_ms = synced.next_batch, until_ms
             if foreign:
                 with suppress(NotSent, MaybeSent, NeverSent):  # what was taken may come again
-                    await self._keep(POSITION, {"next_batch": self._position})
+                    await self._keep_position()
+
+    async def _synced(self) -> Any:
+        """What happened since our position; without one, what all rooms hold. Raises NotSent, PlatformRefused."""
+        since, now = self._position, asyncio.get_running_loop().time()
+        call = self._client.sync(POLL_SECONDS * 1000 if since else 0, self._filter(PAGE), since)
+        try:
+            return await retried(called(call))
+        except Rejected as error:
+            if not since or now - self._anew_at < POLL_SECONDS:
+                raise NotSent(str(error)) from error
+            if since != self._rejected:
+                LOG.warning(
+                    "position unknown to the homeserver: rooms are read anew", platform=NAME, why=str(error)
+                )
+            self._rejected, self._anew_at = since, now
+        except NeverSent as error:
+            raise NotSent(str(error)) from error
+        self._position = self._client.next_batch = ""
+        return await self._synced()
+
+    async def _keep_position(self) -> None:
+        await self._keep(POSITION, {"next_batch": self._position, "until": self._until_ms})
 
     async def fetch(self, file: Attached) -> bytes:
         server, slash, media = file.reference.removeprefix("mxc://").partition("/")
@@ -220,7 +268,7 @@ class Matrix:
                 uploading = self._client.upload(
                     lambda *_: io.BytesIO(content), media_type, name, filesize=len(content)
                 )
-                uploaded = await _called(_first(uploading))
+                uploaded = await called(first_of(uploading))
         except (MaybeSent, TimeoutError) as error:
             raise NotSent(f"the file was not uploaded: {error}") from error  # nobody sees it yet
         described = {
@@ -245,7 +293,7 @@ class Matrix:
         })  # fmt: skip
 
     async def typing(self, to: Route) -> None:
-        await _called(self._client.room_typing(to.chat, True, int(TYPING_SECONDS * 1500)))
+        await called(self._client.room_typing(to.chat, True, int(TYPING_SECONDS * 1500)))
 
     async def close(self) -> None:
         if self._listens:
@@ -257,7 +305,7 @@ class Matrix:
 
     async def _put(self, to: Route, content: Json, key: str = "") -> str:
         transaction = hashlib.sha256(key.encode()).hexdigest() if key else uuid4().hex
-        sent = await _called(self._client.room_send(to.chat, "m.room.message", content, transaction))
+        sent = await called(self._client.room_send(to.chat, "m.room.message", content, transaction))
         return str(sent.event_id)
 
     # -- one gateway an account ----------------------------------------------------------------------------------
@@ -265,14 +313,14 @@ class Matrix:
         """Makes this the gateway that listens. Raises PlatformRefused when there is another that lives."""
         owner = (await self._kept(OWNER)).get("owner", self._me)
         if owner != self._me:
-            await _retried(self._keep(ASKING, {"gateway": self._me}))
+            await retried(self._keep(ASKING, {"gateway": self._me}))
             with suppress(TimeoutError):  # it does not live: nobody answers
                 async with asyncio.timeout(ASK_SECONDS):
                     while True:
                         if (await self._kept(OWNER)).get("answered") == self._me:
                             raise PlatformRefused(TAKEN)
                         await asyncio.sleep(ASK_SECONDS / 15)
-        await _retried(self._keep(OWNER, {"owner": self._me}))
+        await retried(self._keep(OWNER, {"owner": self._me}))
         self._listens = True
 
     async def _look_for_others(self, events: Sequence[Any]) -> None:
@@ -284,13 +332,13 @@ class Matrix:
             raise PlatformRefused(TAKEN)
         asking = told.get(ASKING, {}).get("gateway", self._me)
         if asking != self._me:
-            await _retried(self._keep(OWNER, {"owner": self._me, "answered": asking}))
+            await retried(self._keep(OWNER, {"owner": self._me, "answered": asking}))
 
     async def _kept(self, kind: str) -> Json:
         """What is kept with the account under a name; nothing where there is nothing. Raises NotSent, PlatformRefused."""
         try:
-            kept = msgspec.json.decode(await _retried(self._asked("GET", self._data_path(kind))))
-        except _Absent:
+            kept = msgspec.json.decode(await retried(self._asked("GET", self._data_path(kind))))
+        except Absent:
             return {}
         except NeverSent as error:
             raise NotSent(str(error)) from error
@@ -303,10 +351,10 @@ class Matrix:
         return f"/_matrix/client/v3/user/{quote(self.account, safe='')}/account_data/{kind}"
 
     async def _asked(self, method: str, path: str, content: Json | None = None, most: int = 0) -> bytes:
-        """A call that nio does not know, or would not bound. Raises as `_called`."""
+        """A call that nio does not know, or would not bound. Raises as `called`."""
         data = None if content is None else msgspec.json.encode(content).decode()
         headers = {"Authorization": f"Bearer {self._client.access_token}"}
-        with _Outcome():
+        with Outcome():
             async with await self._client.send(method, path, data, headers) as response:
                 body = bytearray()
                 async for chunk in response.content.iter_any():
@@ -315,7 +363,7 @@ class Matrix:
                         raise NeverSent(f"it is larger than {most // 1_000_000} MB")
         self.contact = asyncio.get_running_loop().time()
         if response.status >= 400:
-            raise _error(response.status, *_reason(bytes(body)))
+            raise error_of(response.status, *reason_of(bytes(body)))
         return bytes(body)
 
     # -- what arrives --------------------------------------------------------------------------------------------
@@ -344,7 +392,7 @@ class Matrix:
             if not await self._welcomes(sender, is_direct):
                 continue
             try:
-                await _called(self._client.join(room))
+                await called(self._client.join(room))
             except NeverSent as error:
                 LOG.warning("not joined", platform=NAME, room=room, why=str(error))
             except (NotSent, MaybeSent):
@@ -359,9 +407,14 @@ class Matrix:
         invited = [at for at, event in enumerate(events) if event.moves(self.account, "invite")]
         if invited:
             return events[invited[-1] + 1 :]
-        if info.timeline.limited and not any(event.moves(self.account, "invite") for event in state):
-            return await self._missed(room, info.timeline.prev_batch) + events
-        return events
+        is_cut = info.timeline.limited and not any(event.moves(self.account, "invite") for event in state)
+        if is_cut and (self._position or not events or self._is_new(events[0])):
+            events = await self._missed(room, info.timeline.prev_batch) + events
+        return events if self._position else [event for event in events if self._is_new(event)]
+
+    def _is_new(self, event: _Event) -> bool:
+        """Where our position was lost: whether it may be of after that."""
+        return 0 < self._until_ms < event.origin_server_ts + OVERLAP_MS
 
     async def _missed(self, room: str, until: str) -> list[_Event]:
         """What happened between our position and a later one."""
@@ -369,13 +422,13 @@ class Matrix:
         for _ in range(PAGES_MAX):
             call = self._client.room_messages(room, until, self._position, MessageDirection.back, PAGE)
             try:
-                page = await _retried(_called(call))
+                page = await retried(called(call))
             except NeverSent as error:  # we may not look (any more)
                 LOG.warning("not read", platform=NAME, room=room, why=str(error))
                 break
             self.contact = asyncio.get_running_loop().time()
             missed += _events(page.chunk)
-            if not page.chunk or not page.end:
+            if not page.chunk or not page.end or not (self._position or self._is_new(missed[-1])):
                 break
             until = page.end
         else:
@@ -443,7 +496,7 @@ class Matrix:
         """An event that was named; None where there is none that we may see. Raises NotSent, PlatformRefused."""
         path = f"/_matrix/client/v3/rooms/{quote(room, safe='')}/event/{quote(ident, safe='')}"
         try:
-            return msgspec.json.decode(await _retried(self._asked("GET", path)), type=_Event)
+            return msgspec.json.decode(await retried(self._asked("GET", path)), type=_Event)
         except (NeverSent, msgspec.DecodeError):
             return None
 
@@ -451,7 +504,7 @@ class Matrix:
         if room not in self._people:
             path = f"/_matrix/client/v3/rooms/{quote(room, safe='')}/members?not_membership=leave"
             try:
-                found = msgspec.json.decode(await _retried(self._asked("GET", path)))
+                found = msgspec.json.decode(await retried(self._asked("GET", path)))
             except NeverSent:
                 return {}  # we were sent away meanwhile
             self._people[room] = {
@@ -521,79 +574,3 @@ def _in_thread(to: Route) -> Json:
         return {}
     fallback = {"is_falling_back": True, "m.in_reply_to": {"event_id": to.thread}}
     return {"m.relates_to": {"rel_type": "m.thread", "event_id": to.thread, **fallback}}
-
-
-# -- what became of a call -----------------------------------------------------------------------------------------
-class _Absent(NeverSent):
-    """What was asked for is not there."""
-
-
-class _Outcome:
-    """Turns what breaks a call into the words of the port."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-            raise NotSent(f"the homeserver cannot be reached: {error}") from error
-        if isinstance(error, aiohttp.InvalidURL):
-            raise PlatformRefused("gateway.matrix.base_url is no address") from error
-        if isinstance(error, aiohttp.ClientError | TimeoutError):
-            raise MaybeSent(f"the homeserver did not answer: {type(error).__name__}") from error
-
-
-async def _called(call: Awaitable[Any]) -> Any:
-    """A call of nio's. Raises NotSent, MaybeSent, NeverSent, PlatformRefused."""
-    with _Outcome():
-        answer = await call
-    if isinstance(answer, ErrorResponse):
-        status = answer.transport_response.status if answer.transport_response is not None else 500
-        raise _error(status, str(answer.status_code or ""), answer.message, answer.retry_after_ms or 0)
-    return answer
-
-
-async def _first(call: Awaitable[tuple[Any, Any]]) -> Any:
-    return (await call)[0]
-
-
-async def _retried(call: Awaitable[Any]) -> Any:
-    """A call that may be made again as it is, so that nothing about it is doubtful. Raises NotSent, NeverSent, PlatformRefused."""
-    try:
-        return await call
-    except MaybeSent as error:
-        raise NotSent(str(error)) from error
-
-
-async def _polled(call: Awaitable[Any]) -> Any:
-    """A call without which we cannot go on. Raises NotSent, PlatformRefused."""
-    try:
-        return await _retried(_called(call))
-    except NeverSent as error:
-        raise NotSent(str(error)) from error
-
-
-def _error(status: int, code: str, message: str, after_ms: int) -> PlatformError:
-    if code == "M_LIMIT_EXCEEDED" or status == 429:
-        return NotSent("the homeserver asks for a pause", after_ms / 1000)
-    if code in LOST:
-        return PlatformRefused("The homeserver does not know this access token (any more).")
-    if code == "M_NOT_FOUND":
-        return _Absent(f"{code} {message}")
-    if status >= 500 or status < 400:
-        return MaybeSent(f"the homeserver failed: {status} {code}")
-    return NeverSent(f"{code} {message}".strip())
-
-
-class _Wrong(msgspec.Struct, frozen=True):
-    errcode: str = ""
-    error: str = ""
-    retry_after_ms: int = 0
-
-
-def _reason(body: bytes) -> tuple[str, str, int]:
-    try:
-        wrong = msgspec.json.decode(body, type=_Wrong)
-    except msgspec.DecodeError:
-        return "", "", 0
-    return wrong.errcode, wrong.error, wrong.retry_after_ms
