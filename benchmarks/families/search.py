@@ -18,8 +18,9 @@ from benchmarks.rows import Row, at_most
 from benchmarks.talk import session_id, start
 from benchmarks.workload import MARKERS, PER_SESSION, Message
 from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.conversation.words import words
 from clew.domain.ledger.rows import Hit, Order
-from clew.domain.ledger.search import matches, parse, words
+from clew.domain.ledger.search import matches, parse
 
 LIMIT: Final = 20
 Place = tuple[SessionId, int]

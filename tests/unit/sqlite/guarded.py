@@ -15,6 +15,7 @@ from clew.domain.ledger.commits import (
     UsageState,
 )
 from clew.domain.ledger.rows import ApprovalState, CallState, Prefix
+from clew.domain.memory.facts import Kind, NewFact, Trace
 from clew.testing.ledgers import (
     ANN,
     BOB,
@@ -103,6 +104,12 @@ async def fill(home: Path) -> None:
         assert gone == GONE
         for key in ("waits", "done"):
             await ledger.add_job(job(talk, chat, key), most=2)
+        facts = (
+            NewFact(kind=Kind.USER, text=text, said_at=said_at)
+            for text, said_at in (("a", 1), ("b", 2), ("c", 3))
+        )
+        gone_fact = (await ledger.keep_facts(ANN, tuple(facts), START_MS))[2]
+        await ledger.forget_facts(ANN, (gone_fact.id,), (Trace(salt="s", sha256="x"),), START_MS)
     with database(home / "clew.db") as db:
         db.execute("UPDATE outbox SET state = 'sent' WHERE key = 'sent'")
         db.execute("UPDATE job SET state = 'done' WHERE key = 'done'")
@@ -131,6 +138,7 @@ class Attack(NamedTuple):
     sql: str
 
 
+_FACT: Final = "INSERT INTO fact(owner, kind, text, session_id, confidence, supersedes, said_at, created_at)"
 _OP: Final = (
     "INSERT INTO op(session_id, version, kind, from_branch, from_seq, to_branch, to_seq, from_summary, to_summary, epoch,"
     " idempotency_key, actor, at) SELECT id, {version}, '{kind}', {from_branch}, {from_seq}, {to_branch}, {to_seq},"
@@ -357,7 +365,14 @@ ATTACKS: Final = tuple(
         ("usage is another's", "UPDATE usage SET owner = 'eve'"),
         ("usage is replaced", "INSERT OR REPLACE INTO usage SELECT * FROM usage"),
         ("usage is deleted", "DELETE FROM usage"),
-        ("a fact of a deleted session", f"INSERT INTO fact(owner, text, session_id, created_at) VALUES('ann', 'word', '{GONE}', 1)"),
+        ("a fact of a deleted session", f"{_FACT} VALUES('ann', 'user', 'word', '{GONE}', 1, NULL, 9, 9)"),
+        ("an older fact takes the place of a newer", f"{_FACT} SELECT 'ann', 'user', 'd', NULL, 1, id, 1, 9 FROM fact WHERE text = 'b'"),
+        ("a fact comes again", "INSERT OR REPLACE INTO fact SELECT * FROM fact"),
+        ("a fact says something else", "UPDATE fact SET text = 'd'"),
+        ("a fact is another's", "UPDATE fact SET owner = 'eve'"),
+        ("what was forgotten comes again", "INSERT OR REPLACE INTO forgotten SELECT * FROM forgotten"),
+        ("what was forgotten is something else", "UPDATE forgotten SET sha256 = 'y'"),
+        ("what was forgotten may come back", "DELETE FROM forgotten"),
         ("a job comes again", "INSERT OR REPLACE INTO job SELECT * FROM job"),
         ("a job takes another's key", "INSERT OR REPLACE INTO job(kind, key, owner, payload, state, next_at) SELECT kind, key, 'eve', 'x', 'queued', 1 FROM job"),
         ("a job is due again", "UPDATE job SET next_at = next_at - 1 WHERE key = 'waits'"),

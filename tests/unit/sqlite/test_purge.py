@@ -147,7 +147,8 @@ def plant_where_nothing_writes_yet(home: Path, session: SessionId, word: str) ->
     with database(home / "clew.db") as db:
         for number in range(2):
             db.execute(
-                "INSERT INTO fact(owner, text, session_id, supersedes, created_at) VALUES('ann', ?, ?, ?, 1)",
+                "INSERT INTO fact(owner, kind, text, session_id, confidence, supersedes, said_at, created_at)"
+                " VALUES('ann', 'user', ?, ?, 1, ?, 1, 1)",
                 (f"likes {word}", session, number or None),
             )
         db.execute(

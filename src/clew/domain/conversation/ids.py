@@ -18,6 +18,7 @@ ConversationId = NewType("ConversationId", int)
 InboxId = NewType("InboxId", int)
 OutboxId = NewType("OutboxId", int)
 JobId = NewType("JobId", int)
+FactId = NewType("FactId", int)
 ApprovalId = NewType("ApprovalId", str)
 CallId = NewType("CallId", str)
 

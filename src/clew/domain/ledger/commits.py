@@ -32,6 +32,7 @@ from clew.domain.ledger.rows import (
     Prefix,
     TurnState,
 )
+from clew.domain.memory.facts import NewFact
 
 DAY_MS: Final = 86_400_000
 
@@ -362,3 +363,4 @@ class MoveJob(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     receive: Receive | None = None
     replies: tuple[AddReply, ...] = ()
+    facts: tuple[NewFact, ...] = ()

@@ -1,20 +1,18 @@
-"""Search text and search queries: one meaning, whatever store answers.
+"""Search queries: one meaning, whatever store answers.
 
-Words stay as they are; runs of Chinese, Japanese and Korean become overlapping pairs of characters, so that a word
-of two characters is found inside any text. Every string is a valid query: quotes make a phrase, a leading minus
-excludes, a trailing star after three characters makes a prefix, and anything else that is typed is looked for.
+Every string is a valid query: quotes make a phrase, a leading minus excludes, a trailing star after three characters
+makes a prefix, and anything else that is typed is looked for.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import Final
 
 import msgspec
 
-_CJK: Final = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]+")
-_WORD: Final = re.compile(r"[^\W_]+")
+from clew.domain.conversation.words import fold, words
+
 _TERM: Final = re.compile(r'(-?)"([^"]*)"|(\S+)')
 PREFIX_CHARS_MIN: Final = 3
 
@@ -32,34 +30,6 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     terms: tuple[Term, ...]
     without: tuple[Term, ...] = ()
-
-
-def _pairs(match: re.Match[str]) -> str:
-    run = match.group()
-    if len(run) == 1:
-        return f" {run} "
-    return " " + " ".join(run[i : i + 2] for i in range(len(run) - 1)) + " "
-
-
-def pretokenised(text: str) -> str:
-    """The text as an index that splits at non-letters should see it."""
-    spaced = text.replace("\0", " ").replace("_", " ")
-    return spaced if spaced.isascii() else _CJK.sub(_pairs, spaced)
-
-
-def fold(word: str) -> str:
-    """Lower case without accents, as FTS5's `unicode61 remove_diacritics 2` compares words."""
-    if word.isascii():
-        return word.lower()
-    bare = "".join(c for c in unicodedata.normalize("NFD", word.lower()) if not unicodedata.combining(c))
-    return unicodedata.normalize(
-        "NFC", bare
-    )  # Hangul syllables, which were taken apart into letters, are whole again
-
-
-def words(text: str) -> tuple[str, ...]:
-    """The folded words of a text, in order."""
-    return tuple(fold(word) for word in _WORD.findall(pretokenised(text)))
 
 
 def parse(typed: str) -> Query:

@@ -12,6 +12,7 @@ from clew.domain.conversation.ids import (
     ApprovalId,
     CallId,
     ConversationId,
+    FactId,
     OutboxId,
     OwnerId,
     PrincipalId,
@@ -58,6 +59,7 @@ from clew.domain.ledger.rows import (
     UsageTotals,
     Waiting,
 )
+from clew.domain.memory.facts import Fact, NewFact, Trace
 from clew.domain.routing.pairing import Account, Pairing
 
 
@@ -241,6 +243,21 @@ class Ledger(Protocol):
         """
         ...
 
+    async def keep_facts(self, principal: PrincipalId, new: tuple[NewFact, ...], at: int) -> tuple[Fact, ...]:
+        """Keeps what may be kept (see `domain.memory.facts.admitted`), as far as there is room. Returns what stands for
+        each now: a fact that is known already is not kept twice."""
+        ...
+
+    async def forget_facts(
+        self, principal: PrincipalId, ids: tuple[FactId, ...], traces: tuple[Trace, ...], at: int
+    ) -> None:
+        """Forgets whole chains: the facts are gone, from the frozen prompts that held them too (an op `refreeze` each), and
+        the jobs that would look for facts in what was said until now are cancelled.
+
+        Raises HeadMoved, in words, when one of them is not there, is another's, or was superseded meanwhile.
+        """
+        ...
+
     # -- one session -----------------------------------------------------------------------------------------
     async def session(self, principal: PrincipalId, session: SessionId) -> SessionRow:
         """Raises NotFound."""
@@ -417,6 +434,21 @@ class Ledger(Protocol):
 
         Asks nobody's permission: it is for the process that acts on behalf of the surface.
         """
+        ...
+
+    async def done_jobs(self, kind: str, session: SessionId) -> tuple[JobRow, ...]:
+        """Those that were asked for in this session and are done, oldest first. Asks nobody's permission."""
+        ...
+
+    async def quiet_sessions(self, kind: str, since: int, until: int) -> tuple[SessionRow, ...]:
+        """Sessions that were last active then, and whose head no job of the kind names in its key; the first twenty.
+
+        Not side sessions, imported or temporary ones. Asks nobody's permission.
+        """
+        ...
+
+    async def facts(self, principal: PrincipalId, session: SessionId | None = None) -> tuple[Fact, ...]:
+        """All of the principal's own, superseded ones too, oldest first; with a session, none unless that is their own."""
         ...
 
     async def conversation(self, route_key: str) -> ConversationRow | None:

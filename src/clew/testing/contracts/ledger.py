@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from clew.testing.contracts.ledger_case import Reopen
 from clew.testing.contracts.ledger_delivery import DeliveryContract
+from clew.testing.contracts.ledger_facts import FactContract
 from clew.testing.contracts.ledger_fences import FenceContract, KeyContract, LeaseContract
 from clew.testing.contracts.ledger_history import AppendContract, MovingContract, OpeningContract
 from clew.testing.contracts.ledger_isolation import IsolationContract
@@ -53,6 +54,7 @@ class LedgerContract(
     PairingContract,
     LinkingContract,
     JobContract,
+    FactContract,
     RecoveryContract,
     SpendingContract,
     SearchContract,

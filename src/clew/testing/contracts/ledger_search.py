@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from clew.domain.conversation.messages import Head, Role
+from clew.domain.conversation.words import words
 from clew.domain.ledger.commits import Append
 from clew.domain.ledger.rows import OpKind, Order
-from clew.domain.ledger.search import matches, parse, words
+from clew.domain.ledger.search import matches, parse
 from clew.runtime.ports.ledger import Ledger
 from clew.testing.contracts.ledger_case import LedgerCase, Reopen
 from clew.testing.ledgers import (

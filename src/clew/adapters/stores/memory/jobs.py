@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from msgspec.structs import asdict, replace
 
+from clew.adapters.stores.memory.facts import keep_facts
 from clew.adapters.stores.memory.outbox import add_reply
 from clew.adapters.stores.memory.small_writes import receive
 from clew.adapters.stores.memory.state import State
-from clew.domain.conversation.ids import JobId, OwnerId, PrincipalId
+from clew.domain.conversation.ids import JobId, OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import MoveJob, NewJob
 from clew.domain.ledger.errors import HeadMoved, NotFound, Refused
 from clew.domain.ledger.rows import JobRow, JobState
@@ -81,6 +82,7 @@ def move_job(state: State, move: MoveJob) -> bool:
         error=move.error,
         lease_owner=None,
     )
+    keep_facts(state, move.job.owner, move.facts, move.at)
     if move.receive is not None:
         place = state.conversation_by_id(move.receive.conversation)
         if place is None or place.session != move.receive.session:
@@ -105,6 +107,15 @@ def due_jobs(
         if row.next_at <= at and owner in (None, row.owner) and _surface(state, row) == surface
     ]  # fmt: skip
     return tuple(found[:100])
+
+
+def done_jobs(state: State, kind: str, session: SessionId) -> tuple[JobRow, ...]:
+    found = (
+        row
+        for row in state.jobs.values()
+        if (row.kind, row.session, row.state) == (kind, session, JobState.DONE)
+    )
+    return tuple(sorted(found, key=lambda row: row.id))
 
 
 def _surface(state: State, row: JobRow) -> str | None:

@@ -9,7 +9,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from clew.adapters.stores.memory import outbox, reads, small_writes
 from clew.adapters.stores.memory import people as who
 from clew.adapters.stores.memory.commit import commit
-from clew.adapters.stores.memory.jobs import add_job, beat_job, due_jobs, jobs, move_job, take_job
+from clew.adapters.stores.memory.facts import facts, forget_facts, keep_facts, quiet_sessions
+from clew.adapters.stores.memory.jobs import add_job, beat_job, done_jobs, due_jobs, jobs, move_job, take_job
 from clew.adapters.stores.memory.opening import open_session, point
 from clew.adapters.stores.memory.purge import forget
 from clew.adapters.stores.memory.search import search
@@ -107,6 +108,8 @@ class MemoryLedger(Ledger):
     move_job = _written(move_job)
     take_job = _written(take_job)
     beat_job = _written(beat_job)
+    keep_facts = _written(keep_facts)
+    forget_facts = _written(forget_facts)
     forget = _written(forget)
 
     # -- reading ---------------------------------------------------------------------------------------------
@@ -144,6 +147,9 @@ class MemoryLedger(Ledger):
     group_of = _read(outbox.group_of)
     jobs = _read(jobs)
     due_jobs = _read(due_jobs)
+    done_jobs = _read(done_jobs)
+    quiet_sessions = _read(quiet_sessions)
+    facts = _read(facts)
     conversation = _read(reads.conversation)
     search = _read(search)
     usage = _read(reads.usage)

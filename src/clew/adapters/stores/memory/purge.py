@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from clew.adapters.stores.memory.facts import drop
 from clew.adapters.stores.memory.state import State
 from clew.adapters.stores.memory.tree import reach
 from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId
@@ -60,6 +61,7 @@ def _strip(state: State, session: SessionId, at: int) -> None:
     state.approvals = {
         ident: row for ident, row in state.approvals.items() if state.calls[row.call].session != session
     }
+    drop(state, [fact for fact in state.facts.values() if fact.session == session], row.owner, at)
     state.jobs = {ident: job for ident, job in state.jobs.items() if job.session != session}
     for item in state.inbox.values():
         if item.session == session:

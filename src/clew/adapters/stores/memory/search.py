@@ -8,8 +8,9 @@ from clew.adapters.stores.memory.state import State
 from clew.adapters.stores.memory.tree import segments
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message, ToolBody
+from clew.domain.conversation.words import words
 from clew.domain.ledger.rows import Hit, Order, SearchResult, SessionRow
-from clew.domain.ledger.search import Query, matches, parse, snippet, words
+from clew.domain.ledger.search import Query, matches, parse, snippet
 
 
 def search(

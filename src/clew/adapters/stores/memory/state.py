@@ -17,6 +17,7 @@ from clew.domain.conversation.ids import (
     BranchId,
     CallId,
     ConversationId,
+    FactId,
     InboxId,
     JobId,
     OutboxId,
@@ -44,6 +45,7 @@ from clew.domain.ledger.rows import (
     SummaryRow,
     TurnRow,
 )
+from clew.domain.memory.facts import Fact, Trace
 from clew.domain.routing.pairing import FirstProof
 
 
@@ -118,6 +120,8 @@ class State:
     pairings: dict[str, Offer] = field(default_factory=dict)
     """Whom a code, known by its hash, is for, and when it expires."""
     jobs: dict[JobId, JobRow] = field(default_factory=dict)
+    facts: dict[FactId, Fact] = field(default_factory=dict)
+    forgotten: dict[int, tuple[PrincipalId, Trace]] = field(default_factory=dict)
     identities: dict[tuple[str, str], PrincipalId] = field(default_factory=dict)
     joined: dict[PrincipalId, PrincipalId] = field(default_factory=dict)
     """Whom somebody is now."""

@@ -9,10 +9,11 @@ from msgspec.structs import replace
 
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
+from clew.adapters.stores.sqlite.facts import keep_facts
 from clew.adapters.stores.sqlite.open_session import refuse_absent
 from clew.adapters.stores.sqlite.outbox import add_reply
 from clew.adapters.stores.sqlite.small_writes import receive
-from clew.domain.conversation.ids import OwnerId, PrincipalId
+from clew.domain.conversation.ids import OwnerId, PrincipalId, SessionId
 from clew.domain.ledger.commits import MoveJob, NewJob
 from clew.domain.ledger.errors import HeadMoved, NotFound, Refused
 from clew.domain.ledger.rows import JobRow
@@ -94,6 +95,7 @@ def move_job(db: apsw.Connection, move: MoveJob) -> bool:
     db.execute(_MOVE, (job.id, *to, job.next_at, job.attempts, job.lease_owner))
     if db.changes() != 1:
         return False
+    keep_facts(db, job.owner, move.facts, move.at)
     if move.receive is not None:
         place = "SELECT 1 FROM conversation WHERE id = ? AND session_id = ?"
         if not fetch(db, place, (move.receive.conversation, move.receive.session)):
@@ -117,3 +119,8 @@ def due_jobs(
         " ORDER BY j.next_at, j.id LIMIT 100"
     )
     return rows.many(JobRow, fetch(db, due, (kind, at, surface, owner)))
+
+
+def done_jobs(db: apsw.Connection, kind: str, session: SessionId) -> tuple[JobRow, ...]:
+    done = f"{_JOBS} AND j.session_id = ?2 AND j.state = 'done' ORDER BY j.id"
+    return rows.many(JobRow, fetch(db, done, (kind, session)))

@@ -13,8 +13,18 @@ import apsw
 from clew.adapters.stores.sqlite import outbox, read, small_writes
 from clew.adapters.stores.sqlite import people as who
 from clew.adapters.stores.sqlite.commit import commit, committed_before
+from clew.adapters.stores.sqlite.facts import facts, forget_facts, keep_facts, quiet_sessions
 from clew.adapters.stores.sqlite.in_use import InUse
-from clew.adapters.stores.sqlite.jobs import add_job, beat_job, due_jobs, job_before, jobs, move_job, take_job
+from clew.adapters.stores.sqlite.jobs import (
+    add_job,
+    beat_job,
+    done_jobs,
+    due_jobs,
+    job_before,
+    jobs,
+    move_job,
+    take_job,
+)
 from clew.adapters.stores.sqlite.migrate import open_file
 from clew.adapters.stores.sqlite.open_session import open_session, opened_before, point_conversation
 from clew.adapters.stores.sqlite.purge import Purger
@@ -151,6 +161,8 @@ class SqliteLedger:
     move_job = _written(move_job)
     take_job = _written(take_job)
     beat_job = _written(beat_job)
+    keep_facts = _written(keep_facts)
+    forget_facts = _written(forget_facts)
 
     async def add_job(self, job: NewJob, *, most: int) -> JobRow:
         read_back = partial(job_before, job=job)
@@ -202,6 +214,9 @@ class SqliteLedger:
     group_of = _glanced(outbox.group_of)
     jobs = _glanced(jobs)
     due_jobs = _glanced(due_jobs)
+    done_jobs = _glanced(done_jobs)
+    quiet_sessions = _read(quiet_sessions)
+    facts = _glanced(facts)
     conversation = _glanced(read.conversation)
     usage = _read(read.usage)
     spent = _read(read.spending)

@@ -18,6 +18,7 @@ from typing import Final
 import apsw
 
 from clew.adapters.stores.sqlite.connection import fetch, in_words
+from clew.adapters.stores.sqlite.facts import drop_facts_of
 from clew.adapters.stores.sqlite.heirs import doomed_messages, forgotten_ancestors, heirs
 from clew.adapters.stores.sqlite.people import IS_OWNER
 from clew.adapters.stores.sqlite.readers import Readers
@@ -79,6 +80,8 @@ class Purger:
         while words := await self._readers.read(partial(_some_words, session=session)):
             statements, rows = words
             await self._writer.do(partial(_strip, session=session, statements=statements, rows=rows))
+        while await self._writer.do(partial(drop_facts_of, session=session, limit=CHUNK_ROWS)):
+            pass
         await self._writer.do(partial(_strip_session, session=session))
         return messages, blobs
 
@@ -196,13 +199,6 @@ _WORDS: Final = (
         # From the newest on: each summary is named by the one after it.
         "SELECT id FROM summary WHERE session_id = ?1 ORDER BY id DESC LIMIT ?2",
         (f"DELETE FROM summary WHERE session_id = ?1 AND id {_IN}",),
-    ),
-    (
-        "SELECT id FROM fact WHERE session_id = ?1 LIMIT ?2",
-        (
-            f"UPDATE fact SET supersedes = NULL WHERE ?1 IS NOT NULL AND supersedes {_IN}",
-            f"DELETE FROM fact WHERE session_id = ?1 AND id {_IN}",
-        ),
     ),
     (
         "SELECT id FROM job WHERE session_id = ?1 LIMIT ?2",

@@ -24,8 +24,8 @@ from clew.adapters.stores.sqlite.connection import connect, fetch
 from clew.adapters.stores.sqlite.heirs import heirs, reached
 from clew.domain.conversation.ids import BranchId, MessageId, PrincipalId, SessionId
 from clew.domain.conversation.messages import AssistantBody, Body, ToolBody
+from clew.domain.conversation.words import pretokenised
 from clew.domain.ledger.errors import Corrupt
-from clew.domain.ledger.search import pretokenised
 
 BATCH: Final = 64
 _LAYOUT: Final = 3
