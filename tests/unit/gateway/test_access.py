@@ -19,6 +19,7 @@ from clew.domain.routing.pairing import CODE_SECONDS, Account, code_sha256
 from clew.domain.routing.routes import ChatKind, Route, Sharing
 from clew.domain.tools.spec import Effect
 from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.platforms import NotSent
 from clew.surfaces.gateway.access import WRONG_CODES_MAX, Access
 from clew.surfaces.gateway.channel import open_channel
 from clew.surfaces.gateway.gateway import Gateway
@@ -126,6 +127,42 @@ def test_two_accounts_become_one_person() -> None:
             assert await other.say("more") == "re: more"
             assert await ben.say("/search apple") == "Nothing was found."
             assert "no such pairing code" in await ben.say(f"/pair {CODE} yes")
+
+    simulate(0, run())
+
+
+def test_an_account_that_is_unlinked_begins_anew() -> None:
+    """What waits to be told there of before is not, nor answered; from then on neither side hears or finds what the other says;
+    taken back as well, it is a stranger's, though the settings name it."""
+
+    async def run() -> None:
+        served = Served()
+        ann, other = Speaker("ann", served.one), Speaker("ben", served.two)
+        ledger = served.world.ledger
+        async with serving(served):
+            assert await ann.say("apple") == "re: apple"
+            assert await other.say("banana") == "re: banana"
+            await served.offer_link()
+            await ann.say(f"/pair {CODE}")
+            await other.say(f"/pair {CODE}")
+            await other.say(f"/pair {CODE} yes")
+            assert "Paired" not in await other.say("/remind in 2 hours cherry")
+            served.two.failing.append(NotSent("Too Many Requests", 3600))
+            await served.two.say("ben", "date")
+            await served.two.until(lambda: not served.two.failing)
+            alone = await ledger.unlink(Account("two", "ben"))
+            assert alone == "two:ben#2"
+            before = served.two.shown("ben")
+            await asyncio.sleep(4 * 3600)  # of virtual time
+            assert served.two.shown("ben") == before
+            assert await other.say("elderberry") == "re: elderberry"
+            for word in ("apple", "banana", "date", "cherry"):
+                assert await other.say(f"/search {word}") == "Nothing was found."
+            assert len((await other.say("/sessions")).splitlines()) == 1
+            assert await ann.say("/search elderberry") == "Nothing was found."
+            assert "banana" in await ann.say("/search banana")
+            await ledger.unpair(Account("two", "ben"))
+            assert "people I know" in await other.say("and now?")
 
     simulate(0, run())
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Container
 from enum import StrEnum
+from itertools import count
 from typing import Final
 
 import msgspec
@@ -70,6 +72,16 @@ def link(first: FirstProof | None, account: Account, who: PrincipalId | None, *,
         return f"You are {who} here already."
     stays, joins = (LOCAL, first.principal) if who == LOCAL else (first.principal, who)
     return Pairing(shown=Shown.LINKED if sure else Shown.ASKS, principal=stays, joined=joins)
+
+
+def unlinked(account: Account, taken: Container[PrincipalId]) -> PrincipalId:
+    """Who an account is that is nobody's any more: a name that nobody has or had, so that nothing is theirs."""
+    named = f"{account.platform}:{account.external_id}"
+    names = (PrincipalId(named if n == 1 else f"{named}#{n}") for n in count(1))
+    return next(name for name in names if name not in taken)
+
+
+ONLY_ACCOUNT: Final = "{} is the only account of {}: there is nothing to unlink."
 
 
 def code_sha256(code: str) -> str:

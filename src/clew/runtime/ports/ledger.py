@@ -175,6 +175,13 @@ class Ledger(Protocol):
         """The account is nobody's any more; False if it was nobody's. What was linked stays linked."""
         ...
 
+    async def unlink(self, account: Account) -> PrincipalId:
+        """The account is a person of its own from now on, to whom nothing belongs; what was said before stays where it is.
+
+        Raises NotFound for nobody's account, Refused for the only one of its person.
+        """
+        ...
+
     async def set_role(self, principal: PrincipalId, role: str) -> None:
         """Makes somebody an `admin` or a `user`. Raises NotFound; Refused for the owner and for groups."""
         ...

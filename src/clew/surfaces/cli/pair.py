@@ -67,7 +67,10 @@ def code(host: Host, name: str | None, me: bool, admin: bool) -> int:
 @click.option("--me", is_flag=True, help="One of the two is you in this terminal.")
 @click.pass_obj
 def link(host: Host, me: bool) -> int:
-    """Make a code with which two accounts become one person, who sees the sessions of both. It cannot be undone."""
+    """Make a code with which two accounts become one person, who sees the sessions of both.
+
+    What came together stays so: `clew pair unlink` parts them for what is said afterwards.
+    """
 
     async def offer(services: Services, code: str, expires_at: int) -> None:
         await services.ledger.offer_link(code_sha256(code), LOCAL if me else None, expires_at)
@@ -98,6 +101,21 @@ def revoke(host: Host, platform: str, id_: str) -> int:
         raise UsageError(f"{platform} {id_} is nobody's account.")
     if id_ in getattr(getattr(host.settings().gateway, platform, None), "allow", ()):
         click.echo(f"gateway.{platform}.allow still names {id_}.", err=True)
+    return Exit.DONE
+
+
+@pair.command()
+@click.argument("platform")
+@click.argument("id_")
+@click.pass_obj
+def unlink(host: Host, platform: str, id_: str) -> int:
+    """Make an account a person of its own again, as `clew pair list` shows it.
+
+    What was said before stays with the person it was; the account begins anew, and neither sees what the other says.
+    """
+    account = Account(platform, id_)
+    person = with_services(host, lambda services: services.ledger.unlink(account))
+    click.echo(f"{platform} {id_} is {person} from now on.")
     return Exit.DONE
 
 

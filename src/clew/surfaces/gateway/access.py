@@ -45,9 +45,12 @@ class Access:
 
     async def _whose(self, sender: str) -> PrincipalId | None:
         paired = await self._ledger.identified(self._platform, sender)
-        if paired is None and sender in self._allow:
-            return PrincipalId(f"{self._platform}:{sender}")
-        return paired
+        if paired is not None or sender not in self._allow:
+            return paired
+        named = PrincipalId(f"{self._platform}:{sender}")
+        person = await self._ledger.person(named)
+        # Whoever joined somebody, and whose account was taken back since, shares what they said: they are it no more.
+        return named if person is None or person.id == named else None
 
     async def at(self, route: Route) -> PrincipalId | None:
         """Whose place this is now: whoever was the last to say something there, as they are known now. None when they may
@@ -121,7 +124,7 @@ class Access:
                     "" if came.joined is None else f", and both accounts see all that {came.joined} has said"
                 )
                 return (
-                    f"This makes you {came.principal} here{before}. It cannot be undone."
+                    f"This makes you {came.principal} here{before}. What came together stays so."
                     f" If the code is your own and that is what you want: /pair {code} yes"
                 )
             case Shown.LINKED:

@@ -26,9 +26,9 @@ async def paired(ledger: Ledger, account: Account, who: PrincipalId) -> None:
     await ledger.pair(code, account, START_MS)
 
 
-async def linked(ledger: Ledger, first: Account, second: Account) -> Pairing:
+async def linked(ledger: Ledger, first: Account, second: Account, code: str = "link") -> Pairing:
     """Both show a code, and the second one is sure."""
-    code = f"{first} {second}"
+    code = f"{first} {second} {code}"
     await ledger.offer_link(code, None, LATE)
     assert (await ledger.pair(code, first, START_MS)).shown == Shown.NOTED
     assert (await ledger.pair(code, second, START_MS)).shown == Shown.ASKS
@@ -168,6 +168,33 @@ class LinkingContract(LedgerCase):
             await ledger.session(ANN, second.session)
         with pytest.raises(NotFound):
             await ledger.forget(BOB, foreign.session, START_MS)  # shared, and never theirs
+
+    async def test_an_account_that_is_unlinked_begins_anew(self, ledger: Ledger) -> None:
+        """Nothing that was said before is theirs, under no name they had, and nobody sees what they say now; also once they
+        were linked again; and what they proved for a link before is no proof any more."""
+        await paired(ledger, PHONE, BOB)
+        await paired(ledger, LAPTOP, ANN)
+        hers, his = await begin(ledger, 1), await begin(ledger, 2, owner=BOB)
+        await linked(ledger, PHONE, LAPTOP)
+        for turn, name in enumerate(("matrix:@ann:example.org", "matrix:@ann:example.org#2")):
+            await ledger.offer_link(f"stale{turn}", None, LATE)
+            await ledger.pair(f"stale{turn}", LAPTOP, START_MS)
+            alone = await ledger.unlink(LAPTOP)
+            assert (alone, await who(ledger, LAPTOP), await who(ledger, PHONE)) == (name, name, BOB)
+            with pytest.raises(NotFound):
+                await ledger.pair(f"stale{turn}", OTHER, START_MS, sure=True)
+            for before in (hers, his):
+                await check_hidden(ledger, alone, before.session)
+                assert (await ledger.session(BOB, before.session)).id == before.session
+            new = await begin(ledger, 3 + turn, owner=alone)
+            for other in (ANN, BOB):
+                await check_hidden(ledger, other, new.session)
+            assert alone in {person.id for person in await ledger.people()}
+            with pytest.raises(Refused):
+                await ledger.unlink(LAPTOP)  # nobody else's any more
+            await linked(ledger, PHONE, LAPTOP, f"again{turn}")
+        with pytest.raises(NotFound):
+            await ledger.unlink(OTHER)
 
     async def test_joining_goes_on_to_whom_one_joined(self, ledger: Ledger) -> None:
         """Ann joins Bob, Bob joins Cleo: Cleo is all three, and codes and lists know it."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from clew.adapters.stores.memory.state import Offer, State
-from clew.domain.conversation.ids import PrincipalId
+from clew.domain.conversation.ids import LOCAL, PrincipalId
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import Person
-from clew.domain.routing.pairing import Account, FirstProof, Pairing, Shown, link
+from clew.domain.routing.pairing import ONLY_ACCOUNT, Account, FirstProof, Pairing, Shown, link, unlinked
 
 
 def identified(state: State, platform: str, external_id: str) -> PrincipalId | None:
@@ -77,7 +77,24 @@ def _join(state: State, joined: PrincipalId, stays: PrincipalId) -> None:
     state.joined[joined] = stays
 
 
+def unlink(state: State, account: Account) -> PrincipalId:
+    was = state.identities.get((account.platform, account.external_id))
+    if was is None:
+        raise NotFound(f"{account.platform} {account.external_id} is nobody's account.")
+    others = [*state.identities.values(), *state.joined.values()].count(was) - 1
+    if was != LOCAL and not others:
+        raise Refused(ONLY_ACCOUNT.format(f"{account.platform} {account.external_id}", was))
+    fresh = unlinked(account, state.roles)
+    state.roles[fresh], state.names[fresh] = "user", account.external_id
+    unpair(state, account)
+    state.identities[account.platform, account.external_id] = fresh
+    return fresh
+
+
 def unpair(state: State, account: Account) -> bool:
+    for code, offer in list(state.pairings.items()):
+        if offer.first is not None and offer.first.account == account:
+            del state.pairings[code]  # it proved this as whoever it was then
     return state.identities.pop((account.platform, account.external_id), None) is not None
 
 

@@ -150,6 +150,7 @@ class SqliteLedger:
     offer_link = _written(who.offer_link)
     pair = _written(who.pair)
     unpair = _written(who.unpair)
+    unlink = _written(who.unlink)
     set_role = _written(who.set_role)
     move_chat = _written(outbox.move_chat)
     point = _written(point_conversation)

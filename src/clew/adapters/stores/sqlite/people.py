@@ -14,7 +14,7 @@ from clew.adapters.stores.sqlite.connection import fetch
 from clew.domain.conversation.ids import LOCAL, PrincipalId
 from clew.domain.ledger.errors import NotFound, Refused
 from clew.domain.ledger.rows import Person
-from clew.domain.routing.pairing import Account, FirstProof, Pairing, Shown, link
+from clew.domain.routing.pairing import ONLY_ACCOUNT, Account, FirstProof, Pairing, Shown, link, unlinked
 
 JOINED: Final = "clew"
 """The platform of those who joined somebody."""
@@ -23,6 +23,11 @@ IS_OWNER: Final = (
     " WHERE platform = 'clew' AND account = '' AND external_id = s.owner AND principal = ?1))"
 )
 """Whether ?1 owns the session s, or is who its owner joined."""
+_FORGET_PROOF: Final = """
+-- what an account has proven for a link, it proved as whoever it was then
+UPDATE job SET state = 'spent' WHERE kind = 'linking' AND state = 'shown'
+  AND payload ->> '$.account.platform' = ? AND payload ->> '$.account.external_id' = ?
+"""
 _OPEN: Final = "(kind = 'pairing' OR kind = 'linking') AND (state = 'offered' OR state = 'shown')"
 
 
@@ -80,12 +85,12 @@ def pair(
         proof = msgspec.json.encode(FirstProof(came.principal, account)).decode()
         db.execute("UPDATE job SET state = 'shown', payload = ? WHERE id = ?", (proof, job))
     elif came.shown == Shown.LINKED and first is not None:
+        db.execute("UPDATE job SET state = 'spent' WHERE id = ?", (job,))
         if came.joined is not None:
             _join(db, came.joined, came.principal)
         for proven in (account, first.account):
             if proven is not None:
                 _give(db, proven, came.principal)
-        db.execute("UPDATE job SET state = 'spent' WHERE id = ?", (job,))
     return came
 
 
@@ -122,8 +127,22 @@ def _join(db: apsw.Connection, joined: PrincipalId, stays: PrincipalId) -> None:
 
 def unpair(db: apsw.Connection, account: Account) -> bool:
     row = (account.platform, account.external_id)
+    db.execute(_FORGET_PROOF, row)
     db.execute("DELETE FROM identity WHERE platform = ? AND account = '' AND external_id = ?", row)
     return db.changes() == 1
+
+
+def unlink(db: apsw.Connection, account: Account) -> PrincipalId:
+    was = identified(db, account.platform, account.external_id)
+    if was is None:
+        raise NotFound(f"{account.platform} {account.external_id} is nobody's account.")
+    others = fetch(db, "SELECT count(*) FROM identity WHERE account = '' AND principal = ?", (was,))[0][0] - 1
+    if was != LOCAL and not others:
+        raise Refused(ONLY_ACCOUNT.format(f"{account.platform} {account.external_id}", was))
+    fresh = unlinked(account, {row[0] for row in fetch(db, "SELECT id FROM principal", ())})
+    db.execute("INSERT INTO principal(id, name, role) VALUES(?, ?, 'user')", (fresh, account.external_id))
+    _give(db, account, fresh)
+    return fresh
 
 
 def set_role(db: apsw.Connection, principal: PrincipalId, role: str) -> None:
