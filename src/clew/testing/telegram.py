@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from email.parser import BytesParser
-from email.policy import HTTP
-from types import TracebackType
-from typing import Any, Final, Self
-from urllib.parse import parse_qsl, unquote
+from typing import Any, Final
+from urllib.parse import unquote
 
 import httpx
 import msgspec
+
+from clew.testing.wire_server import Json, Upload, WireServer, fields
 
 UNITS_MAX: Final = 4096
 DATE: Final = 1_790_000_000
@@ -31,15 +29,7 @@ AGAIN_SECONDS: Final = 0.1
 """After an update that was not taken."""
 UPLOAD_BYTES_MAX: Final = {"document": 50_000_000, "photo": 10_000_000}
 PHOTO_BEGINS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
-Json = dict[str, Any]
-
-
-class Upload(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that the bot sends."""
-
-    name: str
-    media_type: str
-    bytes: bytes
+JSON: Final = {"Content-Type": "application/json"}
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,13 +65,13 @@ class Refusal(Exception):
         self.parameters = {"retry_after": retry_after} if retry_after else {}
 
 
-class BotApi:
+class BotApi(WireServer):
     """One bot. `calls` are the methods called, in order; `messages` what each chat holds, by id."""
 
     TOKEN: Final = "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"
 
     def __init__(self) -> None:
-        self.base_url = ""
+        super().__init__()
         self.me: Json = {"id": 110201543, "is_bot": True, "first_name": "Clew", "username": "clew_bot",
                          "can_join_groups": True, "can_read_all_group_messages": False,
                          "supports_inline_queries": False}  # fmt: skip
@@ -95,31 +85,12 @@ class BotApi:
         self._next_update = 1
         self._next_message = 1
         self._faults: dict[str, list[Fault]] = {}
-        self._changed = asyncio.Condition()
         self._poller: asyncio.Event | None = None
         self._came = asyncio.Event()
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
         self.webhook: Json = {"url": ""}
         """As it was set; `posted` holds what each post was answered with."""
         self.posted: list[int] = []
         self._posting: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        self._hook({"url": ""})
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-        await self._server.wait_closed()
 
     # -- what people do and see ----------------------------------------------------------------------------------
     def person(self, ident: int, name: str) -> Person:
@@ -188,11 +159,6 @@ class BotApi:
         """The next calls of a method meet these, one each."""
         self._faults.setdefault(method, []).extend(faults)
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Returns when it holds; looked at after each call of the bot."""
-        async with self._changed:
-            await self._changed.wait_for(holds)
-
     @property
     def unconfirmed(self) -> int:
         """Updates that the bot has not confirmed by an offset."""
@@ -212,9 +178,7 @@ class BotApi:
             self._posting.cancel()
             self._posting = None
         if asked["url"]:
-            self._posting = asyncio.create_task(self._post(asked))
-            self._connections.add(self._posting)
-            self._posting.add_done_callback(self._connections.discard)
+            self._posting = self._beside(asyncio.create_task(self._post(asked)))
         return True
 
     async def _post(self, hook: Json) -> None:
@@ -233,7 +197,7 @@ class BotApi:
                         del self._updates[0]
                     else:
                         await asyncio.sleep(AGAIN_SECONDS)
-                    await self._note()
+                    await self.note()
                 await self._came.wait()
 
     def _message(self, where: Person, sender: Json, text: str, more: Json) -> Json:
@@ -357,37 +321,15 @@ class BotApi:
         return message
 
     # -- HTTP ----------------------------------------------------------------------------------------------------
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := (await reader.readuntil(b"\r\n\r\n")).decode("latin-1"):
-                length = re.search(r"(?i)content-length: *(\d+)", head)
-                body = await reader.readexactly(int(length[1])) if length else b""
-                answer = await self._answer(head, body)
-                if answer is None:
-                    return
-                status, kind, content = answer
-                writer.write(f"HTTP/1.1 {status} x\r\nContent-Type: {kind}\r\n"
-                             f"Content-Length: {len(content)}\r\n\r\n".encode() + content)  # fmt: skip
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the bot left
-        finally:
-            writer.close()
-
-    async def _answer(self, head: str, body: bytes) -> tuple[int, str, bytes] | None:
+    async def answer(self, head: str, body: bytes) -> tuple[int, Json, bytes] | None:
         path = unquote(head.split(" ", 2)[1].partition("?")[0])
         if path.startswith(f"/file/bot{self.TOKEN}/"):
             content = self._files.get(path.rpartition("/")[2])
-            return (404, "text/plain", b"") if content is None else (200, "application/octet-stream", content)
+            return (404, {}, b"") if content is None else (200, {}, content)
         token, _, method = path.removeprefix("/bot").rpartition("/")
-        asked = _fields(head, body)
+        asked = fields(head, body)
         self.calls.append((method, asked))
-        await self._note()
+        await self.note()
         fault = self._faults[method].pop(0) if self._faults.get(method) else Fault()
         if fault.holds is not None:
             await fault.holds.wait()
@@ -399,16 +341,11 @@ class BotApi:
             wrong: Json = {"ok": False, "error_code": error.status, "description": str(error)}
             if error.parameters:
                 wrong["parameters"] = error.parameters
-            return error.status, "application/json", msgspec.json.encode(wrong)
-        await self._note()
+            return error.status, JSON, msgspec.json.encode(wrong)
+        await self.note()
         if fault.loses_answer:
             return None
-        return 200, "application/json", msgspec.json.encode({"ok": True, "result": result})
-
-    async def _note(self) -> None:
-        """Whoever waits for something looks again."""
-        async with self._changed:
-            self._changed.notify_all()
+        return 200, JSON, msgspec.json.encode({"ok": True, "result": result})
 
     async def _called(self, token: str, method: str, asked: Json, fault: Fault) -> Any:
         if token != self.TOKEN or self.revoked:
@@ -441,34 +378,3 @@ def _check_text(asked: Json) -> None:
     for entity in asked.get("entities", []):
         if entity["offset"] < 0 or entity["length"] <= 0 or entity["offset"] + entity["length"] > units:
             raise Refusal(400, f"Bad Request: entity {entity} is beyond the text")
-
-
-def _fields(head: str, body: bytes) -> Json:
-    """The parameters of a call, those that are JSON decoded."""
-    kind = re.search(r"(?i)content-type: *([^\r\n]+)", head)
-    media_type = kind[1] if kind else ""
-    if media_type.startswith("application/json"):
-        decoded: Json = msgspec.json.decode(body)
-        return decoded
-    if media_type.startswith("multipart/"):
-        parsed = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {media_type}\r\n\r\n".encode() + body)
-        pairs: list[tuple[str, str | Upload]] = [
-            (str(part.get_param("name", header="content-disposition")), _part(part))
-            for part in parsed.iter_parts()
-        ]
-    else:
-        pairs = [*parse_qsl(body.decode(), keep_blank_values=True)]
-    return {name: _value(value) for name, value in pairs}
-
-
-def _part(part: Any) -> str | Upload:
-    name = part.get_filename()
-    if name is None:
-        return str(part.get_content())
-    return Upload(name=name, media_type=part.get_content_type(), bytes=part.get_payload(decode=True))
-
-
-def _value(text: str | Upload) -> Any:
-    if isinstance(text, str) and text[:1] in ("[", "{"):
-        return msgspec.json.decode(text)
-    return text

@@ -12,6 +12,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     headers: Mapping[str, str]
     body: bytes
+    query: Mapping[str, str] = {}
+    """What stands behind the path's question mark."""
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):

@@ -177,7 +177,8 @@ def _served(endpoint: Endpoint, bounds: Bounds) -> Any:
         if body is None:
             return PlainTextResponse("Too large.\n", 413, {"connection": "close"})
         try:
-            answered = await endpoint.answer(Asked(headers=dict(request.headers), body=body))
+            asked = Asked(headers=dict(request.headers), body=body, query=dict(request.query_params))
+            answered = await endpoint.answer(asked)
         except Exception as error:  # noqa: BLE001 - the supervisor of an answer: said by its kind, which holds nobody's words
             LOG.error("not answered", path=endpoint.path, error=type(error).__name__)
             return PlainTextResponse("An error inside Clew.\n", 500)
