@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import sys
@@ -9,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from clew.adapters.processes.tree import find
 from clew.testing.command_line import CommandLine
+from clew.testing.model_server import ModelServer, echo
+from clew.testing.telegram import Person
+from tests.acceptance.serving import gateway
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -17,6 +22,20 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+class Agents:
+    """The log of the pretended agents, and which of them live, by their process groups."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def pids(self, what: str) -> list[int]:
+        lines = [line.split(" ") for line in self.path.read_text().splitlines()]
+        return [int(pid) for said, pid, *_ in lines if said == what]
+
+    def living(self) -> set[int]:
+        return {pid for pid in self.pids("started") if find(frozenset([pid]), frozenset())}
 
 
 @pytest.fixture
@@ -64,7 +83,9 @@ async def test_a_conversation_with_another_agent(clew: CommandLine, tmp_path: Pa
     finally:
         ledger.close()
     assert states == [("shell", "finished")]
-    assert len((tmp_path / "agent.log").read_text().split("started")) > 4
+    agents = Agents(tmp_path / "agent.log")
+    assert len(agents.pids("started")) >= 4
+    assert agents.living() == set()
     log = (tmp_path / "home" / "logs" / "cold-start.jsonl").read_text()
     lines = [json.loads(line) for line in log.splitlines()]
     assert {line["transport"] for line in lines} == {"spawn"}
@@ -85,3 +106,66 @@ async def test_an_agent_that_is_not_there(clew: CommandLine, tmp_path: Path) -> 
     )
     ran = await clew.run("run", "--json", "hello", environ={"CLEW_MODEL": "acp:gemeni"})
     assert "There is no agent 'gemeni'" in ran.out + ran.err
+
+
+async def test_agents_behind_a_gateway(tmp_path: Path) -> None:
+    """Two chats share one process and know nothing of each other; /undo, /retry, /compress, a model changed and changed back,
+    /stop and kill -9 leave the agent knowing what the ledger holds, and no process is left, however little it wants to end."""
+    agents = Agents(tmp_path / "agent.log")
+    arguments = ["-m", "clew.testing.fake_agent", "--stubborn", "--log", str(agents.path)]
+    settings = {
+        "CLEW_MODEL": "acp:pretended/fast",
+        "CLEW__MODEL__CONTEXT_WINDOW": "8000",
+        "CLEW__AGENTS__PRETENDED__COMMAND": sys.executable,
+        "CLEW__AGENTS__PRETENDED__ARGS": json.dumps(arguments),
+        "CLEW__POOL__ENABLED": "true",
+    }
+    async with gateway(tmp_path / "home", ModelServer(echo), **settings) as served:
+        ann, ben = served.api.person(42, "Ann"), served.api.person(43, "Ben")
+
+        async def says(who: Person, text: str, *answers: str) -> None:
+            """Returns when something is shown after it that begins like each of these."""
+            before = len(served.api.shown(who.chat))
+            served.api.say(who, text)
+
+            def answered() -> bool:
+                shown = served.api.shown(who.chat)[before:]
+                return all(any(one.startswith(answer) for one in shown) for answer in answers)
+
+            await served.until(answered)
+
+        await served.start()
+        await asyncio.gather(says(ann, "alpha", "echo: alpha"), says(ben, "beta", "echo: beta"))
+        await asyncio.gather(says(ann, "KNOWS beta", "beta: 0"), says(ben, "KNOWS beta", "beta: 1"))
+        assert len(agents.pids("started")) == 1
+        assert len(agents.pids("session")) == 2
+
+        await says(ann, "/undo 2", "Undone")
+        await says(ann, "KNOWS alpha", "alpha: 0")
+        await says(ann, "/retry", "Again", "alpha: 0")
+        long = "gamma " * 300
+        await says(ann, long, "echo: gamma")
+        await says(ann, "delta", "echo: delta")
+        await says(ann, "/compress", "Summarised")
+        await says(ann, f"KNOWS {long.strip()}", f"{long.strip()}: 0")
+        await says(ann, "/model scripted-model", "From the next turn on")
+        await says(ann, "epsilon", "The model, its tools", "echo: epsilon")
+        await says(ann, "/model acp:pretended/fast", "From the next turn on")
+        await says(ann, "KNOWS epsilon", "The model, its tools", "epsilon: 1")
+
+        await says(ann, "HANG", "working")
+        await says(ann, "/stop", "Stopped")
+        assert len(agents.pids("cancelled")) == 1
+        await says(ben, "KNOWS beta", "beta: 1")
+        assert agents.pids("session")[:2] == agents.pids("cancelled") * 2
+
+        await says(ann, "HANG", "working")
+        await served.kill()
+        assert (left := agents.living())
+        await served.start()
+        await says(ann, "/stop", "Stopped")
+        await says(ann, "KNOWS epsilon", "epsilon: 1")
+        await says(ben, "KNOWS beta", "beta: 1")
+        assert not left & agents.living()
+        assert await served.stop() == 0, served.log
+        assert agents.living() == set()

@@ -42,7 +42,8 @@ class AgentsLater:
 
     def choice(self, name: str) -> ModelChoice:
         """Raises ModelUnavailable."""
-        return self._made().choice(name)
+        model = self._settings.model
+        return self._made().choice(name, model.context_window if name == model.name else 0)
 
     def prewarm(self, cwd: Path) -> None:
         """Has the agent started that the settings name, if it is one and is kept. What goes wrong the first turn says."""

@@ -8,6 +8,7 @@ It answers `echo: TEXT` to the newest line that a person said, and does what lin
     TOOLS                     tells the names of the tools it was offered
     READ path · WRITE path text     asks the client for a file, and tells what came of it
     MAY kind title            asks for a permission, and tells whether it got it
+    KNOWS line                tells how often it was told that line in this session
     HEARD                     tells everything it was ever told in this session, byte for byte
     FLOOD n                   sends n updates that hold a kilobyte each
     HANG                      says `working` and nothing more until it is cancelled
@@ -98,6 +99,7 @@ class FakeAgent:
         self._options = options
         self._peer = Peer(write, serve=self._serve, heard=self._heard, broke=_tell)
         self._sessions: dict[str, FakeSession] = {}
+        self._opened_ever = 0
         self.receive = self._peer.receive
 
     async def _serve(self, method: str, raw: msgspec.Raw) -> object:
@@ -128,7 +130,8 @@ class FakeAgent:
 
     async def _opened(self, params: Params) -> object:
         servers = [await ToolServer.start(server, params["cwd"]) for server in params["mcpServers"]]
-        name = f"session-{os.getpid()}-{len(self._sessions)}"
+        self._opened_ever += 0 if self._options.one_name else 1
+        name = f"session-{os.getpid()}-{self._opened_ever}"
         self._sessions[name] = FakeSession(params["cwd"], servers)
         self._log("session", name)
         return {"sessionId": name, "models": {"currentModelId": "legacy", "availableModels": []}}
@@ -216,6 +219,9 @@ class FakeAgent:
     async def _tell_heard(self, _: str, session: FakeSession, __: str) -> str:
         return "\n".join(session.heard)
 
+    async def _knows(self, _: str, session: FakeSession, rest: str) -> str:
+        return f"{rest}: {sum(text.splitlines().count(rest) for text in session.heard)}"
+
     async def _flood(self, name: str, _: FakeSession, rest: str) -> str:
         for _number in range(int(rest)):
             self._say(name, "x" * 1024)
@@ -233,7 +239,7 @@ class FakeAgent:
 
     _orders: Final[dict[str, Callable[[FakeAgent, str, FakeSession, str], Awaitable[str]]]] = {
         "CALL": _call, "TOOLS": _tools, "READ": _read, "WRITE": _write, "MAY": _may, "HEARD": _tell_heard,
-        "FLOOD": _flood, "HANG": _hang, "DIE": _die,
+        "KNOWS": _knows, "FLOOD": _flood, "HANG": _hang, "DIE": _die,
     }  # fmt: skip
 
     def _log(self, what: str, detail: str) -> None:
@@ -277,7 +283,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--model", default="")
     parser.add_argument("--version", type=int, default=1)
     parser.add_argument("--fail", action="store_true", help="end at once, with a sentence")
-    for flag in ("never-initialize", "sign-in", "stubborn", "noise"):
+    for flag in ("never-initialize", "sign-in", "stubborn", "noise", "one-name"):
         parser.add_argument(f"--{flag}", action="store_true")
     parser.add_argument(
         "--fail-once", default="", metavar="FILE", help="the same, where that is not there yet"

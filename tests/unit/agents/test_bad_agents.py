@@ -312,6 +312,17 @@ async def test_first_uses_at_once_start_one_process(make: Make, tmp_path: Path, 
     assert len(log.pids("session")) == 8
 
 
+async def test_an_agent_that_names_two_sessions_alike(make: Make, tmp_path: Path) -> None:
+    """The second is refused, or one conversation would hear the other's answers; nothing of it is left."""
+    agents = make("--one-name")
+    one = Conversation(agents, "one", tmp_path)
+    await one.say("hello")
+    with pytest.raises(AssertionError, match="gave a session the name of another"):
+        await Conversation(agents, "two", tmp_path).say("hello")
+    assert len(agents.bridge.bindings) == 1
+    assert (await one.say("again")).strip() == "echo: again"
+
+
 async def test_a_full_pool(
     make: Make, tmp_path: Path, log: Log, told: list[Breakdown], warned: list[str]
 ) -> None:

@@ -66,19 +66,18 @@ class Agents:
         self._leaving: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
-    def choice(self, name: str) -> ModelChoice:
+    def choice(self, name: str, context_window: int = 0) -> ModelChoice:
         """The model of a name like `acp:gemini/gemini-3.8-flash`; without a slash, what the agent itself is set to.
 
-        Raises ModelUnavailable for an agent that nobody knows.
+        It takes `context_window` tokens; 0 for what is known of the agent. Raises ModelUnavailable for one nobody knows.
         """
         agent, _, model = name.removeprefix("acp:").partition("/")
         try:
             program = find_program(agent, self._options.programs)
         except UnknownAgent as error:
             raise ModelUnavailable(str(error)) from error
-        profile = ModelProfile(
-            name=name, provider="agent", context_window=program.context_window, takes_images=False
-        )
+        window = context_window or program.context_window
+        profile = ModelProfile(name=name, provider="agent", context_window=window, takes_images=False)
 
         def within(session: SessionId, cwd: Path) -> ModelChoice:
             one = self._session(session, AgentKey(agent, model, cwd), profile)

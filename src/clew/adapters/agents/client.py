@@ -274,6 +274,10 @@ class Agent:
                 raise
             sentence = f"The agent {self._program.name} is not signed in: start {self._program.command} once by itself, or set its key."
             raise AgentUnavailable(sentence, for_good=True) from error
+        if session in self._sessions:
+            raise AgentRefused(
+                f"The agent {self._program.name} gave a session the name of another.", INTERNAL_ERROR
+            )
         self._sessions[session] = watch
         return session
 

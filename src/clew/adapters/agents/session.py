@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -190,16 +190,16 @@ class AgentSession:
     async def _opened(self, request: ModelRequest) -> _Copy:
         """Another session of an agent, that knows nothing yet."""
         began = monotonic()
-        lent = await self._means.lend(self._key)
-        try:
+        async with AsyncExitStack() as undone:
+            lent = await self._means.lend(self._key)
+            undone.push_async_callback(lent.give_back)
             ready = monotonic()
             binding = await self._means.bind(self._dispatch)
+            undone.callback(binding.release)
             binding.publish([tool for tool in request.tools if tool.name not in OWN_NAMES])
             bound = monotonic()
             name = await lent.agent.open_session(self._key.cwd, [binding.server], self)
-        except BaseException:
-            await lent.give_back()
-            raise
+            undone.pop_all()
         times = {"spawn": ready - began, "bridge": bound - ready, "session_new": monotonic() - bound}
         return _Copy(lent, name, binding, request.system, request.tools, times=times)
 
