@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from clew.domain.routing.routes import ChatKind
@@ -18,9 +19,14 @@ from clew.runtime.ports.platforms import (
     PlatformRefused,
 )
 from clew.surfaces.gateway.platforms.telegram import Telegram, Webhook
-from clew.testing.contracts.platforms import Bench, PlatformContract, received
+from clew.surfaces.gateway.platforms.whatsapp import WhatsApp
+from clew.testing.contracts.platforms import ANN, GROUP, Bench, PlatformContract, opened, received
 from clew.testing.fake_platform import FakeChats, FakePlatform
 from clew.testing.telegram import BotApi, Fault, Person
+from clew.testing.whatsapp import CloudApi
+from clew.testing.whatsapp import Fault as CloudFault
+from clew.testing.whatsapp import Person as CloudPerson
+from tests.unit.gateway.whatsapp_numbers import account, nobody, posted_to
 
 
 class FakeBench:
@@ -182,3 +188,77 @@ class TestTelegram(PlatformContract):
                 await platform.send(before.chat, "to whom?")
             assert caught.value.to == "-1007"
             await platform.close()
+
+
+class WhatsAppBench:
+    """Whoever connected last is posted to, as if the address led there."""
+
+    def __init__(self) -> None:
+        self.api = CloudApi(self._deliver)
+        self.connected: list[WhatsApp] = []
+
+    async def _deliver(self, headers: dict[str, str], body: bytes) -> int:
+        return await posted_to(self.connected[-1], headers, body) if self.connected else 502
+
+    def sender(self, who: str) -> str:
+        return {GROUP: "group-1"}.get(who, f"4917000{who}")
+
+    def chat(self, where: str) -> str:
+        return self.sender(where)
+
+    def connect(self) -> Platform:
+        self.connected.append(WhatsApp(account(), nobody, base_url=self.api.base_url))
+        return self.connected[-1]
+
+    async def say(
+        self, sender: str, text: str, *, group: str = "", topic: str = "", named: bool = False
+    ) -> None:
+        self.api.say(self._person(sender, group), f"@{CloudApi.NUMBER} {text}" if named else text)
+
+    async def send_file(self, sender: str, content: bytes, name: str) -> None:
+        file = self.api.give(content, name, "application/octet-stream")
+        self.api.say(self._person(sender), document=file)
+
+    async def press(self, sender: str, label: str) -> None:
+        self.api.press(self._person(sender), label)
+
+    def shown(self, chat: str) -> list[str]:
+        return self.api.shown(self.chat(chat))
+
+    def files_shown(self, chat: str) -> list[tuple[str, bytes]]:
+        return self.api.files_shown(self.chat(chat))
+
+    def slow_down(self, seconds: int) -> None:
+        self.api.fail("messages", CloudFault(code=131056, retry_after=seconds))
+
+    def lose_answer(self) -> None:
+        self.api.fail("messages", CloudFault(loses_answer=True))
+
+    def revoke(self) -> None:
+        self.api.revoked = True
+
+    def _person(self, sender: str, group: str = "") -> CloudPerson:
+        person = self.api.person(self.sender(sender), "Ann")
+        return msgspec.structs.replace(person, group=self.sender(group) if group else "")
+
+
+class TestWhatsApp(PlatformContract):
+    """The Cloud API emulated over HTTP."""
+
+    @pytest.fixture
+    async def bench(self) -> AsyncIterator[Bench]:
+        bench = WhatsAppBench()
+        async with bench.api:
+            yield bench
+            for platform in bench.connected:
+                await platform.close()
+
+    async def test_groups_and_topics_are_places_of_their_own(self, bench: Bench) -> None:
+        """There are no topics on WhatsApp; a group is no direct message, and being named is seen."""
+        platform = await opened(bench)
+        await bench.say(ANN, "to everybody", group=GROUP)
+        await bench.say(ANN, "to us", group=GROUP, named=True)
+        aside, named = await received(platform, 2)
+        assert (aside.kind, aside.addressed, named.addressed) == (ChatKind.GROUP, False, True)
+        assert aside.chat == named.chat
+        assert (aside.chat.chat, aside.sender) == (bench.chat(GROUP), bench.sender(ANN))

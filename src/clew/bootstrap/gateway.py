@@ -12,6 +12,7 @@ from clew.config.errors import Problem, SettingsError
 from clew.config.home import Home
 from clew.config.secrets import Secrets, load_secrets
 from clew.config.settings import HttpSettings, Settings
+from clew.domain.routing.one_person import spelled
 from clew.runtime.metering import Meter
 from clew.runtime.ports.endpoints import Endpoint
 from clew.runtime.talk import Services
@@ -28,13 +29,15 @@ def open_gateway(services: Services, settings: Settings, home: Home, environ: Ma
     found = (
         _telegram(own, settings, home, environ, meter),
         _matrix(own, settings, home, environ, meter),
+        _whatsapp(own, settings, home, environ, meter),
     )
     channels = [channel for channel in found if channel is not None]
     channels += [
         _other(name, own, settings, load_secrets(home, environ), meter) for name in settings.gateway.platforms
     ]
     if not channels:
-        names = f"{settings.gateway.telegram.token_env} or {settings.gateway.matrix.token_env}"
+        gateway = settings.gateway
+        names = f"{gateway.telegram.token_env}, {gateway.matrix.token_env} or {gateway.whatsapp.token_env}"
         sentence = (
             f"no chat platform is set up: put a token into {names}, or into secrets.toml under that name"
         )
@@ -108,3 +111,40 @@ def _matrix(
 
     platform = Matrix(token.reveal(), own.base_url, welcomes)
     return open_channel(services, settings, platform, Path.cwd(), frozenset(own.allow), meter=meter)
+
+
+def _whatsapp(
+    services: Services, settings: Settings, home: Home, environ: Mapping[str, str], meter: Meter
+) -> Channel | None:
+    own, secrets = settings.gateway.whatsapp, load_secrets(home, environ)
+    token = secrets.get(own.token_env)
+    if token is None:
+        return None
+    app_secret, verify_token = secrets.get(own.app_secret_env), secrets.get(own.verify_token_env)
+    if (
+        app_secret is None
+        or verify_token is None
+        or not own.phone_number_id
+        or not own.webhook_path.startswith("/")
+        or not settings.http.enabled
+    ):
+        sentence = (
+            f"gateway.whatsapp needs phone_number_id, secrets in {own.app_secret_env} and {own.verify_token_env}, "
+            "a webhook_path that begins with /, and http.enabled"
+        )
+        raise SettingsError(Problem(path=("gateway", "whatsapp"), sentence=sentence))
+    from clew.surfaces.gateway.platforms.whatsapp import NAME, Account, WhatsApp  # noqa: PLC0415  imported when it has a token
+
+    account = Account(
+        number_id=own.phone_number_id,
+        token=token.reveal(),
+        app_secret=app_secret.reveal(),
+        verify_token=verify_token.reveal(),
+        path=own.webhook_path,
+        template=own.template,
+    )
+    allow = frozenset(map(spelled, own.allow))
+    known = partial(services.ledger.known_as, NAME)
+    platform = WhatsApp(account, known, preferred=allow, base_url=own.base_url)
+    channel = open_channel(services, settings, platform, Path.cwd(), allow, meter=meter)
+    return msgspec.structs.replace(channel, endpoints=platform.endpoints)

@@ -139,6 +139,9 @@ class SettingsToolmaker:
             self._settings.gateway.telegram.token_env,
             self._settings.gateway.telegram.webhook_secret_env,
             self._settings.gateway.matrix.token_env,
+            self._settings.gateway.whatsapp.token_env,
+            self._settings.gateway.whatsapp.app_secret_env,
+            self._settings.gateway.whatsapp.verify_token_env,
         }
         own |= {other.token_env for other in self._settings.gateway.platforms.values()}
         return OUR_KEYS | {name for name in own if name}

@@ -195,6 +195,7 @@ class ResetSettings(Section, frozen=True, kw_only=True):
     discord: PlatformReset = PlatformReset()
     slack: PlatformReset = PlatformReset()
     matrix: PlatformReset = PlatformReset()
+    whatsapp: PlatformReset = PlatformReset()
     email: PlatformReset = PlatformReset()
 
 
@@ -253,6 +254,24 @@ class MatrixSettings(PlatformSettings, frozen=True, kw_only=True):
     """Name of the variable or secret that holds the access token."""
 
 
+class WhatsAppSettings(PlatformSettings, frozen=True, kw_only=True):
+    """WhatsApp, through Meta's Cloud API. It is used when its token is there; `allow` has phone numbers, or ids such as
+    `US.13491208655302741918`. The HTTP listener (`http`) has to be reachable for Meta."""
+
+    token_env: SecretName = "WHATSAPP_TOKEN"
+    """Name of the variable or secret that holds the access token of a system user."""
+    app_secret_env: SecretName = "WHATSAPP_APP_SECRET"
+    """Name of the variable or secret that holds the app's secret, which signs what Meta posts."""
+    verify_token_env: SecretName = "WHATSAPP_VERIFY_TOKEN"
+    """Name of the variable or secret that holds what Meta shows when the webhook's address is entered there."""
+    phone_number_id: str = ""
+    """Id of the business phone number, as Meta shows it beside the number."""
+    webhook_path: str = "/whatsapp"
+    """Path that Meta posts to."""
+    template: str = ""
+    """Template (`name` or `name/language`) sent to whoever did not write for 24 hours; empty for none."""
+
+
 class EmailSettings(Section, frozen=True, kw_only=True):
     """E-mail. It is used when an address and its password are there."""
 
@@ -304,6 +323,7 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
     discord: DiscordSettings = DiscordSettings()
     slack: SlackSettings = SlackSettings()
     matrix: MatrixSettings = MatrixSettings()
+    whatsapp: WhatsAppSettings = WhatsAppSettings()
     email: EmailSettings = EmailSettings()
     platforms: Mapping[str, OtherPlatformSettings] = {}
 

@@ -6,6 +6,7 @@ not hinted at. A read that fails raises; it never answers with an empty history.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from clew.domain.conversation.ids import (
@@ -144,6 +145,14 @@ class Ledger(Protocol):
 
     async def pairing_is_open(self, at: int) -> bool:
         """Whether somebody may still show a code that was offered."""
+        ...
+
+    async def known_as(self, platform: str, ids: Sequence[str]) -> Mapping[str, str]:
+        """Everybody whom one of these ids names, or named: each id of theirs, and the name that they are kept under."""
+        ...
+
+    async def know_as(self, platform: str, name: str, ids: Sequence[str]) -> None:
+        """From now on these ids are of the person of this name, whoever they were of."""
         ...
 
     async def group_of(self, surface: str, route_key: str) -> PrincipalId | None:

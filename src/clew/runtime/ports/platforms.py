@@ -98,6 +98,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     kind: ChatKind
     sender: str
     sender_name: str = ""
+    also: tuple[str, ...] = ()
+    """Ids of the sender that are not known as theirs yet; kept for people who may talk."""
     text: str
     files: tuple[Attached, ...] = ()
     addressed: bool = False
@@ -106,6 +108,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """The key of the message that this is a change of."""
     unsupported: str = ""
     """What it is, if it is nothing that can be answered: a sticker, a location."""
+    undelivered: str = ""
+    """The id of a message of ours that did not arrive after all; `text` says why. Nothing was said."""
     moved_from: str = ""
     """The id that this chat had until now. Nothing was said: its places, and what waits for them, move."""
 

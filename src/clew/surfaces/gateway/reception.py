@@ -28,6 +28,7 @@ from clew.runtime.ports.platforms import Attached, Incoming, NeverSent, Platform
 from clew.runtime.sending import Sender
 from clew.runtime.sessions import Place
 from clew.runtime.turns import NewFile
+from clew.runtime.turns.outbox import NOTICE
 from clew.runtime.turns.waiting import (
     EVENT,
     MESSAGE,
@@ -53,6 +54,7 @@ OF_ADMINS: Final = frozenset({"delete"})
 NOT_YOURS: Final = "That is for whoever asked to decide, or an admin."
 GREETING: Final = "Hello. Say something, or /help for what else I understand."
 NOT_TAKEN: Final = "An error inside Clew: this message was not taken. The log tells more."
+NOT_ARRIVED: Final = "A message of mine did not reach you: {} /history has its words."
 TRIES_MAX: Final = 3
 """How often a message may break us; then it is given up, so that those after it are taken."""
 BROKE_MAX: Final = 100
@@ -143,10 +145,19 @@ class Reception:
             old = msgspec.structs.replace(incoming.chat, chat=incoming.moved_from)
             await self._move(old, incoming.chat.chat)
             return
-        code = pairing_code(incoming.text)
         person = await self._access.who(incoming.sender, incoming.sender_name)
+        if incoming.undelivered:
+            await self._undelivered(incoming, route, person)
+            return
+        code = pairing_code(incoming.text)
         if code is not None:
             await self._say(incoming, await self._access.pair(incoming, code[0], sure=code[1]))
+            person = await self._access.who(incoming.sender, incoming.sender_name)
+        if person is not None and incoming.also:
+            await self._channel.services.ledger.know_as(
+                self._channel.platform.name, incoming.sender, incoming.also
+            )
+        if code is not None:
             return
         if person is None:
             LOG.info("stranger", sender=incoming.sender)
@@ -175,6 +186,18 @@ class Reception:
             await self._channel.platform.send(incoming.chat, text)
         except PlatformError as error:
             LOG.warning("not said", why=str(error))
+
+    async def _undelivered(self, incoming: Incoming, route: Route, person: PrincipalId | None) -> None:
+        """Tells the person once that something did not arrive; not of a notice, so that none follows another."""
+        LOG.warning("did not arrive", reply=incoming.undelivered, why=incoming.text)
+        place, ledger = self.place(route), self._channel.services.ledger
+        row = await self._known_session(place, person) if person is not None else None
+        if person is None or row is None:
+            return
+        for reply in await ledger.replies(person, row.id):
+            if reply.platform_id == incoming.undelivered and reply.kind != NOTICE:
+                line = await self._line(place, person, row.id)
+                await line.tell(NOT_ARRIVED.format(incoming.text), f"undelivered:{incoming.undelivered}")
 
     # -- known people --------------------------------------------------------------------------------------------
     async def _receive(

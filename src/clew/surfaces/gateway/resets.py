@@ -29,6 +29,7 @@ def _levels(settings: ResetSettings, platform: str, kind: ChatKind) -> tuple[Res
         "discord": settings.discord,
         "slack": settings.slack,
         "matrix": settings.matrix,
+        "whatsapp": settings.whatsapp,
         "email": settings.email,
     }
     own = platforms.get(platform)

@@ -79,6 +79,22 @@ class PairingContract(LedgerCase):
         assert not await ledger.unpair(PHONE)
         assert (await who(ledger, PHONE), await who(ledger, LAPTOP)) == (None, ANN)
 
+    async def test_somebody_with_several_ids_is_known_by_each(self, ledger: Ledger) -> None:
+        """On one platform; an id that passes on is the other's from then on, and its old owner keeps name and other ids."""
+        await ledger.know_as("whatsapp", "49", ("49", "US.1"))
+        await ledger.know_as("whatsapp", "US.3", ("US.3",))
+        first = {"49": "49", "US.1": "49"}
+        for ids in (("49",), ("US.1",), ("US.1", "nobody", "49")):
+            assert await ledger.known_as("whatsapp", ids) == first
+        assert (
+            await ledger.known_as("whatsapp", ("nobody",)) == await ledger.known_as("signal", ("49",)) == {}
+        )
+        for _ in range(2):
+            await ledger.know_as("whatsapp", "US.2", ("49", "US.2"))
+        assert await ledger.known_as("whatsapp", ("US.2",)) == {"49": "US.2", "US.2": "US.2"}
+        assert await ledger.known_as("whatsapp", ("49",)) == {"49": "US.2", "US.2": "US.2", "US.1": "49"}
+        assert await ledger.known_as("whatsapp", ("US.1",)) == {"US.1": "49"}
+
     async def test_people_are_listed_with_their_accounts_and_roles(self, ledger: Ledger) -> None:
         """Groups are none; a role is given and taken back; the owner stays what it is."""
         await ledger.add_principal(PrincipalId("group:x"), "x", "group")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from clew.adapters.stores.memory.state import Offer, State
@@ -13,6 +15,18 @@ from clew.domain.routing.pairing import ONLY_ACCOUNT, Account, FirstProof, Pairi
 
 def identified(state: State, platform: str, external_id: str) -> PrincipalId | None:
     return state.identities.get((platform, external_id))
+
+
+def known_as(state: State, platform: str, ids: Sequence[str]) -> dict[str, str]:
+    names = {
+        *ids,
+        *(name for (where, ident), name in state.aliases.items() if where == platform and ident in ids),
+    }
+    return {i: name for (where, i), name in state.aliases.items() if where == platform and name in names}
+
+
+def know_as(state: State, platform: str, name: str, ids: Sequence[str]) -> None:
+    state.aliases |= {(platform, ident): name for ident in ids}
 
 
 def offer_pairing(state: State, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:

@@ -123,6 +123,8 @@ class State:
     facts: dict[FactId, Fact] = field(default_factory=dict)
     forgotten: dict[int, tuple[PrincipalId, Trace]] = field(default_factory=dict)
     identities: dict[tuple[str, str], PrincipalId] = field(default_factory=dict)
+    aliases: dict[tuple[str, str], str] = field(default_factory=dict)
+    """By platform and id: the name that somebody with several ids is kept under."""
     joined: dict[PrincipalId, PrincipalId] = field(default_factory=dict)
     """Whom somebody is now."""
 

@@ -5,6 +5,7 @@ Whoever joined somebody else is kept as an identity on the platform `clew`: its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import apsw
@@ -35,6 +36,21 @@ def identified(db: apsw.Connection, platform: str, external_id: str) -> Principa
     query = "SELECT principal FROM identity WHERE platform = ? AND account = '' AND external_id = ?"
     rows = fetch(db, query, (platform, external_id))
     return PrincipalId(rows[0][0]) if rows else None
+
+
+def known_as(db: apsw.Connection, platform: str, ids: Sequence[str]) -> dict[str, str]:
+    these = msgspec.json.encode(ids).decode()
+    query = (
+        "SELECT external_id, name FROM alias WHERE platform = ?1 AND (name IN (SELECT value FROM json_each(?2))"
+        " OR name IN (SELECT name FROM alias WHERE platform = ?1 AND external_id IN (SELECT value FROM json_each(?2))))"
+    )
+    return dict(fetch(db, query, (platform, these)))
+
+
+def know_as(db: apsw.Connection, platform: str, name: str, ids: Sequence[str]) -> None:
+    row = "INSERT INTO alias VALUES(?, ?, ?) ON CONFLICT DO UPDATE SET name = excluded.name"
+    for ident in ids:
+        db.execute(row, (platform, ident, name))
 
 
 def offer_pairing(db: apsw.Connection, code_sha256: str, principal: PrincipalId, expires_at: int) -> None:
