@@ -29,13 +29,14 @@ from clew.domain.turn.prefix import Instructions
 from clew.runtime.compaction import CompactionSettings, Compactor
 from clew.runtime.metering import Meter
 from clew.runtime.ports.ledger import Ledger
-from clew.runtime.ports.tools import Surroundings
+from clew.runtime.ports.tools import Surroundings, Tool
 from clew.runtime.sessions import SessionDesk
-from clew.runtime.talk import Notify, Services, SessionTools
-from clew.runtime.turns import TurnRunner, TurnSettings
+from clew.runtime.talk import Notify, Services, SessionTools, Talk
+from clew.runtime.turns import TurnOutcome, TurnRunner, TurnSettings
 from clew.runtime.turns.waiting import BusyMode
 
 if TYPE_CHECKING:
+    from clew.runtime.afterwards import Afterwards
     from clew.runtime.reminders import Reminders
 
 
@@ -80,6 +81,7 @@ async def opened_services(
             )
             stack.push_async_callback(compactor.close)
             return Services(
+                delegate=_delegating(settings) if settings.delegate.enabled else None,
                 ledger=store,
                 desk=SessionDesk(store, clock, chance),
                 runner=TurnRunner(
@@ -109,8 +111,47 @@ async def opened_services(
             prewarm=agents.prewarm,
             meter=meter,
             export=exporter(ledger),
+            after=_following(settings, stack),
             in_memory=in_memory,
         )
+
+
+def _following(settings: Settings, stack: AsyncExitStack) -> Callable[[Talk, TurnOutcome], None]:
+    """What follows finished turns, imported after the first that is followed; ended first of all."""
+    made: list[Afterwards] = []
+
+    def follow(talk: Talk, outcome: TurnOutcome) -> None:
+        from clew.runtime.afterwards import Afterwards  # noqa: PLC0415  no start waits for it
+
+        if not made:
+            model = settings.model.summary_model or None
+            made.append(
+                Afterwards(titles=settings.titles.enabled, review=settings.review.enabled, model=model)
+            )
+            stack.push_async_callback(made[0].close)
+        made[0].follow(talk, outcome)
+
+    return follow
+
+
+def _delegating(settings: Settings) -> Callable[[Services], Tool]:
+    chosen = settings.delegate
+
+    def tool(services: Services) -> Tool:
+        from clew.adapters.tools.delegate import delegate_tool  # noqa: PLC0415  as the other tools
+        from clew.runtime.delegating import DelegateLimits, delegating  # noqa: PLC0415  needs Services
+
+        limits = DelegateLimits(
+            at_once=chosen.at_once,
+            per_turn=chosen.per_turn,
+            depth=chosen.depth,
+            seconds=chosen.seconds,
+            usd=chosen.usd,
+            model=chosen.model or None,
+        )
+        return delegating(delegate_tool, limits)(services)
+
+    return tool
 
 
 class _ToolsLater:

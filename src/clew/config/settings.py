@@ -131,7 +131,7 @@ class LimitSettings(Section, frozen=True, kw_only=True):
     refused until `model.input_usd_per_mtok` and `model.output_usd_per_mtok` say it."""
 
     usd_per_session: Cap | None = None
-    """Dollars in one session."""
+    """Dollars in one session, and in those that work beside it."""
     usd_per_user_day: Cap | None = None
     """Dollars of one person in a day, which begins at 00:00 UTC."""
     usd_per_day: Cap | None = None
@@ -145,6 +145,39 @@ class MemorySettings(Section, frozen=True, kw_only=True):
 
     enabled: bool = True
     """Remember facts, and recall them."""
+
+
+class DelegateSettings(Section, frozen=True, kw_only=True):
+    """Subagents: the model hands tasks to sessions that work beside its own. What they spend counts for that one too."""
+
+    enabled: bool = True
+    """Offer the tool `delegate`."""
+    at_once: Some = 4
+    """Subagents that one session has at work at the same time; more wait."""
+    per_turn: Some = 16
+    """Subagents of one turn in all."""
+    depth: Some = 1
+    """How deep they may be nested; with 1 a subagent has none of its own."""
+    seconds: Duration = 600
+    """Time one subagent may take, waiting for approvals not counted."""
+    usd: Cap | None = None
+    """Dollars one subagent may come to."""
+    model: str = ""
+    """The model they work with; empty for the session's."""
+
+
+class TitleSettings(Section, frozen=True, kw_only=True):
+    """Titles of sessions that nobody gave one, in the chat, in editors and on chat platforms."""
+
+    enabled: bool = True
+    """Have `model.summary_model` write one after the first turn; otherwise it is how the first message begins."""
+
+
+class ReviewSettings(Section, frozen=True, kw_only=True):
+    """A second look at each finished turn, beside the conversation."""
+
+    enabled: bool = False
+    """Have finished turns reviewed; what there is to say of one is told to the model with the next message."""
 
 
 class RetentionSettings(Section, frozen=True, kw_only=True):
@@ -439,6 +472,9 @@ class Settings(Section, frozen=True, kw_only=True):
     compaction: CompactionSettings = CompactionSettings()
     limits: LimitSettings = LimitSettings()
     memory: MemorySettings = MemorySettings()
+    delegate: DelegateSettings = DelegateSettings()
+    titles: TitleSettings = TitleSettings()
+    review: ReviewSettings = ReviewSettings()
     retention: RetentionSettings = RetentionSettings()
     reset: ResetSettings = ResetSettings()
     reminders: ReminderSettings = ReminderSettings()

@@ -17,7 +17,7 @@ from clew.domain.conversation.ids import SessionId
 from clew.domain.conversation.messages import Role
 from clew.domain.ledger.commits import SessionPatch
 from clew.domain.ledger.errors import Busy, LedgerError, NotFound, Refused
-from clew.domain.ledger.rows import Origin, SessionRow, TurnRow, TurnState
+from clew.domain.ledger.rows import BACKGROUND, Origin, SessionRow, TurnRow, TurnState
 from clew.runtime.account import shortened
 from clew.runtime.commands.values import BackgroundSession
 from clew.runtime.ports.models import ModelUnavailable
@@ -26,7 +26,7 @@ from clew.runtime.sending import POLL_SECONDS, Sender
 from clew.runtime.talk import Talk
 from clew.runtime.turns.waiting import EVENT, MESSAGE, pack_event, pack_message
 
-SURFACE: Final = "background"
+SURFACE: Final = BACKGROUND
 AT_ONCE_MAX: Final = 4
 """Side sessions of one conversation whose result was not delivered yet."""
 RESULT_CHARACTERS_MAX: Final = 20_000

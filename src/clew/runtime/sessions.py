@@ -107,7 +107,7 @@ class SessionDesk:
 
         `notice` is told to the place, by the same commit.
         """
-        clean_title = await self._free_title(principal, title) if title else None
+        clean_title = await self.free_title(principal, title) if title else None
 
         async def decide() -> LeftBehind:
             new = NewSession(
@@ -310,7 +310,7 @@ class SessionDesk:
     ) -> SessionRow:
         """A new session (under a new id, or `into`) that starts where the last closed turn ended. Copies nothing; the old
         one goes on as it was."""
-        clean_title = await self._free_title(principal, title) if title else None
+        clean_title = await self.free_title(principal, title) if title else None
 
         async def decide() -> SessionRow:
             row = await self.ledger.session(principal, session)
@@ -336,6 +336,38 @@ class SessionDesk:
             return await self.ledger.session(principal, new.id)
 
         return await self._decided(decide)
+
+    async def beside(
+        self,
+        principal: PrincipalId,
+        parent: SessionRow,
+        ident: SessionId,
+        surface: str,
+        title: str,
+        *,
+        cwd: str,
+        at: Head | None = None,
+        model: str | None = None,
+    ) -> SessionRow:
+        """The side session of this id, opened if there is none yet: with the history up to `at`, or with none."""
+        try:
+            return await self.ledger.session(principal, ident)
+        except NotFound:
+            new = NewSession(
+                id=ident,
+                owner=principal,
+                surface=surface,
+                origin=Origin.SIDE,
+                title=title,
+                model=model or parent.model,
+                cwd=cwd,
+                settings=parent.settings,
+                parent=parent.id,
+                at=at,
+                summary=parent.handle.summary if at is not None else None,
+            )
+            await self.ledger.open(new, actor=principal, at=self._clock.now_ms())
+        return await self.ledger.session(principal, ident)
 
     async def _forked(
         self, principal: PrincipalId, row: SessionRow, origin: Origin, surface: str, title: str | None
@@ -377,7 +409,7 @@ class SessionDesk:
     # -- settings that leave the head alone ----------------------------------------------------------------------
     async def title(self, principal: PrincipalId, session: SessionId, title: str) -> SessionRow:
         """Raises Refused for an empty or taken title."""
-        free = await self._free_title(principal, title, session)
+        free = await self.free_title(principal, title, session)
         return await self.change(principal, session, SessionPatch(title=free), OpKind.TITLE)
 
     async def change(
@@ -504,7 +536,8 @@ class SessionDesk:
         first = next((message for message in path if message.turn == turn.turn), None)
         return row.handle.head if first is None else await self.ledger.before(principal, row.id, first.head)
 
-    async def _free_title(self, principal: PrincipalId, title: str, own: SessionId | None = None) -> str:
+    async def free_title(self, principal: PrincipalId, title: str, own: SessionId | None = None) -> str:
+        """The title on one line. Raises Refused where there is nothing of it, too much, or another session has it."""
         words = " ".join(title.split())
         if not words:
             raise Refused("A title needs at least one letter.")

@@ -23,6 +23,7 @@ import msgspec
 from clew.domain.compaction.estimate import IMAGE_TOKENS, MESSAGE_TOKENS, text_tokens
 from clew.domain.ledger.commits import AddUsage, Caps, Reserve, UsageState
 from clew.domain.ledger.errors import CapReached
+from clew.domain.ledger.spending import setting
 from clew.domain.models.answer import (
     Answer,
     CallDelta,
@@ -243,7 +244,7 @@ class PaidCalls:
 
 def _unpriced(model: str, cap: str) -> Failure:
     said = (
-        f"No price is known for {model!r}, and limits.{cap} is set: set model.input_usd_per_mtok and "
+        f"No price is known for {model!r}, and {setting(cap)} is set: set model.input_usd_per_mtok and "
         "model.output_usd_per_mtok (0 and 0 for a model that costs nothing), or take the cap away."
     )
     return Failure(kind=FailureKind.UNPRICED, message=said, was_sent=False)

@@ -109,6 +109,10 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     export: Callable[[SessionId, str], Awaitable[str]] | None = None
     prewarm: Callable[[Path], None] | None = None
     """Begins to start what the first turn in a directory would have to wait for. No turn depends on it."""
+    delegate: Callable[[Services], Tool] | None = None
+    """Makes the tool by which a turn hands tasks to subagents."""
+    after: Callable[[Talk, TurnOutcome], None] | None = None
+    """Follows a finished turn beside the talk. None where nothing is kept."""
     in_memory: Callable[[Caps], Services] | None = None
     """Makes services over a ledger that lives in memory only: what is said there is gone with it. It spends within
     these caps."""
@@ -145,6 +149,8 @@ class Talk:
         """The message that was last to begin a turn, if it was put into the inbox before: then it must not be sent anew."""
         self.background: BackgroundWork | None = None
         """Set by a surface that stays."""
+        self.titled: Callable[[], None] | None = None
+        """Set by a surface that stays, so that finished turns are followed; called when the session was given a title."""
         self._beginning = 0
         """How many turns are being begun here: looked for by a stop, which then has nothing in the ledger to end."""
         self._stops = 0
@@ -260,10 +266,11 @@ class Talk:
             conversation=conversation,
             outbox=None if holds is None else Outbox(conversation=conversation, holds=holds),
             model=model,
-            tools=(*tools.tools(), *model.tools) if tools else (),
+            tools=(*tools.tools(), *self._delegate(), *model.tools) if tools else (),
             cwd=self.cwd,
             instructions=self.services.instructions(self.cwd),
             notify=self._notify_for(row.id),
+            ended=self._ended,
         )
         if self._stops != stops:
             raise Refused("Stopped before it was sent.")
@@ -272,6 +279,14 @@ class Talk:
         if self._stops != stops:
             self.running.stop(STOPPED)
         return self.running
+
+    def _delegate(self) -> tuple[Tool, ...]:
+        make = self.services.delegate
+        return () if make is None else (make(self.services),)
+
+    def _ended(self, outcome: TurnOutcome) -> None:
+        if self.services.after is not None and self.titled is not None:
+            self.services.after(self, outcome)
 
     async def stop(self) -> bool:
         """Ends the running turn, wherever it runs, and keeps one that is beginning here from its work.

@@ -44,6 +44,7 @@ class CommandLine:
         self.cwd = home.parent
         self.environ = _clean_environment()
         self.environ["CLEW_HOME"] = str(home)
+        self.environ["CLEW__TITLES__ENABLED"] = "false"  # a script of a model's answers has none for them
         if base_url:
             self.environ |= {"CLEW_BASE_URL": base_url, "CLEW_MODEL": model, "CLEW_API_KEY": key}
 

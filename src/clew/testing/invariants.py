@@ -87,7 +87,7 @@ async def check_all(ledger: Ledger, principal: PrincipalId) -> int:
     """Checks every session in a principal's list, read page by page. Returns how many."""
     count = 0
     last: tuple[int, str] | None = None
-    while page := await ledger.sessions(principal, limit=PAGE, before=last):
+    while page := await ledger.sessions(principal, limit=PAGE, before=last, sides=True):
         keys = [(row.last_active_at, str(row.id)) for row in page]
         require(keys == sorted(keys, reverse=True), "the list of sessions is not newest first")
         require(last is None or keys[0] < last, "a page of the list repeats the one before")
@@ -100,7 +100,7 @@ async def check_all(ledger: Ledger, principal: PrincipalId) -> int:
 
 async def check_hidden(ledger: Ledger, stranger: PrincipalId, session: SessionId) -> None:
     """No read says anything of a session to somebody who may not see it, not even that it is there."""
-    listed = [row.id for row in await ledger.sessions(stranger, limit=1000)]
+    listed = [row.id for row in await ledger.sessions(stranger, limit=1000, sides=True)]
     require(session not in listed, "a foreign session is listed")
     for name, read in reads_of(ledger, stranger, session).items():
         try:

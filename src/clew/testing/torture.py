@@ -115,6 +115,7 @@ def _environ(port: int, break_: str) -> dict[str, str]:
         "CLEW_MODEL": "scripted-model",
         "CLEW_API_KEY": "sk-test",
         "CLEW__APPROVAL__MODE": "all",
+        "CLEW__TITLES__ENABLED": "false",
     }
 
 

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import msgspec
 
+from clew.adapters.tools.delegate import delegate_tool
 from clew.domain.conversation.ids import ID_ALPHABET, LOCAL, OwnerId, PrincipalId, SessionId
 from clew.domain.models.answer import Usage
 from clew.domain.models.request import ModelProfile
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult, ToolSpec
 from clew.domain.turn.prefix import Instructions
+from clew.runtime.afterwards import Afterwards
 from clew.runtime.commands.values import Processes
 from clew.runtime.compaction import CompactionSettings, Compactor
+from clew.runtime.delegating import DelegateLimits, delegating
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import Cost, ModelChoice, no_price
 from clew.runtime.ports.owners import Burial, OwnerLives
@@ -169,6 +172,8 @@ class World:
         seed: int = 0,
         price: Callable[[Usage], Cost | None] = no_price,
         clock: HandClock | None = None,
+        delegate: DelegateLimits | None = None,
+        after: Afterwards | None = None,
     ) -> None:
         self.model = ScriptedModel(script, profile=profile)
         self.clock = clock or HandClock()
@@ -201,6 +206,8 @@ class World:
             chance=chance,
             toolmaker=GivenTools(tools),
             instructions=lambda _: tuple(self.instructions),
+            delegate=None if delegate is None else delegating(delegate_tool, delegate),
+            after=None if after is None else after.follow,
         )
 
     @property

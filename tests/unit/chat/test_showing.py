@@ -143,7 +143,9 @@ def test_what_changes_never_takes_more_rows_than_there_are(paper: Paper, rows: i
 
 def question(name: str, **arguments: object) -> Question:
     encoded = msgspec.json.encode(arguments).decode()
-    return Question(approval=ApprovalId("a"), call=CALL, name=name, line=name, arguments=encoded)
+    return Question(
+        session=SessionId("s"), approval=ApprovalId("a"), call=CALL, name=name, line=name, arguments=encoded
+    )
 
 
 def test_an_edit_is_shown_as_the_difference_it_makes(tmp_path: Path) -> None:

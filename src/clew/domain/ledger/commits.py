@@ -191,13 +191,15 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_session: float | None = None
     usd_per_user_day: float | None = None
     usd_per_day: float | None = None
+    usd_beside: float | None = None
+    """What a side session may come to alone; `usd_per_session` holds for a session and all that work beside it."""
     day_began: int = 0
 
     @property
     def first(self) -> str | None:
         """The name of a cap that is set, or None."""
-        names = ("usd_per_session", "usd_per_user_day", "usd_per_day")
-        sums = (self.usd_per_session, self.usd_per_user_day, self.usd_per_day)
+        names = ("usd_per_session", "usd_per_user_day", "usd_per_day", "delegate.usd")
+        sums = (self.usd_per_session, self.usd_per_user_day, self.usd_per_day, self.usd_beside)
         return next((name for name, usd in zip(names, sums, strict=True) if usd is not None), None)
 
     def today(self, now_ms: int) -> Caps:

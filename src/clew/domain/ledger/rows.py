@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -41,6 +42,10 @@ class Origin(StrEnum):
     SIDE = "side"
 
 
+BACKGROUND: Final = "background"
+"""Surface of side sessions in which a person's own words stand."""
+
+
 class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     id: SessionId
     owner: PrincipalId
@@ -63,6 +68,11 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     end_reason: str | None
     archived_at: int | None
     temporary: bool
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether what stands in it is found by who does not ask for it alone: not what Clew writes to itself."""
+        return self.origin != Origin.SIDE or self.surface == BACKGROUND
 
 
 class Prefix(msgspec.Struct, frozen=True, kw_only=True):
@@ -375,6 +385,8 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
     """Dollars spent or set aside, as the caps count them."""
 
     in_session: float
+    """And in those that work beside it, or it works beside."""
+    alone: float
     by_owner: float
     by_all: float
 

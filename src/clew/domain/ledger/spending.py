@@ -18,7 +18,7 @@ def refuse_over_cap(reserve: Reserve, spent: Spent) -> None:
         if so_far + more > cap:
             raise CapReached(
                 f"The next call of the model could cost {dollars(more)}, and {dollars(so_far)} of the ${cap:g} allowed "
-                f"{of_what} (limits.{name}) are spent or set aside.",
+                f"{of_what} ({setting(name)}) are spent or set aside.",
                 name,
             )
 
@@ -27,11 +27,17 @@ def capped(caps: Caps, spent: Spent) -> Iterator[tuple[str, float, float, str]]:
     """Each cap that is set: (its name, the cap, what counts against it, of what it is)."""
     for name, cap, so_far, of_what in (
         ("usd_per_session", caps.usd_per_session, spent.in_session, "for a session"),
+        ("delegate.usd", caps.usd_beside, spent.alone, "for one subagent"),
         ("usd_per_user_day", caps.usd_per_user_day, spent.by_owner, "a day for a user"),
         ("usd_per_day", caps.usd_per_day, spent.by_all, "a day"),
     ):
         if cap is not None:
             yield name, cap, so_far, of_what
+
+
+def setting(cap: str) -> str:
+    """Where a cap is set."""
+    return cap if "." in cap else f"limits.{cap}"
 
 
 def left_of_day(caps: Caps, spent: Spent) -> Caps:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
+from clew.domain.conversation.ids import SessionId
 from clew.domain.ledger.commits import SessionPatch
-from clew.domain.ledger.rows import ApprovalRow, ApprovalState, CallState, TurnRow, TurnState
+from clew.domain.ledger.rows import (
+    BACKGROUND,
+    ApprovalRow,
+    ApprovalState,
+    CallState,
+    Origin,
+    TurnRow,
+    TurnState,
+)
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.tools.session_settings import DEFAULT_EFFORT, Effort, read_settings, write_settings
 from clew.runtime.account import second
@@ -142,20 +151,31 @@ async def _opening_of(context: CommandContext, turn: TurnRow) -> Opening | None:
 
 
 async def pending_approvals(context: CommandContext) -> list[ApprovalRow]:
-    """The approvals that a call still waits for: those of a turn that ended, or that ran out, decide nothing any more."""
-    ledger, principal, session = context.ledger, context.principal, context.current.id
-    turn = await ledger.turn(principal, session)
+    """The approvals that a call still waits for, here or in a session that works for this one's turn."""
+    turn = await context.ledger.turn(context.principal, context.current.id)
+    if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
+        return []
+    return await _pending(context, context.current.id, turn)
+
+
+async def _pending(context: CommandContext, session: SessionId, turn: TurnRow | None) -> list[ApprovalRow]:
+    """Those of a turn that ended, or that ran out, decide nothing any more."""
+    ledger, principal = context.ledger, context.principal
     if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
         return []
     now = context.clock.now_ms()
     planned = {
         c.id for c in await ledger.calls(principal, session, turn.turn) if c.state == CallState.PLANNED
     }
-    return [
+    rows = [
         row
         for row in await ledger.approvals(principal, session)
         if row.state == ApprovalState.PENDING and row.call in planned and row.expires_at > now
     ]
+    for side in await ledger.children(principal, session):
+        if side.origin == Origin.SIDE and side.surface != BACKGROUND and side.ended_at is None:
+            rows += await _pending(context, side.id, await ledger.turn(principal, side.id))
+    return rows
 
 
 async def temporary(context: CommandContext, arguments: str) -> CommandReply:

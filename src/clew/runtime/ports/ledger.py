@@ -384,8 +384,9 @@ class Ledger(Protocol):
         limit: int = 20,
         before: tuple[int, str] | None = None,
         archived: bool = False,
+        sides: bool = False,
     ) -> tuple[SessionRow, ...]:
-        """By last activity, newest first: those not archived, or only those. `before` is (last_active_at, id) of the
+        """By last activity, newest first: those not archived, or only those; with `sides` those too that work beside. `before` is (last_active_at, id) of the
         last row seen."""
         ...
 

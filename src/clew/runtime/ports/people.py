@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from clew.domain.conversation.ids import ApprovalId, CallId, SummaryId
+from clew.domain.conversation.ids import ApprovalId, CallId, SessionId, SummaryId
 from clew.domain.conversation.messages import Status
 from clew.domain.models.answer import Usage
 
@@ -90,6 +90,8 @@ def nobody_watches(_: TurnNews) -> None:
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
+    session: SessionId
+    """Where the call stands: the session talked in, or one that works beside it."""
     approval: ApprovalId
     call: CallId
     name: str

@@ -10,6 +10,7 @@ import msgspec
 
 from clew.domain.conversation.ids import CallId, PrincipalId, SessionId
 from clew.domain.tools.spec import JsonObject, ToolResult, ToolSpec
+from clew.runtime.ports.people import Approver, NobodyToAsk
 
 
 class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +22,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     cwd: Path
     progress: Callable[[str], None]
     """Takes output as it comes, for showing only."""
+    approver: Approver = NobodyToAsk()
+    """The person of the turn, for what a call asks about on its way."""
     notify: Callable[[str, str], Awaitable[None]]
     """Stores an event (kind, text) in the session: a background process ended."""
 

@@ -66,6 +66,12 @@ class Asking:
                     pending = row.id
             return await self._ask(call, pending or await self._recorded(call))
 
+    async def ask(self, question: Question) -> Consent | None:
+        """A question of somebody who works for this turn; its answer is theirs to record."""
+        async with self._one_at_a_time:
+            with self._limit.standing_still():
+                return await self._approver.ask(question)
+
     async def _recorded(self, call: ToolCall) -> ApprovalId:
         """The question as a row, before anybody is asked."""
         approval = ApprovalId(self._means.chance.token(8))
@@ -76,7 +82,12 @@ class Asking:
     async def _ask(self, call: ToolCall, approval: ApprovalId) -> Verdict:
         line = self._desk.line(call)
         question = Question(
-            approval=approval, call=call.id, name=call.name, line=line, arguments=call.arguments
+            session=self._job.session,
+            approval=approval,
+            call=call.id,
+            name=call.name,
+            line=line,
+            arguments=call.arguments,
         )
         with self._limit.standing_still():
             consent = await self._consent(question)

@@ -14,7 +14,7 @@ from clew.domain.conversation.ids import CallId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Status, ToolCall
 from clew.domain.tools.policy import ApprovalMode, needs_approval
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult
-from clew.runtime.ports.people import CallOutput, Watch
+from clew.runtime.ports.people import Approver, CallOutput, Watch
 from clew.runtime.ports.tools import Tool, ToolContext
 
 LINE_CHARACTERS_MAX: Final = 200
@@ -51,6 +51,7 @@ class CallDesk:
         watch: Watch,
         still_ours: Callable[[], Awaitable[None]],
         notify: Callable[[str, str], Awaitable[None]],
+        approver: Approver,
         output_bytes: int,
     ) -> None:
         self._output_bytes = output_bytes
@@ -63,6 +64,7 @@ class CallDesk:
         self._watch = watch
         self._still_ours = still_ours
         self._notify = notify
+        self._approver = approver
         self._one_change_at_a_time = asyncio.Lock()
 
     def is_safe_to_repeat(self, call: ToolCall) -> bool:
@@ -123,6 +125,7 @@ class CallDesk:
             cwd=self._cwd,
             progress=lambda text: self._watch(CallOutput(call, text)),
             notify=self._notify,
+            approver=self._approver,
         )
 
 

@@ -22,6 +22,7 @@ from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.turns.leases import LeaseWatch
 from clew.runtime.turns.openings import Opening
 from clew.runtime.turns.outbox import Outbox
+from clew.runtime.turns.outcome import TurnOutcome
 from clew.runtime.turns.waiting import BusyMode
 
 
@@ -51,6 +52,10 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     compactor: Compactor
 
 
+def _nothing_follows(_: TurnOutcome) -> None:
+    """For turns after which nothing is done."""
+
+
 class TurnJob(msgspec.Struct, frozen=True, kw_only=True):
     """What a turn needs to know of its surroundings."""
 
@@ -67,5 +72,11 @@ class TurnJob(msgspec.Struct, frozen=True, kw_only=True):
     instructions: Sequence[Instructions] = ()
     overlays: Sequence[Overlay] = ()
     approval_mode: ApprovalMode | None = None
+    settings: TurnSettings | None = None
+    """Its own, where they are not those of the process."""
+    prompt: str = ""
+    """What the frozen system prompt ends with."""
+    ended: Callable[[TurnOutcome], None] = _nothing_follows
+    """Hears how it came out, once that is on disk."""
     notify: Callable[[str, str], Awaitable[None]]
     """Takes (kind, text) of what tools started and what ended after they returned."""

@@ -25,8 +25,14 @@ from clew.domain.turn.prompt import Overlay
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.turns.job import Means, TurnJob
 from clew.runtime.turns.leases import Holder
-from clew.runtime.turns.openings import Again, GoOn, Hear, Opening, Say
-from clew.runtime.turns.waiting import event_messages, events_among, message_of_person
+from clew.runtime.turns.openings import Again, GoOn, Hear, Opening, Say, Work
+from clew.runtime.turns.waiting import (
+    TASK,
+    event_message,
+    event_messages,
+    events_among,
+    message_of_person,
+)
 
 TRIES_MAX = 50
 TITLE_CHARACTERS_MAX = 60
@@ -73,6 +79,9 @@ async def open_turn(means: Means, job: TurnJob) -> OpenedTurn:
             work = _say(work, row, opening, turn, events)
         elif isinstance(opening, Hear):
             work = _hear(work, opening, turn, events)
+        elif isinstance(opening, Work):
+            task = event_message(TASK, opening.task, 0)
+            work = msgspec.structs.replace(work, op=Append(messages=(task,), turn=turn))
         try:
             committed = await ledger.commit(work)
         except HeadMoved:

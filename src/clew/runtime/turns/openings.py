@@ -41,4 +41,10 @@ class Recover(msgspec.Struct, frozen=True, kw_only=True):
     """The newest turn was left in the middle by a process that ended, or is silent."""
 
 
-Opening = Say | Hear | Again | GoOn | Recover
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """A side session is given its task: stored as an event, since nobody said it."""
+
+    task: str
+
+
+Opening = Say | Hear | Again | GoOn | Recover | Work

@@ -22,6 +22,8 @@ STARTS_LOOKED_AT: Final = 100
 """How far back a turn is looked for that another process ended just now."""
 STOPPED: Final = "stopped"
 """Why a turn ended that a person stopped."""
+CANCELLED: Final = "cancelled"
+"""Why a turn ended whose task was cancelled."""
 
 
 class TurnStatus(StrEnum):

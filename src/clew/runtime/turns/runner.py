@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import weakref
 
+import msgspec
+
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.errors import Busy
 from clew.domain.ledger.rows import TurnState
@@ -64,13 +66,16 @@ class TurnRunner:
         """
         if job.session in self._opening:
             raise Busy(f"A turn of session {job.session} is just beginning.", self._means.owners.me)
-        prefix = freeze(job.model.profile, [tool.spec for tool in job.tools], job.instructions)
+        prefix = freeze(job.model.profile, [tool.spec for tool in job.tools], job.instructions, job.prompt)
+        means = self._means
+        if job.settings is not None:
+            means = msgspec.structs.replace(means, settings=job.settings)
         self._opening.add(job.session)
         self.compactor.turn_begins(job.session)
         try:
             await self._let_end(job)
             opened = await self._opened(job)
-            turn = self._running[job.session] = RunningTurn(self._means, job, opened, prefix, watch, approver)
+            turn = self._running[job.session] = RunningTurn(means, job, opened, prefix, watch, approver)
             return turn
         finally:
             self._opening.discard(job.session)

@@ -62,7 +62,9 @@ from clew.runtime.ports.people import (
     CallAnnounced,
     CallEnded,
     CallRunning,
+    Consent,
     Noticed,
+    Question,
     StepRecorded,
     TurnNews,
     Watch,
@@ -78,6 +80,7 @@ from clew.runtime.turns.model_step import ModelStep
 from clew.runtime.turns.opening import OpenedTurn
 from clew.runtime.turns.openings import GoOn, Recover
 from clew.runtime.turns.outcome import (
+    CANCELLED,
     STOPPED_ELSEWHERE,
     TAKEN_OVER,
     Ending,
@@ -149,7 +152,7 @@ class RunningTurn:
         self._fitting = Fitting(
             means, job, opened.turn, self._context, self._model, self._recorder, self._watch
         )
-        self._desk = _call_desk(means, job, opened, self._show_output, self._lease.confirm)
+        self._desk = _call_desk(means, job, opened, self._show_output, self._lease.confirm, self)
         self._limit = TimeLimit(means.settings.max_seconds, self._out_of_time)
         self._asking = Asking(means, job, self._desk, self._recorder, approver, self._limit)
 
@@ -190,6 +193,10 @@ class RunningTurn:
             return False
         return True
 
+    async def ask(self, question: Question) -> Consent | None:
+        """`Approver` for whoever works for this turn: its person is asked, one question at a time, and no time counts."""
+        return await self._asking.ask(question)
+
     async def finish(self) -> TurnOutcome:
         """Runs the turn to its end. Cancelling it stops the turn, and passes on once that is on disk."""
         run = self._run = asyncio.create_task(self._to_the_end())
@@ -199,7 +206,7 @@ class RunningTurn:
                 await asyncio.wait([run])
             except asyncio.CancelledError as error:
                 cancelled = error
-                self.stop("cancelled")
+                self.stop(CANCELLED)
         if cancelled is not None and not run.cancelled() and run.exception() is None:
             raise cancelled
         return run.result()
@@ -233,7 +240,9 @@ class RunningTurn:
                 elif not self._recorder.has_released:
                     await self._perform_all(self._machine.receive(Lost()))
             self._fitting.turn_ended()
-            return await self._outcome()
+            outcome = await self._outcome()
+            self._job.ended(outcome)
+            return outcome
         finally:
             self._limit.stop()
             lease.cancel()
@@ -444,8 +453,13 @@ def _in_words(error: Exception) -> tuple[str, str]:
     return "internal", f"An error inside Clew ended the turn: {error!r}."
 
 
-def _call_desk(
-    means: Means, job: TurnJob, opened: OpenedTurn, watch: Watch, still_ours: Callable[[], Awaitable[None]]
+def _call_desk(  # noqa: PLR0917
+    means: Means,
+    job: TurnJob,
+    opened: OpenedTurn,
+    watch: Watch,
+    still_ours: Callable[[], Awaitable[None]],
+    approver: Approver,
 ) -> CallDesk:
     own = read_settings(opened.row.settings)
     return CallDesk(
@@ -458,5 +472,6 @@ def _call_desk(
         watch=watch,
         still_ours=still_ours,
         notify=job.notify,
+        approver=approver,
         output_bytes=means.settings.tool_output_bytes,
     )

@@ -153,6 +153,8 @@ class EditorSession:
         self._sending = asyncio.Lock()
         self._prompts: set[Prompt] = set()
         self._told_problems = False
+        self.talk.titled = self._titled
+        self._telling = set[asyncio.Task[None]]()
 
     @property
     def is_busy(self) -> bool:
@@ -397,6 +399,11 @@ class EditorSession:
         return _Facts(
             row.title, mode_of(row, self.default_mode), row.model, settings.effort, row.handle.summary or 0
         )
+
+    def _titled(self) -> None:
+        telling = asyncio.create_task(self._tell_changes())
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
 
     async def _tell_changes(self) -> None:
         """What was changed since it was last told: by a command, by an option, by a turn."""

@@ -33,11 +33,16 @@ def sessions() -> None:
 @sessions.command("list")
 @click.option("--limit", "-n", default=20, show_default=True, type=click.IntRange(1, 10_000))
 @click.option("--archived", is_flag=True, help="The archived ones instead.")
+@click.option(
+    "--sides", is_flag=True, help="Those too that worked beside another: subagents, /background, reviews."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.pass_obj
-def list_(host: Host, limit: int, archived: bool, as_json: bool) -> None:
+def list_(host: Host, limit: int, archived: bool, sides: bool, as_json: bool) -> None:
     """The newest sessions first."""
-    rows = with_services(host, lambda s: s.ledger.sessions(LOCAL, limit=limit, archived=archived))
+    rows = with_services(
+        host, lambda s: s.ledger.sessions(LOCAL, limit=limit, archived=archived, sides=sides)
+    )
     if as_json:
         click.echo(json_line([public(row) for row in rows]))
         return

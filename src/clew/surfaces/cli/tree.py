@@ -7,7 +7,7 @@ from typing import Final
 
 from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
-from clew.domain.ledger.rows import BranchRow
+from clew.domain.ledger.rows import BranchRow, Origin
 from clew.runtime.commands.moving import shortened
 from clew.runtime.ports.ledger import Ledger
 
@@ -21,9 +21,20 @@ async def draw(ledger: Ledger, principal: PrincipalId, session: SessionId) -> li
     messages = {b.id: await ledger.segment(principal, session, b.id) for b in branches}
     lines = [f"{row.id}  {row.title or 'untitled'}"]
     lines += _drawn(branches, messages, row.handle.head)
+    return lines + await _beside(ledger, principal, session, 1)
+
+
+async def _beside(ledger: Ledger, principal: PrincipalId, session: SessionId, depth: int) -> list[str]:
+    """Forks and side sessions, with theirs under them."""
+    lines: list[str] = []
     for child in await ledger.children(principal, session):
-        ended = f"  ({child.end_reason})" if child.ended_at is not None else ""
-        lines.append(f"  ↳ {child.origin} {child.id}  {child.title or 'untitled'}{ended}")
+        is_side = child.origin == Origin.SIDE
+        facts = [child.surface] if is_side else []
+        facts += [child.end_reason or "ended"] if child.ended_at is not None else []
+        told = f"  ({', '.join(facts)})" if facts else ""
+        lines.append(f"{'  ' * depth}↳ {child.origin} {child.id}  {child.title or 'untitled'}{told}")
+        if is_side and depth < DEPTH_SHOWN_MAX:
+            lines += await _beside(ledger, principal, child.id, depth + 1)
     return lines
 
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from clew.domain.conversation.ids import ApprovalId, SessionId
+from clew.domain.conversation.ids import SessionId
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import LedgerError, NotFound, Outdated, Refused
 from clew.domain.ledger.rows import ApprovalState
@@ -39,6 +39,7 @@ class Line:
         assert talk.session is not None, "a line is of a session"
         self.session: SessionId = talk.session
         self.talk = talk
+        talk.titled = lambda: None  # a chat shows no titles
         self._channel = channel
         self._outdated = outdated
         self._given: deque[Opening] = deque()
@@ -233,7 +234,7 @@ class Line:
         self._channel.delivery.wake()
         while True:
             self._decided.clear()
-            if (consent := await self._answer(question.approval)) is not None:
+            if (consent := await self._answer(question)) is not None:
                 return consent
             if self._stopping.is_set():
                 return None  # it goes on waiting in the ledger
@@ -244,9 +245,9 @@ class Line:
                 for task in waiting:
                     task.cancel()
 
-    async def _answer(self, approval: ApprovalId) -> Consent | None:
-        services = self._channel.services
-        for row in await services.ledger.approvals(self.talk.principal, self.session):
+    async def _answer(self, question: Question) -> Consent | None:
+        services, approval = self._channel.services, question.approval
+        for row in await services.ledger.approvals(self.talk.principal, question.session):
             if row.id == approval and row.state == ApprovalState.APPROVED:
                 return Consent.ONCE
             if row.id == approval and row.state != ApprovalState.PENDING:

@@ -46,7 +46,8 @@ _NOT_COMPARED = frozenset({"path at", "before", "segment", "blob", "search"})
 async def everything(ledger: Ledger, who: PrincipalId = ANN) -> list[tuple[str, object]]:
     """All that a principal can read, for telling whether anything changed."""
     found: list[tuple[str, object]] = [("usage", await ledger.usage(who))]
-    rows = await ledger.sessions(who, limit=1000) + await ledger.sessions(who, limit=1000, archived=True)
+    rows = await ledger.sessions(who, limit=1000, sides=True)
+    rows += await ledger.sessions(who, limit=1000, archived=True, sides=True)
     for row in rows:
         for name, read in reads_of(ledger, who, row.id).items():
             if name not in _NOT_COMPARED:

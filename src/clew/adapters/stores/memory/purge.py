@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from clew.adapters.stores.memory.facts import drop
+from clew.adapters.stores.memory.spending import sides
 from clew.adapters.stores.memory.state import State
 from clew.adapters.stores.memory.tree import reach
 from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId
@@ -17,7 +18,14 @@ def forget(
 ) -> Forgotten:
     """Only the owner may; everybody else is told NotFound."""
     state.owned(principal, session)
-    for doomed in (session, *(heirs(state, session) if with_forks else ())):
+    forks = heirs(state, session) if with_forks else ()
+    beside = [
+        side
+        for each in (session, *forks)
+        for side in sides(state, each)
+        if state.sessions[side].owner == principal and side not in state.purged
+    ]
+    for doomed in dict.fromkeys((session, *forks, *beside)):
         state.purged[doomed] = at
         _fence(state, doomed, at)
         _strip(state, doomed, at)

@@ -21,6 +21,7 @@ from clew.domain.ledger.rows import (
     ConversationRow,
     InboxRow,
     OpRow,
+    Origin,
     Prefix,
     ReplyRow,
     SessionRow,
@@ -229,6 +230,7 @@ def sessions(
     limit: int = 20,
     before: tuple[int, str] | None = None,
     archived: bool = False,
+    sides: bool = False,
 ) -> tuple[SessionRow, ...]:
     """Newest activity first; `before` is the key of the last row of the page before."""
     rows = [
@@ -237,6 +239,7 @@ def sessions(
         if state.sees(principal, row)
         and (row.archived_at is not None) == archived
         and not row.temporary
+        and (sides or row.origin != Origin.SIDE)
         and (before is None or (row.last_active_at, row.id) < before)
     ]
     rows.sort(key=lambda row: (row.last_active_at, row.id), reverse=True)

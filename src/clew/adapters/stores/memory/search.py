@@ -27,7 +27,9 @@ def search(
         state.visible(principal, session)
     query = parse(typed)
     rows = [
-        row for row in state.sessions.values() if state.sees(principal, row) and session in (None, row.id)
+        row
+        for row in state.sessions.values()
+        if state.sees(principal, row) and (session == row.id if session else row.is_searched)
     ]
     found = [
         (message, home)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from clew.adapters.stores.memory.state import State, StoredUsage
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.commits import AddUsage, Commit, Reserve, UsageState
-from clew.domain.ledger.rows import Spent
+from clew.domain.ledger.rows import Origin, Spent
 from clew.domain.ledger.spending import refuse_over_cap
 
 
@@ -57,10 +57,27 @@ def _reserve(state: State, work: Commit, reserve: Reserve) -> None:
 def spent(state: State, session: SessionId | None, owner: PrincipalId, day_began: int) -> Spent:
     """What counts against the caps."""
     return Spent(
-        in_session=0.0 if session is None else _spent(state, session=session),
+        in_session=sum(_spent(state, session=one) for one in _family(state, session)),
+        alone=0.0 if session is None else _spent(state, session=session),
         by_owner=_spent(state, owner=owner, since=day_began),
         by_all=_spent(state, since=day_began),
     )
+
+
+def _family(state: State, session: SessionId | None) -> list[SessionId]:
+    """A session, or the one it works beside, and all that work beside that."""
+    if session is None:
+        return []
+    row = state.sessions[session]
+    while row.origin == Origin.SIDE and row.parent is not None:
+        row = state.sessions[row.parent]
+    return [row.id, *sides(state, row.id)]
+
+
+def sides(state: State, session: SessionId) -> list[SessionId]:
+    """The side sessions of a session, and theirs."""
+    own = [row.id for row in state.sessions.values() if row.parent == session and row.origin == Origin.SIDE]
+    return [each for side in own for each in (side, *sides(state, side))]
 
 
 def _spent(

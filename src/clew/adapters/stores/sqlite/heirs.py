@@ -19,6 +19,14 @@ WITH RECURSIVE heir(id) AS (
 )
 SELECT id FROM heir WHERE NOT EXISTS (SELECT 1 FROM purge WHERE session_id = heir.id)
 """
+_SIDES: Final = """
+-- living sessions that work beside this one, and beside those; nearest first
+WITH RECURSIVE side(id) AS (
+  SELECT ?1 UNION SELECT s.id FROM side d JOIN session s ON s.parent_session = d.id
+    JOIN session p ON p.id = d.id WHERE s.origin = 'side' AND s.owner = p.owner
+)
+SELECT id FROM side WHERE id <> ?1 AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = side.id)
+"""
 _FORGOTTEN_ANCESTORS: Final = """
 -- deleted sessions that this one was forked from, nearest first
 WITH RECURSIVE up(id) AS (
@@ -31,6 +39,10 @@ SELECT id FROM up WHERE EXISTS (SELECT 1 FROM purge WHERE session_id = up.id)
 
 def heirs(db: apsw.Connection, session: SessionId) -> list[SessionId]:
     return [row[0] for row in fetch(db, _HEIRS, (session,))]
+
+
+def sides(db: apsw.Connection, session: SessionId) -> list[SessionId]:
+    return [row[0] for row in fetch(db, _SIDES, (session,))]
 
 
 def forgotten_ancestors(db: apsw.Connection, session: SessionId) -> list[SessionId]:

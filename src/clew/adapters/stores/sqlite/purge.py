@@ -19,7 +19,7 @@ import apsw
 
 from clew.adapters.stores.sqlite.connection import fetch, in_words
 from clew.adapters.stores.sqlite.facts import drop_facts_of
-from clew.adapters.stores.sqlite.heirs import doomed_messages, forgotten_ancestors, heirs
+from clew.adapters.stores.sqlite.heirs import doomed_messages, forgotten_ancestors, heirs, sides
 from clew.adapters.stores.sqlite.people import IS_OWNER
 from clew.adapters.stores.sqlite.readers import Readers
 from clew.adapters.stores.sqlite.scrub import scrub
@@ -110,7 +110,9 @@ def _condemn(
     if not owned:
         raise NotFound(f"There is no session {session}.")
     ancestors = forgotten_ancestors(db, session)
-    doomed = [*(reversed(heirs(db, session)) if with_forks else ()), session]
+    forks = heirs(db, session) if with_forks else []
+    beside = [side for each in (session, *forks) for side in sides(db, each)]
+    doomed = [*reversed(dict.fromkeys((*forks, *beside))), session]
     for ident in doomed:
         _cut(db, ident, at)
         db.execute("INSERT INTO purge(session_id, actor, at) VALUES(?, ?, ?)", (ident, principal, at))

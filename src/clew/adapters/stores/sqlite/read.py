@@ -300,11 +300,13 @@ def sessions(
     limit: int = 20,
     before: tuple[int, str] | None = None,
     archived: bool = False,
+    sides: bool = False,
 ) -> tuple[SessionRow, ...]:
     """Own ones by the index, shared ones beside them; pages by key, never by offset."""
     at, above = before if before is not None else (1 << 62, "")
     state = "IS NOT NULL" if archived else "IS NULL"
     page = f"AND s.archived_at {state} AND (s.last_active_at, s.id) < (?2, ?3) AND s.temporary = 0"
+    page += "" if sides else " AND s.origin <> 'side'"
     order = "ORDER BY s.last_active_at DESC, s.id DESC LIMIT ?4"
     alive = "NOT EXISTS (SELECT 1 FROM purge WHERE session_id = s.id)"
     own = f"SELECT {rows.SESSION_COLUMNS} FROM session s WHERE s.owner = ?1 {page} AND {alive} {order}"

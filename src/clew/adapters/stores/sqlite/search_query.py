@@ -15,7 +15,7 @@ from clew.adapters.stores.sqlite.search_file import owner_token, session_token
 from clew.domain.conversation.ids import MessageId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Role
 from clew.domain.ledger.errors import NotFound
-from clew.domain.ledger.rows import Hit, Order, SearchResult
+from clew.domain.ledger.rows import BACKGROUND, Hit, Order, SearchResult
 from clew.domain.ledger.search import Query, Term, parse, snippet
 
 RANKED_MAX: Final = 1000
@@ -59,10 +59,12 @@ def _scorer(terms: int) -> Callable[..., float]:
 _LENGTH_WEIGHT: Final = 1.2 * 0.75 / 170
 """BM25's k1 = 1.2 and b = 0.75, for texts of 170 words in the mean; k1 * (1 - b) is the 0.3 beside it."""
 
-_HIT: Final = """
+_SEARCHED: Final = f"(s.origin <> 'side' OR s.surface = '{BACKGROUND}')"
+"""As `SessionRow.is_searched`."""
+_HIT: Final = f"""
 -- a message, and whether it stands where everything newer was written: on the last branch of its own session's path
 SELECT m.branch, m.seq, m.role, m.text, m.created_at, s.id, s.title,
-  s.head_branch = m.branch AND m.seq <= s.head_seq AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = s.id)
+  s.head_branch = m.branch AND m.seq <= s.head_seq AND {_SEARCHED} AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = s.id)
   AND (s.owner = ?1 OR EXISTS (SELECT 1 FROM share WHERE session_id = s.id AND principal = ?1))
 FROM message m JOIN branch b ON b.id = m.branch JOIN session s ON s.id = b.session_id WHERE m.id = ?2
 """
@@ -131,7 +133,7 @@ class Seeker:
         """Where hits may be: in one session, those on whose branches its path runs; else everything of one's own, and
         the sessions whose messages a shared one stands on."""
         if session is not None:
-            place = self._place(session)
+            place = self._place(session, True)
             if place is None:
                 raise NotFound(f"There is no session {session}.")
             branches = _encode([stretch.branch for stretch in place.segments]).decode()
@@ -192,7 +194,7 @@ class Seeker:
     def _place_holding(self, branch: int, seq: int, owner: SessionId, only: SessionId | None) -> Place | None:
         """The message's own session if it lives there, else a fork of it that still holds it."""
         for candidate in self._family(owner) if only is None else (only,):
-            place = self._place(candidate)
+            place = self._place(candidate, only is not None)
             if place is not None and place.holds(branch, seq):
                 return place
         return None
@@ -210,9 +212,10 @@ class Seeker:
             known = self._heirs[session] = [ident for (ident,) in forks]
         return known
 
-    def _place(self, session: SessionId) -> Place | None:
+    def _place(self, session: SessionId, is_asked_for: bool) -> Place | None:
         if session not in self._places:
-            rows = fetch(self._ledger, _VISIBLE_HEAD, (self._principal, session))
+            query = _VISIBLE_HEAD if is_asked_for else f"{_VISIBLE_HEAD} AND {_SEARCHED}"
+            rows = fetch(self._ledger, query, (self._principal, session))
             self._places[session] = (
                 Place(session, rows[0][0], segments(self._ledger, Head(rows[0][1], rows[0][2])))
                 if rows

@@ -27,7 +27,16 @@ _LEFT_BEHIND: Final = """
 UPDATE usage SET state = 'estimated' WHERE session_id = ? AND turn = ? AND step = ? AND attempt = ? AND task = ? AND state = 'reserved'
 """
 _SPENT: Final = """
-SELECT (SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE session_id = ?1),
+-- a side session spends what its session may: both look at all that hang together so
+WITH RECURSIVE up(id, parent) AS (
+  SELECT id, iif(origin = 'side', parent_session, NULL) FROM session WHERE id = ?1
+  UNION SELECT s.id, iif(s.origin = 'side', s.parent_session, NULL) FROM up JOIN session s ON s.id = up.parent
+), family(id) AS (
+  SELECT id FROM up WHERE parent IS NULL
+  UNION SELECT s.id FROM family f CROSS JOIN session s ON s.parent_session = f.id WHERE s.origin = 'side'
+)
+SELECT (SELECT coalesce(sum(cost_usd), 0) FROM family f CROSS JOIN usage u ON u.session_id = f.id),
+  (SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE session_id = ?1),
   (SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE owner = ?3 AND at >= ?2),
   -- one by one, by the index of owners: an index of times alone would be written with every call of a model
   (SELECT coalesce(sum(cost_usd), 0) FROM principal p CROSS JOIN usage u ON u.owner = p.id AND u.at >= ?2)
@@ -52,8 +61,8 @@ def estimate_reserved(db: apsw.Connection, session: SessionId, turn: int) -> Non
 
 def spent(db: apsw.Connection, session: SessionId | None, owner: PrincipalId, day_began: int) -> Spent:
     """What counts against the caps."""
-    in_session, by_owner, by_all = fetch(db, _SPENT, (session, day_began, owner))[0]
-    return Spent(in_session=in_session, by_owner=by_owner, by_all=by_all)
+    in_session, alone, by_owner, by_all = fetch(db, _SPENT, (session, day_began, owner))[0]
+    return Spent(in_session=in_session, alone=alone, by_owner=by_owner, by_all=by_all)
 
 
 def _reserve(db: apsw.Connection, work: Commit, reserve: Reserve) -> None:

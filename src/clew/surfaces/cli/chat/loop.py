@@ -103,6 +103,7 @@ class ChatLoop:
         self._instructions: tuple[tuple[str, str], ...] = ()
         self._background = Background(talk, told=self._background_told, broken=broken)
         talk.background = self._background
+        talk.titled = self._titled
         self.turns = TurnDriver(
             talk, screen, status, self.asker,
             give_back=self._give_back, settled=self._turn_settled, outdated=self._drain, broken=broken,
@@ -200,6 +201,10 @@ class ChatLoop:
     def refresh(self) -> None:
         """Reads the facts of the status line again."""
         self.beside(self._refresh)
+
+    def _titled(self) -> None:
+        if not self._is_leaving:
+            self.refresh()
 
     async def _refresh(self) -> None:
         await self.turns.refresh_waiting()
