@@ -18,6 +18,7 @@ from clew.domain.models.request import ModelRequest, ToolTurn
 from clew.domain.routing.pairing import CODE_SECONDS, Account, code_sha256
 from clew.domain.routing.routes import ChatKind, Route, Sharing
 from clew.domain.tools.spec import Effect
+from clew.runtime.delegating import DelegateLimits
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.platforms import NotSent
 from clew.surfaces.gateway.access import WRONG_CODES_MAX, Access
@@ -69,7 +70,11 @@ def script(request: ModelRequest) -> Step:
     """Asks for the tool `write` where the words say so, and says the words again."""
     if isinstance(request.messages[-1], ToolTurn):
         return Step(text="it is done")
+    if 'kind="task"' in str(request.messages[0]):
+        return ask("write")
     step = answer(request)
+    if "please delegate" in "".join(map(str, step.deltas)):
+        return ask("delegate", '{"tasks": ["write it down"]}')
     return ask("write") if "please write" in "".join(map(str, step.deltas)) else step
 
 
@@ -79,7 +84,13 @@ class Served:
     def __init__(self, *, shared: bool = False, allow: tuple[str, ...] = ("ann", "ben", "4242")) -> None:
         self.tool = RecordingTool("write", effect=Effect.EXECUTE)
         self.world = World(
-            MemoryLedger(Disk()), script, tools=[self.tool], owner="one", clock=LoopClock(), seed=0
+            MemoryLedger(Disk()),
+            script,
+            tools=[self.tool],
+            owner="one",
+            clock=LoopClock(),
+            seed=0,
+            delegate=DelegateLimits(),
         )
         self.one, self.two = FakeChats("one"), FakeChats("two")
         settings = Settings(gateway=GatewaySettings(group_sessions_per_user=not shared, drain_seconds=5))
@@ -209,6 +220,22 @@ def test_in_a_shared_group_the_asker_or_an_admin_decides() -> None:
             assert "Approved" in await ben.say("/approve")
             await served.one.until(lambda: served.one.shown("g")[-1] == "it is done")
             assert len(served.tool.ran) == 1
+
+    simulate(0, run())
+
+
+def test_a_subagent_is_answered_where_its_conversation_is() -> None:
+    """Its question comes into the chat, says who asks, and is decided there like any other; nothing else of it is shown."""
+
+    async def run() -> None:
+        served = Served()
+        ann = Speaker("ann", served.one)
+        async with serving(served):
+            assert await ann.say("please delegate") == "May I? subagent: write {}"
+            assert "Approved" in await ann.say("/approve")
+            await served.one.until(lambda: served.one.shown("ann")[-1] == "it is done")
+            assert len(served.tool.ran) == 1
+            assert not any("write it down" in text for text in served.one.shown("ann"))
 
     simulate(0, run())
 

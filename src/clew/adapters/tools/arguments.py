@@ -6,6 +6,7 @@ not fit becomes one sentence that says which argument is wrong, so that the next
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,6 +25,7 @@ class Misfit(Exception):
     """These arguments do not fit the tool; the message is a sentence for the model."""
 
 
+@cache
 def parameters_of(kind: type[Arguments]) -> JsonObject:
     """The JSON schema of a tool's arguments: without references or titles, properties in the order declared."""
     schema = msgspec.json.schema(kind)
