@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import signal
 from pathlib import Path
 
 import msgspec
@@ -54,6 +56,33 @@ async def test_what_is_queued_behind_a_run_is_sent_when_it_ends(tmp_path: Path) 
     )
     said = [line.split(maxsplit=1)[1] for line in history.out.splitlines()]
     assert said[-4:] == ["user: first", "assistant: one", "user: second", "assistant: two"]
+
+
+async def test_a_run_that_has_to_wait_is_on_disk_first(tmp_path: Path) -> None:
+    """Killed while it waits it is accounted for, and answered by whoever goes on; one that is interrupted there is taken back."""
+    script = Script((
+        Served(when="go", calls=BLOCKING),
+        Served(text="gone"),
+        Served(text="and that"),
+    ))  # fmt: skip
+    async with ModelServer(script) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        holder = await begun(clew)
+        killed, interrupted = [await clew.start("run", "-c", text) for text in ("meanwhile", "never mind")]
+        for process in (killed, interrupted):
+            assert process.stderr is not None
+            assert b"waiting for its end" in await asyncio.wait_for(process.stderr.readline(), 30)
+        killed.kill()
+        interrupted.send_signal(signal.SIGINT)
+        for process in (killed, interrupted):
+            await asyncio.wait_for(process.communicate(), 30)
+        assert interrupted.returncode == 130
+        why = (await clew.run("run", "-c", "/why")).out
+        (tmp_path / "goes_on").write_text("")
+        _, err = await asyncio.wait_for(holder.communicate(), 30)
+    found = dict(re.findall(r"“(meanwhile|never mind)”, received .*?: (waits|cancelled)", why))
+    assert found == {"meanwhile": "waits", "never mind": "cancelled"}, why
+    assert err.decode().endswith("A message that waited came next (done): meanwhile\n")
 
 
 @pytest.mark.parametrize("form", ["--json", "--stream-json"])

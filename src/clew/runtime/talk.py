@@ -191,7 +191,7 @@ class Talk:
         try:
             return await self._begin(opening, watch, approver)
         except LeftOpen:
-            opening = await self._kept_for_later(opening)
+            opening = await self.keep(opening)
             await self.recover(watch, approver)
             return await self._begin(opening, watch, approver)
         finally:
@@ -219,7 +219,13 @@ class Talk:
         turn = await self.services.ledger.turn(self.principal, self.session)
         return turn is not None and turn.state == TurnState.RUNNING
 
-    async def _kept_for_later(self, opening: Opening) -> Opening:
+    async def has_to_wait(self) -> bool:
+        """Whether something comes before a message that is sent now: a turn that runs or was left open, or one that waits."""
+        return self.session is not None and (
+            await self.is_left_open() or await self.next_queued() is not None
+        )
+
+    async def keep(self, opening: Opening) -> Opening:
         """On disk before the turn that has to come first: nothing said is lost if that ends us."""
         if not isinstance(opening, Say) or opening.inbox:
             return opening

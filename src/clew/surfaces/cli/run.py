@@ -171,6 +171,8 @@ async def _begun(talk: Talk, opening: Opening, printer: Printer) -> RunningTurn 
 
     The outcome instead, when another process answered a message of ours that waited.
     """
+    if isinstance(opening, Say) and await talk.has_to_wait():
+        opening = await talk.keep(opening)
     said_so = False
     while True:
         try:
@@ -180,13 +182,18 @@ async def _begun(talk: Talk, opening: Opening, printer: Printer) -> RunningTurn 
                 await _answer_waiting(talk, opening, printer)
             return await talk.begin(opening, printer.watch, NobodyToAsk())
         except Busy:
-            opening = talk.kept or opening
+            opening = await talk.keep(talk.kept or opening)
             if not said_so:
                 printer.note(
                     "Another process is in the middle of a turn of this session: waiting for its end."
                 )
             said_so = True
-            await asyncio.sleep(BUSY_POLL_SECONDS)
+            try:
+                await asyncio.sleep(BUSY_POLL_SECONDS)
+            except asyncio.CancelledError:
+                if isinstance(opening, Say):
+                    await talk.taken_back(opening)  # whoever sent it does not want it any more
+                raise
         except Refused:
             opening = talk.kept or opening
             if not isinstance(opening, Say) or not opening.inbox or await talk.still_waits(*opening.inbox):
