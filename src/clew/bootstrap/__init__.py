@@ -54,7 +54,7 @@ class Program:
         from clew.bootstrap.gateway import open_gateway  # noqa: PLC0415  only for `clew serve`
 
         async with self.services() as services:
-            yield open_gateway(services, self.settings(), self.home, self.environ)
+            yield await open_gateway(services, self.settings(), self.home, self.environ)
 
     async def import_own_modules(self) -> None:
         from clew.bootstrap.own_modules import import_own_modules  # noqa: PLC0415  for what runs long

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from clew.config.errors import Problem, SettingsError
 from clew.config.home import Home
-from clew.config.secrets import Secrets, load_secrets
+from clew.config.secrets import Secret, Secrets, load_secrets
 from clew.config.settings import HttpSettings, Settings
+from clew.domain.routing.keys import SURFACES
 from clew.domain.routing.one_person import spelled
 from clew.runtime.metering import Meter
 from clew.runtime.ports.endpoints import Endpoint
@@ -19,9 +21,14 @@ from clew.runtime.talk import Services
 from clew.surfaces.gateway.channel import Channel, open_channel
 from clew.surfaces.gateway.gateway import Gateway, Listening
 
+if TYPE_CHECKING:
+    from clew.surfaces.http import HttpApi
 
-def open_gateway(services: Services, settings: Settings, home: Home, environ: Mapping[str, str]) -> Gateway:
-    """The gateway of these settings. Raises SettingsError when no platform is set up, PlatformRefused for what is no token."""
+
+async def open_gateway(
+    services: Services, settings: Settings, home: Home, environ: Mapping[str, str]
+) -> Gateway:
+    """The gateway of these settings. Raises SettingsError when there is neither a platform nor a key for the API, PlatformRefused for what is no token."""
     # What is said here is other people's too: nothing is written into the working directory on their behalf, and there
     # are no words that the inbox may not hold.
     own = msgspec.structs.replace(services, export=None, in_memory=None)
@@ -35,20 +42,42 @@ def open_gateway(services: Services, settings: Settings, home: Home, environ: Ma
     channels += [
         _other(name, own, settings, load_secrets(home, environ), meter) for name in settings.gateway.platforms
     ]
-    if not channels:
+    owner_key = (
+        load_secrets(home, environ).get(settings.http.api_key_env) if settings.http.api_key_env else None
+    )
+    api = None
+    if settings.http.enabled and (channels or owner_key is not None or await _has_keys(services)):
+        api = _api(services, settings.http, owner_key)
+    if not channels and api is None:
         gateway = settings.gateway
         names = f"{gateway.telegram.token_env}, {gateway.matrix.token_env} or {gateway.whatsapp.token_env}"
         sentence = (
-            f"no chat platform is set up: put a token into {names}, or into secrets.toml under that name"
+            f"no chat platform is set up: put a token into {names}, or into secrets.toml under that name; "
+            "nor is there a key for the HTTP API, which `clew pair key create` makes"
         )
         raise SettingsError(Problem(path=("gateway",), sentence=sentence))
-    return Gateway(channels, _listener(settings.http) if settings.http.enabled else None)
+    listener = None if api is None else _listener(settings.http, api)
+    return Gateway(channels, listener, api=api, drain_seconds=settings.gateway.drain_seconds)
 
 
-def _listener(settings: HttpSettings) -> Callable[[Sequence[Endpoint]], Listening]:
-    from clew.surfaces.http import Listener  # noqa: PLC0415  starlette, uvicorn: 0.05 s
+async def _has_keys(services: Services) -> bool:
+    people = await services.ledger.people()
+    return any(platform in SURFACES for person in people for platform, _ in person.accounts)
 
-    return partial(Listener, settings.host, settings.port)
+
+def _api(services: Services, settings: HttpSettings, owner_key: Secret | None) -> HttpApi:
+    from clew.surfaces.http import HttpApi  # noqa: PLC0415  starlette, uvicorn: 0.05 s
+
+    own = msgspec.structs.replace(services, export=None)
+    return HttpApi(own, settings, None if owner_key is None else owner_key.reveal())
+
+
+def _listener(settings: HttpSettings, api: HttpApi) -> Callable[[Sequence[Endpoint]], Listening]:
+    from clew.surfaces.http import Listener  # noqa: PLC0415  the same
+
+    return partial(
+        Listener, settings.host, settings.port, routes=api.routes, cors_origins=settings.cors_origins
+    )
 
 
 def _telegram(

@@ -79,7 +79,6 @@ async def opened_services(
                 clock=clock,
                 settings=compaction_settings(settings, caps),
             )
-            stack.push_async_callback(compactor.close)
             return Services(
                 delegate=_delegating(settings) if settings.delegate.enabled else None,
                 ledger=store,
@@ -106,8 +105,10 @@ async def opened_services(
 
             return over(MemoryLedger(), caps)
 
+        kept = over(ledger, caps_of(settings), cache(reminders))
+        stack.push_async_callback(kept.runner.compactor.close)
         yield msgspec.structs.replace(
-            over(ledger, caps_of(settings), cache(reminders)),
+            kept,
             prewarm=agents.prewarm,
             meter=meter,
             export=exporter(ledger),

@@ -362,7 +362,7 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
 
 
 class HttpSettings(Section, frozen=True, kw_only=True):
-    """The HTTP listener of `clew serve`: `/healthz` and `/metrics`."""
+    """The HTTP listener of `clew serve`: the API, `/healthz` and `/metrics`."""
 
     enabled: bool = True
     """Listen at all."""
@@ -371,7 +371,19 @@ class HttpSettings(Section, frozen=True, kw_only=True):
     port: Port = 8787
     """Port to listen on; 0 for any free one."""
     api_key_env: SecretName = ""
-    """Name of the variable or secret that holds the key callers must show."""
+    """Name of the variable or secret that holds the owner's key for the API. `clew pair key` makes others."""
+    tools: bool = False
+    """Let the agent's own tools work for whoever shows the owner's key."""
+    requests_per_minute: Count = 600
+    """How many requests are taken with one key; 0 for any number."""
+    body_mb_max: Annotated[int, Meta(ge=1, le=200)] = 20
+    """The largest request that is taken, in MB."""
+    disconnect: Literal["go_on", "stop"] = "go_on"
+    """What becomes of a session's turn whose client leaves. A request without a session is always stopped."""
+    tool_seconds: Duration = 600
+    """For how long a turn waits for what came of a call of the client's own tools."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that browsers let use the API; none by default."""
 
 
 class PoolSettings(Section, frozen=True, kw_only=True):

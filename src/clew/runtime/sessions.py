@@ -323,6 +323,19 @@ class SessionDesk:
 
         return await self._decided(decide)
 
+    async def fork(self, principal: PrincipalId, session: SessionId, surface: str, at: Head) -> SessionRow:
+        """A new session that starts at any position of this one's tree; no place points at it."""
+
+        async def decide() -> SessionRow:
+            row = await self.ledger.session(principal, session)
+            new = await self._forked(principal, row, Origin.FORK, surface, None)
+            await self.ledger.open(
+                msgspec.structs.replace(new, at=at), actor=principal, at=self._clock.now_ms()
+            )
+            return await self.ledger.session(principal, new.id)
+
+        return await self._decided(decide)
+
     async def side(
         self, principal: PrincipalId, session: SessionId, surface: str, *, title: str, cwd: str
     ) -> SessionRow:

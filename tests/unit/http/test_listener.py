@@ -102,13 +102,14 @@ async def test_a_body_that_does_not_come_is_given_up() -> None:
 
 
 async def test_too_many_connections_are_not_kept() -> None:
-    """One above the limit is hung up on."""
+    """Of those above the limit, the one that has been silent longest is hung up on: whoever asks is answered."""
     async with listening(Bounds(connections=3)) as port:
-        kept = [await asyncio.open_connection(HOST, port) for _ in range(3)]
-        for reader, writer in kept:
-            writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-            assert b" 201 " in await reader.readline()
+        silent = [await asyncio.open_connection(HOST, port) for _ in range(100)]
+        for reader, _ in silent[:97]:
+            await hung_up(reader)
         reader, writer = await asyncio.open_connection(HOST, port)
-        await hung_up(reader)
-        for _, other in (*kept, (reader, writer)):
+        writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        assert b" 201 " in await reader.readline()
+        await hung_up(silent[97][0])
+        for _, other in (*silent, (reader, writer)):
             other.close()

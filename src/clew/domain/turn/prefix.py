@@ -57,6 +57,12 @@ def freeze(
     return Prefix(sha256=digest, system_prompt=prompt, tools=encoded)
 
 
+def instructions_in(prefix: Prefix, source: str) -> str:
+    """The instructions from a source that came last in the prompt, as it was frozen; empty where there are none."""
+    _, _, after = prefix.system_prompt.partition(f'<instructions from="{source}">\n')
+    return after.removesuffix("\n</instructions>\n")
+
+
 def _prompt(with_tools: bool, instructions: Sequence[Instructions], extra: str) -> str:
     parts = [_PERSONA + (_WITH_TOOLS if with_tools else "")]
     parts += [f'<instructions from="{i.source}">\n{i.text.strip()}\n</instructions>\n' for i in instructions]

@@ -10,7 +10,7 @@ import msgspec
 
 from clew.domain.conversation.ids import ApprovalId, CallId, SessionId, SummaryId
 from clew.domain.conversation.messages import Status
-from clew.domain.models.answer import Usage
+from clew.domain.models.answer import StopReason, Usage
 
 
 class TextShown(msgspec.Struct, frozen=True):
@@ -35,6 +35,7 @@ class StepRecorded(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str
     usage: Usage
+    stop: StopReason = StopReason.END
 
 
 class CallAnnounced(msgspec.Struct, frozen=True, kw_only=True):

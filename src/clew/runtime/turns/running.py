@@ -375,7 +375,7 @@ class RunningTurn:
         self._model.recorded()
         self._tally.text = answer.text
         self._tally.used(used)
-        self._watch(StepRecorded(text=answer.text, usage=answer.usage))
+        self._watch(StepRecorded(text=answer.text, usage=answer.usage, stop=answer.stop))
         for call in calls:
             self._tally.note(call, CallState.PLANNED)
             self._watch(

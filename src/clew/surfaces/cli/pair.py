@@ -1,4 +1,7 @@
-"""`clew pair`: codes that make somebody on a chat platform known to Clew, and who is known. What is kept of a code is its hash."""
+"""`clew pair`: codes that make somebody on a chat platform known to Clew, keys of the HTTP API, and who is known.
+
+What is kept of a code or a key is its hash.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Final
 import click
 
 from clew.domain.conversation.ids import LOCAL, PrincipalId
+from clew.domain.routing import keys
 from clew.domain.routing.pairing import CODE_LENGTH, CODE_SECONDS, Account, code_sha256
 from clew.runtime.talk import Services
 from clew.surfaces.cli.codes import Exit, UsageError
@@ -86,7 +90,9 @@ def link(host: Host, me: bool) -> int:
 def list_(host: Host) -> int:
     """Say who is known, with their role and accounts. Whom the settings name is there once they said something."""
     for person in with_services(host, lambda services: services.ledger.people()):
-        accounts = ", ".join(f"{platform} {external_id}" for platform, external_id in person.accounts)
+        accounts = ", ".join(
+            f"{platform} {id_}" for platform, id_ in person.accounts if platform not in keys.SURFACES
+        )
         click.echo(f"{person.id}\t{person.role}\t{accounts or '-'}")
     return Exit.DONE
 
@@ -127,6 +133,74 @@ def role(host: Host, name: str, what: str) -> int:
     """Say whether somebody may decide for others in shared groups (admin) or not (user)."""
     with_services(host, lambda services: services.ledger.set_role(PrincipalId(name), what))
     return Exit.DONE
+
+
+@pair.group()
+def key() -> None:
+    """Keys for the HTTP API of `clew serve`. What is kept of a key is its hash."""
+
+
+@key.command("create")
+@click.argument("name", required=False)
+@click.option("--tools", is_flag=True, help="The agent's own tools work for whoever shows it.")
+@click.pass_obj
+def create_key(host: Host, name: str | None, tools: bool) -> int:
+    """Make a key of yours, or of somebody who is known (NAME, see `clew pair list`). It is shown once."""
+    principal, surface = PrincipalId(name or LOCAL), keys.WITH_TOOLS if tools else keys.PLAIN
+
+    async def made(services: Services) -> str:
+        if principal != LOCAL and await services.ledger.person(principal) is None:
+            raise UsageError(f"There is nobody called {principal}; `clew pair {principal}` makes them known.")
+        key = keys.written(services.chance.token(keys.SECRET_LENGTH))
+        code = services.chance.token(CODE_LENGTH)
+        now = services.clock.now_ms()
+        await services.ledger.offer_pairing(code_sha256(code), principal, now + CODE_SECONDS * 1000)
+        await services.ledger.pair(code_sha256(code), keys.account(key, surface), now)
+        return key
+
+    click.echo(with_services(host, made))
+    click.echo("Keep it: it is not shown again. `clew pair key revoke` takes it back.", err=True)
+    return Exit.DONE
+
+
+@key.command("list")
+@click.pass_obj
+def list_keys(host: Host) -> int:
+    """Say whose keys there are: id, whose it is, and whether the agent's own tools work for it."""
+    for ident, person, surface in with_services(host, _keys):
+        click.echo(
+            f"{ident[: keys.SHOWN_LENGTH]}\t{person}\t{'tools' if surface == keys.WITH_TOOLS else '-'}"
+        )
+    return Exit.DONE
+
+
+@key.command("revoke")
+@click.argument("id_")
+@click.pass_obj
+def revoke_key(host: Host, id_: str) -> int:
+    """Take a key back, by its id in `clew pair key list`: from the next request on it opens nothing."""
+
+    async def revoked(services: Services) -> bool:
+        named = [
+            Account(surface, ident)
+            for ident, _, surface in await _keys(services)
+            if len(id_) >= keys.SHOWN_LENGTH and ident.startswith(id_)
+        ]
+        return len(named) == 1 and await services.ledger.unpair(named[0])
+
+    if not with_services(host, revoked):
+        raise UsageError(f"There is no key {id_}; `clew pair key list` shows their ids.")
+    return Exit.DONE
+
+
+async def _keys(services: Services) -> list[tuple[str, PrincipalId, str]]:
+    """(hash, whose, surface) of each key."""
+    return [
+        (ident, person.id, platform)
+        for person in await services.ledger.people()
+        for platform, ident in person.accounts
+        if platform in keys.SURFACES
+    ]
 
 
 def _offered(host: Host, offer: Callable[[Services, str, int], Awaitable[None]], hint: str) -> int:

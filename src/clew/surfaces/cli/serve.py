@@ -18,7 +18,7 @@ from clew.surfaces.cli.logs import log_to_stderr
 @click.option("--check", is_flag=True, help="Say what is ready and what is not, a line each, and end.")
 @click.pass_obj
 def serve(host: Host, check: bool) -> int:
-    """Talk to people on chat platforms (Telegram, Matrix)."""
+    """Talk to people on chat platforms (Telegram, Matrix), and to programs over HTTP."""
     if check:
         return _check(host)
     log_to_stderr(host.settings().gateway.log)

@@ -25,7 +25,7 @@ from clew.runtime.ports.endpoints import Endpoint
 from clew.runtime.ports.platforms import NotSent, PlatformError, PlatformRefused
 from clew.runtime.reminders import Reminders
 from clew.runtime.sessions import Place
-from clew.runtime.talk import Talk
+from clew.runtime.talk import Services, Talk
 from clew.surfaces.gateway.access import Access
 from clew.surfaces.gateway.channel import LOG, Channel
 from clew.surfaces.gateway.health import Health
@@ -56,6 +56,23 @@ class Listening(Protocol):
 
 Listen = Callable[[Sequence[Endpoint]], Listening]
 """Makes what listens for HTTP."""
+
+
+class Api(Protocol):
+    """What is served over HTTP beside the chats."""
+
+    services: Services
+    outdated: Callable[[Outdated], None]
+
+    async def check(self) -> tuple[str, str | None]: ...
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        ...
+
+    async def drain(self, seconds: float) -> None: ...
+
+    async def close(self) -> None: ...
 
 
 class Wing:
@@ -278,10 +295,24 @@ def _first(error: Exception) -> Exception:
 class Gateway:
     """Runs until `stop` is called, no platform is left, or this program was replaced."""
 
-    def __init__(self, channels: Sequence[Channel], listen: Listen | None = None) -> None:
+    def __init__(
+        self,
+        channels: Sequence[Channel],
+        listen: Listen | None = None,
+        *,
+        api: Api | None = None,
+        drain_seconds: float = 30,
+    ) -> None:
+        """With an `api` it goes on also when no platform takes us."""
         self._ended = asyncio.Event()
+        self._outdated: Outdated | None = None
+        self._api = api
+        self._drain_seconds = drain_seconds
+        if api is not None:
+            api.outdated = self._outdate
         self._wings = [Wing(channel, self._ended) for channel in channels]
-        self.health = Health(self._wings, self._ended)
+        services = api.services if api is not None else channels[0].services
+        self.health = Health(self._wings, self._ended, services.ledger, services.meter)
         endpoints = [*self.health.endpoints, *(one for channel in channels for one in channel.endpoints)]
         self._listener = listen(endpoints) if listen is not None else None
 
@@ -301,6 +332,8 @@ class Gateway:
                 found.append((platform.name, str(error)))
             finally:
                 await wing.close()
+        if self._api is not None:
+            found.append(await self._api.check())
         if self._listener is not None:
             try:
                 self._listener.check()
@@ -320,26 +353,36 @@ class Gateway:
                 asyncio.create_task(self._listen(self._listener)),
                 asyncio.create_task(self.health.feel()),
             ]
+        if self._api is not None:
+            beside.append(asyncio.create_task(self._api.run()))
         ended = asyncio.create_task(self._wait())
         try:
             await self._until_the_end(receiving, beside, ended)
             for task in receiving:
                 task.cancel()
             await asyncio.gather(*receiving, return_exceptions=True)
-            drain = self._wings[0].channel.settings.gateway.drain_seconds
-            await asyncio.gather(*(wing.drain(drain) for wing in self._wings))
+            draining = [wing.drain(self._drain_seconds) for wing in self._wings]
+            if self._api is not None:
+                draining.append(self._api.drain(self._drain_seconds))
+            await asyncio.gather(*draining)
         finally:
             for task in (*receiving, *beside, ended):
                 task.cancel()
             await asyncio.gather(*receiving, *beside, ended, return_exceptions=True)
             for wing in self._wings:
                 await wing.close()
-        outdated = next((wing.outdated for wing in self._wings if wing.outdated is not None), None)
+            if self._api is not None:
+                await self._api.close()
+        outdated = next((wing.outdated for wing in self._wings if wing.outdated is not None), self._outdated)
         if outdated is not None:
             raise outdated
         refused = [task.exception() for task in receiving if not task.cancelled()]
-        if len(refused) == len(receiving) and refused[0] is not None:
+        if refused and len(refused) == len(receiving) and refused[0] is not None:
             raise refused[0]
+
+    def _outdate(self, error: Outdated) -> None:
+        self._outdated = error
+        self._ended.set()
 
     async def _listen(self, listener: Listening) -> None:
         """An address that somebody else holds takes no chat down: it is tried again."""
@@ -360,7 +403,7 @@ class Gateway:
     ) -> None:
         """Returns when the gateway has to end; raises what broke what runs beside."""
         left = set(receiving)
-        while left and not ended.done():
+        while (left or self._api is not None) and not ended.done():
             done, _ = await asyncio.wait({*left, *beside, ended}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if task in left:

@@ -13,8 +13,9 @@ from typing import Final, Protocol
 import msgspec
 
 from clew.domain.ledger.errors import LedgerError
-from clew.runtime.metering import MEDIA_TYPE, Number
+from clew.runtime.metering import MEDIA_TYPE, Meter, Number
 from clew.runtime.ports.endpoints import Answered, Asked, Endpoint
+from clew.runtime.ports.ledger import Ledger
 from clew.surfaces.gateway.channel import Channel
 
 CONTACT_SECONDS_MAX: Final = 120.0
@@ -43,8 +44,10 @@ class Part(Protocol):
 class Health:
     """Of every platform of one process."""
 
-    def __init__(self, parts: Sequence[Part], ended: asyncio.Event) -> None:
+    def __init__(self, parts: Sequence[Part], ended: asyncio.Event, ledger: Ledger, meter: Meter) -> None:
         self._parts = parts
+        self._ledger = ledger
+        self._meter = meter
         self._ended = ended
         self._lag = 0.0
         self.endpoints = (
@@ -66,7 +69,7 @@ class Health:
             reasons.append("the gateway is ending")
         try:
             async with asyncio.timeout(LEDGER_SECONDS_MAX):
-                await self._parts[0].channel.services.ledger.unfinished()
+                await self._ledger.unfinished()
         except (LedgerError, TimeoutError):
             reasons.append("the ledger does not answer")
         body = {
@@ -99,7 +102,7 @@ class Health:
                     Number(f"clew_{queue}_depth", depth, labels),
                     Number(f"clew_{queue}_oldest_seconds", age, labels),
                 ]
-        text = self._parts[0].channel.meter.text(numbers)
+        text = self._meter.text(numbers)
         return Answered(media_type=MEDIA_TYPE, body=text.encode())
 
     def _now(self) -> Iterator[Number]:

@@ -16,6 +16,8 @@ import h11
 import msgspec
 import structlog
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -43,9 +45,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Connection(H11Protocol):
-    """One connection; closed when there are too many, or when a head does not come."""
+    """One connection; closed when a head does not come. Of too many, the one that has been silent longest is."""
 
     _late: asyncio.TimerHandle | None = None
+    silent_since = 0.0
 
     def __init__(self, config: Config, state: ServerState, bounds: Bounds) -> None:
         super().__init__(config, state, {})
@@ -53,10 +56,10 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._wait_for_head()
         if len(self.connections) > self._bounds.connections:
-            transport.abort()
-        else:
-            self._wait_for_head()
+            silent = (c for c in self.connections if isinstance(c, _Connection) and c.is_silent)
+            min(silent, key=lambda c: c.silent_since, default=self).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -70,10 +73,16 @@ class _Connection(H11Protocol):
     def _wait_for_head(self) -> None:
         if self._late is not None:
             self._late.cancel()
+        self.silent_since = self.loop.time()
         self._late = self.loop.call_later(self._bounds.head_seconds, self._give_up)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether a head is waited for."""
+        return self.conn.their_state is h11.IDLE and not self.transport.is_closing()
+
     def _give_up(self) -> None:
-        if self.conn.their_state is h11.IDLE:
+        if self.is_silent:
             self.transport.abort()
 
 
@@ -87,6 +96,7 @@ class Listener:
         endpoints: Sequence[Endpoint],
         *,
         routes: Sequence[BaseRoute] = (),
+        cors_origins: Sequence[str] = (),
         bounds: Bounds = Bounds(),  # noqa: B008 - frozen
     ) -> None:
         self._bounds = bounds
@@ -95,7 +105,11 @@ class Listener:
         self.port = 0
         """Where it listens, once it does."""
         own = [Route(e.path, _served(e, bounds), methods=[e.method]) for e in endpoints]
-        self._app = Starlette(routes=[*own, *routes])
+        headers = ["Authorization", "Content-Type", "Last-Event-ID", "X-Clew-Session"]
+        cors = Middleware(
+            CORSMiddleware, allow_origins=cors_origins, allow_headers=headers, expose_headers=headers[3:]
+        )
+        self._app = Starlette(routes=[*own, *routes], middleware=[cors] if cors_origins else [])
 
     def __str__(self) -> str:
         return f"http://{self._host}:{self._port}"
@@ -171,7 +185,7 @@ def _served(endpoint: Endpoint, bounds: Bounds) -> Any:
     async def serve(request: Request) -> Response:
         try:
             async with asyncio.timeout(bounds.body_seconds):
-                body = await _body(request, endpoint.bytes_max)
+                body = await read_body(request, endpoint.bytes_max)
         except TimeoutError:
             return PlainTextResponse("Too slow.\n", 408, {"connection": "close"})
         if body is None:
@@ -187,7 +201,7 @@ def _served(endpoint: Endpoint, bounds: Bounds) -> Any:
     return serve
 
 
-async def _body(request: Request, most: int) -> bytes | None:
+async def read_body(request: Request, most: int) -> bytes | None:
     """The body, or None when it is too large."""
     said = request.headers.get("content-length", "0")
     if not said.isdigit() or int(said) > most:

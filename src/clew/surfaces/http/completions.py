@@ -1,0 +1,294 @@
+"""The operations of OpenAI's wire: a request with a session carries it on, one without meets nothing but itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+import msgspec
+from starlette.responses import Response
+
+from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.conversation.messages import Head
+from clew.domain.ledger.commits import AsObserver, Commit, NewSession, SessionPatch
+from clew.domain.ledger.errors import HeadMoved, NotFound
+from clew.domain.ledger.rows import Origin, SessionRow, TurnState
+from clew.runtime.talk import Services
+from clew.surfaces.http import chat, responses
+from clew.surfaces.http.access import Caller
+from clew.surfaces.http.asked import Asked, check_order, newest
+from clew.surfaces.http.errors import ApiError, bad_request, not_found
+from clew.surfaces.http.exchange import Began, Ended, Exchange, Piece
+from clew.surfaces.http.lines import Lines
+from clew.surfaces.http.models import Offered
+from clew.surfaces.http.operations import Asking, Operation
+from clew.surfaces.http.stateless import Stateless
+from clew.surfaces.http.streaming import EventStream, unless_gone
+from clew.wire import openai_chat, openai_responses
+
+SESSION: Final = "X-Clew-Session"
+NEW: Final = "new"
+FIRST_SECONDS: Final = 10.0
+"""For so long the status of a stream waits for its first word: an error before it is an error, not a stream."""
+DONE: Final = b"data: [DONE]\n\n"
+Leave = Callable[[], Awaitable[None]]
+
+
+class Answering(NamedTuple):
+    """An answer under way: where it began, what comes, and what to do when nobody wants it any more."""
+
+    began: Began
+    pieces: AsyncIterator[Piece]
+    model: str
+    session: SessionId | None
+    leave: Leave
+
+
+class Completions:
+    def __init__(self, services: Services, lines: Lines, tool_seconds: float, *, stops: bool) -> None:
+        """`stops`: a session's turn whose client leaves is stopped."""
+        self._services = services
+        self._lines = lines
+        self._stops = stops
+        self.stateless = Stateless(services, tool_seconds)
+        self._offered = Offered(services.models)
+        self._carrying: defaultdict[SessionId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.operations = (
+            Operation(
+                method="GET", path="/v1/models", summary="The models that can be named.",
+                answer=openai_chat.ModelList, handle=self._models,
+            ),
+            Operation(
+                method="POST", path="/v1/chat/completions", summary="An answer; with X-Clew-Session, a turn of that session.",
+                body=openai_chat.ChatRequest, answer=openai_chat.ChatCompletion, handle=self._chat, streams=True,
+                headers=(SESSION,),
+            ),
+            Operation(
+                method="POST", path="/v1/responses", summary="An answer in a session that previous_response_id carries on.",
+                body=openai_responses.ResponsesRequest, answer=openai_responses.Response, handle=self._responses,
+                streams=True, headers=(SESSION,),
+            ),
+        )  # fmt: skip
+
+    async def _models(self, asking: Asking) -> openai_chat.ModelList:
+        return openai_chat.ModelList(
+            data=[openai_chat.Model(id=name) for name in await self._offered.names()]
+        )
+
+    async def _chat(self, asking: Asking) -> msgspec.Struct | Response:
+        body: openai_chat.ChatRequest = asking.body
+        asked = chat.read(body)
+        session = await self._named_session(asking)
+
+        async def begin() -> Answering:
+            return await self._begin(asking.caller, asked, session)
+
+        answering = await unless_gone(asking.request, begin(), _nothing)
+        frame = chat.Frame(
+            id=f"chatcmpl-{answering.began.session}-{answering.began.turn}",
+            created=self._services.clock.now_ms() // 1000,
+            model=answering.model,
+        )
+        if not body.stream:
+            whole = await unless_gone(asking.request, chat.whole(answering.pieces, frame), answering.leave)
+            return _json(whole, answering.session)
+        with_usage = bool(body.stream_options and body.stream_options.include_usage)
+
+        async def events() -> AsyncIterator[bytes]:
+            async for chunk in chat.chunks(answering.pieces, frame, with_usage=with_usage):
+                yield b"data: %s\n\n" % msgspec.json.encode(chunk)
+            yield DONE
+
+        return EventStream(events(), answering.leave, _headers(answering.session))
+
+    async def _responses(self, asking: Asking) -> msgspec.Struct | Response:
+        body: openai_responses.ResponsesRequest = asking.body
+        asked = responses.read(body)
+        session = await self._named_session(asking)
+        if body.previous_response_id is not None:
+            if session is not None:
+                raise bad_request(
+                    "A session and a previous response are not both named.", "previous_response_id"
+                )
+            session = await self._carried_on(asking.caller, body.previous_response_id, asked)
+        elif session is None and body.store is not False:
+            session = (await self.open(asking.caller)).id
+
+        async def begin() -> Answering:
+            return await self._begin(asking.caller, asked, session)
+
+        answering = await unless_gone(asking.request, begin(), _nothing)
+        answer = responses.Answer(
+            openai_responses.Response(
+                id=responses.response_id(answering.began.session, answering.began.turn),
+                created_at=self._services.clock.now_ms() // 1000,
+                status="in_progress",
+                model=answering.model,
+                output=[],
+                previous_response_id=body.previous_response_id,
+                instructions=body.instructions,
+                max_output_tokens=body.max_output_tokens,
+                tools=body.tools or [],
+                store=answering.session is not None,
+            )
+        )
+        if not body.stream:
+            whole = await unless_gone(asking.request, answer.run(answering.pieces), answering.leave)
+            return _json(whole, answering.session)
+
+        async def events() -> AsyncIterator[bytes]:
+            async for event in answer.events(answering.pieces):
+                yield b"event: %s\ndata: %s\n\n" % (event.type.encode(), msgspec.json.encode(event))
+
+        return EventStream(events(), answering.leave, _headers(answering.session))
+
+    # -- sessions ------------------------------------------------------------------------------------------------
+    async def open(self, caller: Caller, title: str | None = None) -> SessionRow:
+        new = NewSession(
+            id=self._services.desk.new_id(),
+            owner=caller.who,
+            surface=caller.surface,
+            origin=Origin.NEW,
+            title=title,
+        )
+        await self._services.ledger.open(new, actor=caller.who, at=self._services.clock.now_ms())
+        return await self._services.ledger.session(caller.who, new.id)
+
+    async def writable(self, who: PrincipalId, session: SessionId) -> SessionRow:
+        """Raises NotFound also for who may only read: the ledger says so to an empty commit."""
+        row = await self._services.ledger.session(who, session)
+        if row.temporary:
+            raise NotFound(f"There is no session {session}.")
+        if row.owner != who:
+            fence = AsObserver(version=row.handle.version, head=row.handle.head)
+            with suppress(HeadMoved):  # whether one may is asked before that is seen
+                await self._services.ledger.commit(
+                    Commit(session=session, actor=who, at=self._services.clock.now_ms(), fence=fence)
+                )
+        return row
+
+    async def _named_session(self, asking: Asking) -> SessionId | None:
+        named = asking.request.headers.get(SESSION)
+        if named is None:
+            return None
+        if named == NEW:
+            return (await self.open(asking.caller)).id
+        return (await self.writable(asking.caller.who, SessionId(named))).id
+
+    async def _begin(self, caller: Caller, asked: Asked, session: SessionId | None) -> Answering:
+        """Raises ApiError for whatever goes wrong before the first word."""
+        model = await self._offered.named(asked.model)
+        if session is None:
+            check_order(asked.said)
+            exchange = self.stateless.begin(caller.who, caller.surface, asked.said, asked.brought, model)
+
+            async def left() -> None:
+                self.stateless.leave(exchange)
+
+            shown = model or await self._offered.default()
+            return await _opened(exchange, shown, None, left)
+        row = await self._with_model(caller, session, model)
+        line = await self._lines.line(caller.who, session, caller.surface)
+        results, users = newest(asked.said)
+        if results:
+            exchange = await line.answer_calls(results, users, asked.brought)
+        else:
+            exchange = await line.say(users, asked.brought)
+
+        async def leave() -> None:
+            if self._stops:
+                await line.leave(exchange)
+
+        return await _opened(exchange, row.model or await self._offered.default(), session, leave)
+
+    async def _with_model(self, caller: Caller, session: SessionId, model: str | None) -> SessionRow:
+        """A client that names another model than the session's changes it, as /model does."""
+        row = await self._services.ledger.session(caller.who, session)
+        if model is None or model == (row.model or await self._offered.default()):
+            return row
+        return await self._services.desk.change(caller.who, session, SessionPatch(model=model))
+
+    async def _carried_on(self, caller: Caller, previous: str, asked: Asked) -> SessionId:
+        """The response's own session where it is the newest of it, and a fork from the response where it is not."""
+        named = responses.named(previous)
+        gone = not_found(f"There is no response {previous[:60]!r}.")
+        if named is None:
+            raise gone
+        session, number = named
+        try:
+            row = await self.writable(caller.who, session)
+        except NotFound:
+            raise gone from None
+        ledger = self._services.ledger
+        results, _ = newest(asked.said)
+        if results:
+            return session  # its turn waits for them
+        async with self._carrying[session]:
+            turn = await ledger.turn(caller.who, session)
+            is_newest = turn is not None and turn.turn == number and turn.state != TurnState.RUNNING
+            if is_newest and not await ledger.queued(caller.who, session):
+                last = await ledger.path(caller.who, session, above=max(row.handle.head.seq - 1, 0))
+                if last and last[-1].turn == number:
+                    return session
+            end = await self._end_of(caller.who, session, number)
+            if end is None:
+                raise gone
+            return (await self._services.desk.fork(caller.who, session, caller.surface, end)).id
+
+    async def _end_of(self, who: PrincipalId, session: SessionId, turn: int) -> Head | None:
+        """The last message of a turn, on the path or off it."""
+        ledger = self._services.ledger
+        path = await ledger.path(who, session)
+        if found := [message.head for message in path if message.turn == turn]:
+            return found[-1]
+        for branch in reversed(await ledger.branches(who, session)):
+            if branch.session == session:
+                own = await ledger.segment(who, session, branch.id)
+                if found := [message.head for message in own if message.turn == turn]:
+                    return found[-1]
+        return None
+
+
+async def _opened(exchange: Exchange, model: str, session: SessionId | None, leave: Leave) -> Answering:
+    """Waits until the turn began, and a while for its first word. Raises ApiError when it ends in one before."""
+    try:
+        return await _waited(exchange, model, session, leave)
+    except asyncio.CancelledError:
+        await leave()
+        raise
+
+
+async def _waited(exchange: Exchange, model: str, session: SessionId | None, leave: Leave) -> Answering:
+    pieces = exchange.pieces()
+    began = await anext(pieces)
+    if isinstance(began, Ended):
+        raise began.error or ApiError(500, "internal_error", "It ended before it began.")
+    assert isinstance(began, Began)
+    first = asyncio.ensure_future(anext(pieces))
+    await asyncio.wait({first}, timeout=FIRST_SECONDS)
+    if first.done() and isinstance(ended := first.result(), Ended) and ended.error is not None:
+        raise ended.error
+
+    async def rest() -> AsyncIterator[Piece]:
+        piece = await first
+        yield piece
+        if not isinstance(piece, Ended):
+            async for piece in pieces:
+                yield piece
+
+    return Answering(began, rest(), model, session, leave)
+
+
+async def _nothing() -> None:
+    """What is done where the client left before anything began."""
+
+
+def _headers(session: SessionId | None) -> dict[str, str]:
+    return {} if session is None else {SESSION: session}
+
+
+def _json(answer: msgspec.Struct, session: SessionId | None) -> Response:
+    return Response(msgspec.json.encode(answer), 200, _headers(session), "application/json")

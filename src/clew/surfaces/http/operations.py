@@ -1,0 +1,45 @@
+"""An operation of the API as data: its path, what it takes and gives. Routes and the OpenAPI document are made of these."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from clew.surfaces.http.access import Caller
+
+
+class Nothing(msgspec.Struct):
+    """No parameters, or no body."""
+
+
+class Asking(msgspec.Struct, frozen=True, kw_only=True):
+    """One request, read and checked. `body` and `query` are of the operation's types."""
+
+    caller: Caller
+    path: Mapping[str, str]
+    query: Any
+    body: Any
+    request: Request
+
+
+Handler = Callable[[Asking], Awaitable[msgspec.Struct | Response]]
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    method: Literal["GET", "POST"]
+    path: str
+    """With `{name}` for what differs."""
+    summary: str
+    answer: type[msgspec.Struct]
+    handle: Handler
+    body: type[msgspec.Struct] | None = None
+    query: type[msgspec.Struct] = Nothing
+    streams: bool = False
+    """Whether it can answer with server-sent events."""
+    status: int = 200
+    headers: tuple[str, ...] = ()
+    """Headers it looks at."""

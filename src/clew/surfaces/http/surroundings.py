@@ -1,0 +1,133 @@
+"""What a client brings, as the tools, the instructions and the limits of the turn that begins next.
+
+All of it is frozen in the session's prefix by the turn's first commit: from there a turn is gone on with after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from clew.domain.conversation.ids import CallId, PrincipalId, SessionId
+from clew.domain.models.request import ToolDeclaration
+from clew.domain.turn.prefix import Instructions, instructions_in
+from clew.runtime.commands.values import Processes
+from clew.runtime.ports.models import ModelChoice, ModelSource
+from clew.runtime.ports.tools import Surroundings as PlaceSurroundings
+from clew.runtime.ports.tools import Tool
+from clew.runtime.talk import Notify, Services, SessionTools, Toolmaker
+from clew.surfaces.http.asked import Brought, ClientTool
+from clew.surfaces.http.client_tools import RemoteTool, Results, beside
+
+CLIENT: Final = "client"
+"""The source of the instructions that a client brings."""
+_declared: Final = msgspec.json.Decoder(tuple[ToolDeclaration, ...]).decode
+
+
+class Surroundings:
+    """`services` are those of a process, for one session and what its clients bring. `own`: the agent's own tools work too."""
+
+    def __init__(
+        self, services: Services, asked: Callable[[CallId], None], seconds: float, *, own: bool
+    ) -> None:
+        self.results = Results(seconds)
+        self._asked = asked
+        self._plain = services
+        self._own = own
+        self._brought = Brought()
+        self._frozen: tuple[ToolDeclaration, ...] = ()
+        """Of a turn that is gone on with: what is no tool of ours is the client's."""
+        self.services = msgspec.structs.replace(
+            services,
+            toolmaker=_Toolmaker(services.toolmaker if own else None, self),
+            models=_Limited(services.models, self),
+            instructions=self._instructions,
+        )
+
+    def bring(self, brought: Brought) -> None:
+        """The next turn has these."""
+        self._brought, self._frozen = brought, ()
+
+    async def restore(self, who: PrincipalId, session: SessionId) -> None:
+        """The turn that is gone on with has what it began with."""
+        prefix = await self._plain.ledger.prefix(who, session)
+        if prefix is not None:
+            self._brought = Brought(instructions=instructions_in(prefix, CLIENT))
+            self._frozen = _declared(prefix.tools)
+
+    def tools(self, own: Sequence[Tool]) -> tuple[Tool, ...]:
+        mine = {(tool.spec.name, tool.spec.description) for tool in own}
+        left = [
+            ClientTool(name=tool.name, description=tool.description, parameters=tool.parameters)
+            for tool in self._frozen
+            if (tool.name, tool.description) not in mine
+        ]
+        client = (*self._brought.tools, *left)
+        return beside(own, {tool.name: RemoteTool(tool, self.results, self._asked) for tool in client})
+
+    def limited(self, choice: ModelChoice) -> ModelChoice:
+        most = self._brought.max_output
+        if most is None:
+            return choice
+        least = min(most, choice.profile.max_output or most)
+        return choice._replace(profile=msgspec.structs.replace(choice.profile, max_output=least))
+
+    def _instructions(self, cwd: Path) -> Sequence[Instructions]:
+        project = self._plain.instructions(cwd) if self._own else ()
+        text = self._brought.instructions
+        return (*project, Instructions(source=CLIENT, text=text)) if text.strip() else project
+
+
+class _Limited:
+    """`ModelSource`."""
+
+    def __init__(self, models: ModelSource, surroundings: Surroundings) -> None:
+        self._models = models
+        self._surroundings = surroundings
+
+    async def choose(self, name: str | None) -> ModelChoice:
+        return self._surroundings.limited(await self._models.choose(name))
+
+
+class _Toolmaker:
+    """`Toolmaker`."""
+
+    def __init__(self, own: Toolmaker | None, surroundings: Surroundings) -> None:
+        self._own = own
+        self._surroundings = surroundings
+
+    def within(self, surroundings: PlaceSurroundings) -> Toolmaker:
+        own = None if self._own is None else self._own.within(surroundings)
+        return _Toolmaker(own, self._surroundings)
+
+    async def open(
+        self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify
+    ) -> SessionTools:
+        own = None if self._own is None else await self._own.open(session, principal, cwd, notify)
+        return _Tools(own, self._surroundings)
+
+
+class _Tools:
+    """`SessionTools`."""
+
+    def __init__(self, own: SessionTools | None, surroundings: Surroundings) -> None:
+        self._own = own
+        self._surroundings = surroundings
+
+    @property
+    def processes(self) -> Processes | None:
+        return None if self._own is None else self._own.processes
+
+    @property
+    def problems(self) -> Sequence[str]:
+        return () if self._own is None else self._own.problems
+
+    def tools(self) -> Sequence[Tool]:
+        return self._surroundings.tools(() if self._own is None else self._own.tools())
+
+    async def close(self) -> None:
+        if self._own is not None:
+            await self._own.close()
