@@ -83,12 +83,9 @@ class Sender:
         Raises Refused when too many wait already; then it was not taken.
         """
         chosen = mode or self._runner.settings.busy
-        running = await self._runner.under_way(
-            self._who, session
-        )  # before: a later one may be this message's own
         received = await self.keep(session, said, chosen)
-        if chosen == BusyMode.INTERRUPT and running is not None:
-            await self.cut(session, running)
+        if chosen == BusyMode.INTERRUPT:
+            await self.interrupt(session, received.id)
         if occupied or await self.is_busy(session):
             return Sent(mode=chosen, received=received.id)
         return Sent(mode=chosen, opening=await self.next(session), received=received.id)
@@ -184,6 +181,12 @@ class Sender:
     async def still_waits(self, session: SessionId, received: Sequence[InboxId]) -> bool:
         """Whether nobody has taken or cancelled these rows."""
         return set(received) <= {row.id for row in await self._ledger.queued(self._who, session)}
+
+    async def interrupt(self, session: SessionId, received: InboxId) -> None:
+        """Cuts the turn that runs, whenever it began, for a message that waits; not the turn that has taken it by now."""
+        running = await self._runner.under_way(self._who, session)
+        if running is not None and await self.still_waits(session, (received,)):
+            await self.cut(session, running)
 
     async def cut(self, session: SessionId, turn: int) -> None:
         """Ends this turn, and no other. In another process by a commit; what it had shown it may then still keep."""

@@ -218,6 +218,35 @@ async def test_an_interrupt_cuts_no_turn_but_the_one_it_met() -> None:
     assert (await running).status == TurnStatus.DONE
 
 
+@pytest.mark.parametrize("its_own", [False, True])
+async def test_an_interrupt_meets_a_turn_that_began_while_it_was_stored(its_own: bool) -> None:
+    """It cuts that one, and is next; but for the turn that has taken it already."""
+    stored = Hold()
+
+    class Slow(MemoryLedger):
+        async def receive(self, item: Receive) -> Received:
+            received = await super().receive(item) if its_own else None
+            await stored.stand()
+            return received or await super().receive(item)
+
+    hold = Hold()
+    world = World(Slow(), [say("so far", hold), say("at once")])
+    talk, elsewhere = world.talk(), world.talk()
+    elsewhere.session = await talk.ensure_session()
+    sending = asyncio.create_task(elsewhere.send("now", mode=BusyMode.INTERRUPT))
+    await stored.reached()
+    opening = await talk.next_queued() if its_own else talk.saying("go")
+    assert opening is not None
+    turn = await talk.begin(opening, nobody_watches, NobodyToAsk())
+    running = asyncio.create_task(turn.finish())
+    await hold.reached()
+    stored.release()
+    assert (await sending).opening is None
+    hold.release()
+    assert (await running).status == (TurnStatus.DONE if its_own else TurnStatus.INTERRUPTED)
+    assert [outcome.text for outcome in await send_on(talk)] == ([] if its_own else ["at once"])
+
+
 async def test_a_stop_that_came_first_prevents_the_work() -> None:
     """While the model is looked for nothing is opened; after that nothing is frozen anew, and no model is asked."""
     hold = Hold()

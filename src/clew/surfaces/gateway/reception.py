@@ -245,10 +245,9 @@ class Reception:
             else:
                 await self._command(line, place, incoming.text, received.id, speaker)
             return
-        running = await runner.under_way(who, session) if busy == BusyMode.INTERRUPT else None
         line.wake()
-        if running is not None:
-            await sender.cut(session, running)
+        if busy == BusyMode.INTERRUPT:
+            await sender.interrupt(session, received.id)
 
     async def _overhear(self, incoming: Incoming, route: Route, person: PrincipalId) -> None:
         """Keeps what the people of a shared place say to each other: the newest lines, until a message is for us."""
