@@ -1,7 +1,7 @@
 """What other people's agents talk to, on loopback: three wires, and one model behind them that does as it is told.
 
 It obeys the newest line of a person: `CALL name {arguments}` calls a tool and tells its result, `HANG` says `working` and
-nothing more, `HEARD` tells all texts that were sent, and anything else is answered `echo: TEXT`.
+nothing more, `HEARD` tells all texts that were sent, `SEES` how many images, and anything else is answered `echo: TEXT`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Asked(NamedTuple):
     newest: list[str]
     results: list[str]
     heard: list[str]
+    images: int
     tools: list[str]
 
     def parts(self) -> Iterator[Part | None]:
@@ -41,7 +42,7 @@ class Asked(NamedTuple):
             yield Said("it said ")
             yield Said(json.dumps(self.results))
             return
-        ordered = [text.strip() for text in self.newest if not text.startswith("<")]
+        ordered = [text.strip() for text in self.newest if text and not text.startswith(("<", "["))]
         said = ordered[-1] if ordered else ""
         order, _, rest = said.partition(" ")
         match order:
@@ -52,6 +53,8 @@ class Asked(NamedTuple):
             case "HANG":
                 yield Said("working")
                 yield None
+            case "SEES":
+                yield Said(f"images: {self.images}")
             case "HEARD":
                 yield Said("\n".join(self.heard))
             case _:
@@ -145,6 +148,7 @@ class GeminiEndpoint(Endpoint):
             newest=[part["text"] for part in parts[-1] if "text" in part],
             results=[json.dumps(result.get("response")) for result in results],
             heard=[part.get("text", "") for each in parts for part in each],
+            images=sum("inlineData" in part for each in parts for part in each),
             tools=[
                 f["name"] for tool in request.get("tools", []) for f in tool.get("functionDeclarations", [])
             ],
@@ -182,6 +186,7 @@ class AnthropicEndpoint(Endpoint):
             newest=[block["text"] for block in contents[-1] if block["type"] == "text"],
             results=[json.dumps(result) for result in results],
             heard=[block.get("text", "") for blocks in contents for block in blocks],
+            images=sum(block["type"] == "image" for blocks in contents for block in blocks),
             tools=[tool["name"] for tool in request.get("tools", [])],
         )
 
@@ -234,6 +239,7 @@ class ResponsesEndpoint(Endpoint):
             newest=texts[-1],
             results=[json.dumps(item["output"]) for item in after if item["type"].endswith("_call_output")],
             heard=[text for each in texts for text in each],
+            images=sum(part["type"] == "input_image" for item in messages for part in item["content"]),
             tools=[  # a namespace and a name in it, which a call names apart
                 f"{tool['name']}/_{inner['name']}"
                 for tool in request.get("tools", [])

@@ -10,6 +10,7 @@ It answers `echo: TEXT` to the newest line that a person said, and does what lin
     MAY kind title            asks for a permission, and tells whether it got it
     KNOWS line                tells how often it was told that line in this session
     HEARD                     tells everything it was ever told in this session, byte for byte
+    SEES                      tells how many images it was ever shown in this session
     FLOOD n                   sends n updates that hold a kilobyte each
     HANG                      says `working` and nothing more until it is cancelled
     DIE                       ends at once, by SIGKILL
@@ -89,6 +90,7 @@ class FakeSession:
         self.cwd = cwd
         self.servers = servers
         self.heard: list[str] = []
+        self.seen: list[str] = []
         self.prompting: asyncio.Task[str] | None = None
 
 
@@ -110,7 +112,10 @@ class FakeAgent:
             case "initialize":
                 return {
                     "protocolVersion": self._options.version,
-                    "agentCapabilities": {"sessionCapabilities": {"close": {}}},
+                    "agentCapabilities": {
+                        "sessionCapabilities": {"close": {}},
+                        "promptCapabilities": {"image": not self._options.blind},
+                    },
                 }
             case "authenticate":
                 self._options.sign_in = params["methodId"] != "key"
@@ -138,8 +143,9 @@ class FakeAgent:
 
     async def _prompted(self, params: Params) -> str:
         session = self._sessions[params["sessionId"]]
-        texts = [block["text"] for block in params["prompt"]]
+        texts = [block["text"] for block in params["prompt"] if block["type"] == "text"]
         session.heard += texts
+        session.seen += [block["data"] for block in params["prompt"] if block["type"] == "image"]
         session.prompting = asyncio.create_task(self._answer(params["sessionId"], session, texts))
         try:
             return await session.prompting
@@ -151,7 +157,7 @@ class FakeAgent:
     async def _answer(self, name: str, session: FakeSession, texts: list[str]) -> str:
         self._update(name, "available_commands_update", availableCommands=[])
         self._update(name, "from_the_future", anything={"at": "all"})
-        said = next((text for text in reversed(texts) if not text.startswith("<")), "")
+        said = next((text for text in reversed(texts) if not text.startswith(("<", "["))), "")
         ordered = [line for line in said.splitlines() if line.partition(" ")[0] in self._orders]
         for line in ordered:
             order, _, rest = line.partition(" ")
@@ -222,6 +228,9 @@ class FakeAgent:
     async def _knows(self, _: str, session: FakeSession, rest: str) -> str:
         return f"{rest}: {sum(text.splitlines().count(rest) for text in session.heard)}"
 
+    async def _sees(self, _: str, session: FakeSession, __: str) -> str:
+        return f"images: {len(session.seen)}"
+
     async def _flood(self, name: str, _: FakeSession, rest: str) -> str:
         for _number in range(int(rest)):
             self._say(name, "x" * 1024)
@@ -239,7 +248,7 @@ class FakeAgent:
 
     _orders: Final[dict[str, Callable[[FakeAgent, str, FakeSession, str], Awaitable[str]]]] = {
         "CALL": _call, "TOOLS": _tools, "READ": _read, "WRITE": _write, "MAY": _may, "HEARD": _tell_heard,
-        "KNOWS": _knows, "FLOOD": _flood, "HANG": _hang, "DIE": _die,
+        "KNOWS": _knows, "SEES": _sees, "FLOOD": _flood, "HANG": _hang, "DIE": _die,
     }  # fmt: skip
 
     def _log(self, what: str, detail: str) -> None:
@@ -283,7 +292,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--model", default="")
     parser.add_argument("--version", type=int, default=1)
     parser.add_argument("--fail", action="store_true", help="end at once, with a sentence")
-    for flag in ("never-initialize", "sign-in", "stubborn", "noise", "one-name"):
+    for flag in ("never-initialize", "sign-in", "stubborn", "noise", "one-name", "blind"):
         parser.add_argument(f"--{flag}", action="store_true")
     parser.add_argument(
         "--fail-once", default="", metavar="FILE", help="the same, where that is not there yet"

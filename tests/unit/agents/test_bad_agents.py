@@ -24,7 +24,7 @@ from clew.adapters.agents.timing import Breakdown
 from clew.adapters.processes.tree import find
 from clew.domain.models.request import ToolDeclaration
 from clew.runtime.ports.models import ModelUnavailable
-from clew.testing.contracts.agents import Conversation
+from clew.testing.contracts.agents import PIXEL, Conversation
 from tests.unit.tools.bench import started_groups
 
 pytestmark = pytest.mark.anyio
@@ -310,6 +310,13 @@ async def test_first_uses_at_once_start_one_process(make: Make, tmp_path: Path, 
     assert [answer.strip() for answer in answers] == [f"echo: word{n}" for n in range(8)]
     assert len(log.pids()) == 1
     assert len(log.pids("session")) == 8
+
+
+async def test_an_agent_that_takes_no_images(make: Make, tmp_path: Path) -> None:
+    """It is told that there was one."""
+    one = Conversation(make("--blind"), "one", tmp_path)
+    assert "images: 0" in await one.say("SEES", PIXEL)
+    assert "[image: this agent takes none]" in await one.say("HEARD")
 
 
 async def test_an_agent_that_names_two_sessions_alike(make: Make, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class Agents:
         except UnknownAgent as error:
             raise ModelUnavailable(str(error)) from error
         window = context_window or program.context_window
-        profile = ModelProfile(name=name, provider="agent", context_window=window, takes_images=False)
+        profile = ModelProfile(name=name, provider="agent", context_window=window)
 
         def within(session: SessionId, cwd: Path) -> ModelChoice:
             one = self._session(session, AgentKey(agent, model, cwd), profile)

@@ -7,6 +7,7 @@ version, and a field that is new, gone or misshapen is no reason to lose an answ
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -18,12 +19,14 @@ from clew.adapters.agents.errors import AgentGone, AgentRefused, AgentUnavailabl
 from clew.adapters.agents.process import AgentProcess
 from clew.adapters.agents.programs import AgentProgram
 from clew.adapters.processes.groups import StartedGroups
+from clew.domain.models.request import ImagePart, Part, TextPart
 from clew.wire.acp_types import (
     AuthenticateRequest,
     CancelNotification,
     ClientCapabilities,
     CloseSessionRequest,
     FileSystemCapabilities,
+    ImageBlock,
     Implementation,
     InitializeRequest,
     McpServer,
@@ -131,7 +134,12 @@ class _Chunk(msgspec.Struct):
     text: str = ""
 
 
+class _Takes(msgspec.Struct):
+    image: bool = False
+
+
 class _Capabilities(msgspec.Struct):
+    prompt: _Takes = msgspec.field(name="promptCapabilities", default_factory=_Takes)
     session: Mapping[str, object] | None = msgspec.field(name="sessionCapabilities", default=None)
 
 
@@ -174,6 +182,7 @@ class Agent:
             self._write, serve=self._serve, heard=self._heard, broke=self._broke, answers_noise=False
         )
         self._process: AgentProcess | None = None
+        self._takes_images = False
         self._closes = False
         self.ended = asyncio.Event()
         """Set when the agent is no more; what was asked of it has failed by then."""
@@ -243,6 +252,7 @@ class Agent:
                 f"it speaks version {answer.protocol_version} of the protocol, and Clew speaks {PROTOCOL_VERSION}",
                 for_good=True,
             )
+        self._takes_images = answer.capabilities.prompt.image
         self._closes = "close" in (answer.capabilities.session or {})
         if self._program.auth:
             await self._ask("authenticate", AuthenticateRequest(method_id=self._program.auth), _Nothing)
@@ -281,10 +291,19 @@ class Agent:
         self._sessions[session] = watch
         return session
 
-    async def prompt(self, session: str, texts: Sequence[str]) -> str:
+    async def prompt(self, session: str, parts: Sequence[Part], blobs: Mapping[str, bytes]) -> str:
         """Returns the agent's stop reason, after every update of the prompt was given to the watch. Raises AgentError."""
-        asked = PromptRequest(session_id=session, prompt=[TextBlock(text=text) for text in texts])
+        asked = PromptRequest(session_id=session, prompt=[self._block(part, blobs) for part in parts])
         return (await self._ask("session/prompt", asked, _Prompted)).stop_reason
+
+    def _block(self, part: Part, blobs: Mapping[str, bytes]) -> TextBlock | ImageBlock:
+        match part:
+            case TextPart(text):
+                return TextBlock(text=text)
+            case ImagePart(sha256, media_type) if self._takes_images:
+                return ImageBlock(data=b64encode(blobs[sha256]).decode("ascii"), mime_type=media_type)
+            case _:
+                return TextBlock(text="[image: this agent takes none]")
 
     def cancel(self, session: str) -> None:
         """Asks the agent to end the prompt under way there."""

@@ -11,7 +11,9 @@ from typing import Final, assert_never
 
 from clew.domain.models.request import (
     AssistantTurn,
+    ImagePart,
     ModelRequest,
+    Part,
     RequestMessage,
     TextPart,
     ToolTurn,
@@ -45,28 +47,33 @@ def answered(text: str) -> AssistantTurn:
     return AssistantTurn(text=text or NO_REPLY)
 
 
-def opening_texts(request: ModelRequest) -> list[str]:
-    """For an agent that knows nothing: the system prompt, the conversation so far, and what is to be answered."""
+def opening_parts(request: ModelRequest) -> list[Part]:
+    """For an agent that knows nothing: the system prompt, the conversation so far, and what is to be answered.
+
+    The images of the conversation follow it, in the order of their places in it.
+    """
     asked = len(request.messages)
     while asked and isinstance(request.messages[asked - 1], UserTurn):
         asked -= 1
     before, asking = request.messages[:asked], request.messages[asked:]
-    texts = [f"<instructions>\n{request.system.strip()}\n</instructions>"] if request.system else []
+    parts: list[Part] = []
+    if request.system:
+        parts.append(TextPart(f"<instructions>\n{request.system.strip()}\n</instructions>"))
     if before:
         lines = "\n".join(_line(message) for message in before)
-        texts.append(f'<conversation_so_far note="{_NOTE}">\n{lines}\n</conversation_so_far>')
-    return [*texts, *(new_texts(asking) or [GO_ON])]
+        parts.append(TextPart(f'<conversation_so_far note="{_NOTE}">\n{lines}\n</conversation_so_far>'))
+        parts.extend(part for part in new_parts(before) if isinstance(part, ImagePart))
+    return [*parts, *(new_parts(asking) or [TextPart(GO_ON)])]
+
+
+def new_parts(messages: Sequence[RequestMessage]) -> list[Part]:
+    """What people said, and what happened, each part as it stands."""
+    return [part for message in messages if isinstance(message, UserTurn) for part in message.parts]
 
 
 def new_texts(messages: Sequence[RequestMessage]) -> list[str]:
-    """What people said, and what happened, each text as it stands."""
-    return [
-        part.text
-        for message in messages
-        if isinstance(message, UserTurn)
-        for part in message.parts
-        if isinstance(part, TextPart)
-    ]
+    """The same as texts, where nothing else can be told."""
+    return [part.text if isinstance(part, TextPart) else "[image]" for part in new_parts(messages)]
 
 
 def _line(message: RequestMessage) -> str:

@@ -20,7 +20,7 @@ from clew.adapters.agents.bridge import SERVER_NAME, Binding, Dispatch, ToolRepl
 from clew.adapters.agents.client import Agent, AskedPermission, Update
 from clew.adapters.agents.errors import AgentError, AgentGone, AgentRefused, AgentUnavailable
 from clew.adapters.agents.files import inside, read_text
-from clew.adapters.agents.priming import answered, new_texts, opening_texts, unheard
+from clew.adapters.agents.priming import answered, new_parts, opening_parts, unheard
 from clew.adapters.agents.programs import AgentKey
 from clew.adapters.agents.prompt import Prompt
 from clew.adapters.agents.timing import Breakdown, Told, Transport
@@ -116,7 +116,7 @@ class AgentSession:
                 shown: list[str] = []
                 has_ended = False
                 try:
-                    async for event in self._step(request):
+                    async for event in self._step(request, blobs):
                         if isinstance(event, TextDelta):
                             shown.append(event.text)
                         has_ended = isinstance(event, Answer)
@@ -150,12 +150,14 @@ class AgentSession:
         await to_the_end(self._drop())
 
     # -- a step --------------------------------------------------------------------------------------------------
-    async def _step(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+    async def _step(
+        self, request: ModelRequest, blobs: Mapping[str, bytes]
+    ) -> AsyncGenerator[ModelEvent, None]:
         prompt = self._prompt
         if prompt is not None and prompt.go_on(request.messages):
             self._waited += monotonic() - prompt.asked_at
         else:
-            prompt = await self._begun(request)
+            prompt = await self._begun(request, blobs)
         said: list[str] = []
         thought: list[str] = []
         while True:
@@ -172,18 +174,18 @@ class AgentSession:
             await prompt.changed.wait()
             prompt.changed.clear()
 
-    async def _begun(self, request: ModelRequest) -> Prompt:
+    async def _begun(self, request: ModelRequest, blobs: Mapping[str, bytes]) -> Prompt:
         copy = self._copy
         new = unheard(copy.told, request.messages) if copy is not None and copy.told else None
         is_current = copy is not None and (copy.system, copy.tools) == (request.system, request.tools)
-        texts = new_texts(new) if new and all(isinstance(one, UserTurn) for one in new) else []
-        if copy is None or not is_current or not texts or copy.lent.agent.ended.is_set() or self._prompting:
+        parts = new_parts(new) if new and all(isinstance(one, UserTurn) for one in new) else []
+        if copy is None or not is_current or not parts or copy.lent.agent.ended.is_set() or self._prompting:
             await self._drop()
             copy = self._copy = await self._opened(request)
-            texts = opening_texts(request)
+            parts = opening_parts(request)
         prompt = self._prompt = Prompt(request.messages, self._means.characters_max)
         self._waited = 0.0
-        self._prompting = asyncio.create_task(copy.lent.agent.prompt(copy.name, texts))
+        self._prompting = asyncio.create_task(copy.lent.agent.prompt(copy.name, parts, blobs))
         self._prompting.add_done_callback(lambda _: prompt.changed.set())
         return prompt
 

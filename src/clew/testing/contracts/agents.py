@@ -2,12 +2,13 @@
 
 Subclass `AgentContract` and give it an `agents` fixture: `Agents` that know an agent called `subject`, whose model does
 what the newest line of a person orders. `CALL name {arguments}` calls a tool and tells its result, `HANG` says `working`
-and then nothing, `HEARD` tells all texts that were sent to the model, and anything else is answered `echo: TEXT`.
+and then nothing, `HEARD` tells all texts that were sent to the model, `SEES` how many images there are among them, and anything else is answered `echo: TEXT`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from base64 import b64decode
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -21,6 +22,7 @@ from clew.domain.models.answer import Answer, AskedCall, Failure, Retrying, Text
 from clew.domain.models.request import (
     AssistantTurn,
     CallPart,
+    ImagePart,
     ModelRequest,
     RequestMessage,
     TextPart,
@@ -36,6 +38,13 @@ NOTE: Final = ToolDeclaration(
     description="Takes a note.",
     parameters={"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
 )
+
+PIXEL: Final = ImagePart("pixel", "image/png")
+BLOBS: Final = {
+    "pixel": b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    )
+}
 
 
 class Choosing(Protocol):
@@ -61,10 +70,12 @@ class Conversation:
         self._run = run or (lambda call: f"{session} noted {call.arguments}")
         self._turns = 0
 
-    async def say(self, text: str) -> str:
+    async def say(self, text: str, *images: ImagePart) -> str:
         """The answer to it. A failure is raised as an AssertionError with its sentence."""
         self._turns += 1
-        self.messages.append(UserTurn(parts=(TextPart(text), TextPart(f'<sent at="{self._turns}"/>'))))
+        self.messages.append(
+            UserTurn(parts=(TextPart(text), *images, TextPart(f'<sent at="{self._turns}"/>')))
+        )
         return await self.go_on()
 
     async def shows(self, words: str) -> None:
@@ -97,7 +108,7 @@ class Conversation:
             model="acp:subject", system=SYSTEM, tools=self.tools, messages=tuple(self.messages)
         )
         self.shown = ""
-        async with aclosing(self.model.client.stream(request, blobs={}, key="k")) as events:  # type: ignore[type-var]
+        async with aclosing(self.model.client.stream(request, blobs=BLOBS, key="k")) as events:  # type: ignore[type-var]
             async for event in events:
                 match event:
                     case TextDelta(text):
@@ -156,6 +167,14 @@ class AgentContract:
         heard = await one.say("HEARD")
         assert "first words" not in heard
         assert heard.index("other words") < heard.index("my reply") < heard.index("HEARD")
+
+    async def test_images_are_shown(self, agents: Agents, tmp_path: Path) -> None:
+        """An image that a person sends is shown to the agent, and again to one that is told all of it anew."""
+        one = Conversation(agents, "one", tmp_path)
+        assert "images: 1" in await one.say("SEES", PIXEL)
+        two = Conversation(agents, "two", tmp_path)
+        two.messages = list(one.messages)
+        assert "images: 1" in await two.say("SEES")
 
     async def test_a_stop_ends_the_prompt(self, agents: Agents, tmp_path: Path) -> None:
         """A turn that is stopped ends at the agent too; the next is told the conversation, and other ones go on."""
