@@ -504,6 +504,10 @@ class Ledger(Protocol):
         """Purges a session's words from every file. Unreadable from the first commit, resumed after a crash."""
         ...
 
+    async def was_forgotten(self, principal: PrincipalId, session: SessionId) -> bool:
+        """Whether this was a session of the principal's own, and is purged."""
+        ...
+
     async def close(self) -> None:
         """Waits for what was accepted, then releases the files. Idempotent."""
         ...

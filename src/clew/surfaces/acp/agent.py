@@ -241,8 +241,8 @@ class Agent:
         try:
             row = await self._services.ledger.session(LOCAL, SessionId(number))
         except NotFound:
-            if await self._services.ledger.conversation(place_of(number).route_key) is None:
-                raise  # it was never ours
+            if not await self._services.ledger.was_forgotten(LOCAL, SessionId(number)):
+                raise  # it was never there, or is somebody else's
             return DeleteSessionResponse()  # gone already
         await self._shut(number)
         await self._services.ledger.forget(LOCAL, row.id, self._services.clock.now_ms())

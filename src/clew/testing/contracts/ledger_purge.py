@@ -75,6 +75,17 @@ class PurgeContract(LedgerCase):
         with pytest.raises(Refused):
             await begin(ledger, 1)
 
+    async def test_only_its_owner_knows_what_was_forgotten(self, ledger: Ledger) -> None:
+        """Of what is there, was never there or is somebody else's, nobody is told that it was."""
+        handle, kept = await begin(ledger, 1), await begin(ledger, 2)
+        await ledger.forget(ANN, handle.session, START_MS)
+        told = [
+            await ledger.was_forgotten(who, session)
+            for who in (ANN, BOB)
+            for session in (handle.session, kept.session, session_id(3))
+        ]
+        assert told == [True, *[False] * 5]
+
     async def test_only_the_owner_forgets(self, ledger: Ledger) -> None:
         """Whoever may only read or write does not."""
         handle = await say(ledger, await begin(ledger, 1), "a")

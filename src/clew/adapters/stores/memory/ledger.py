@@ -12,7 +12,7 @@ from clew.adapters.stores.memory.commit import commit
 from clew.adapters.stores.memory.facts import facts, forget_facts, keep_facts, quiet_sessions
 from clew.adapters.stores.memory.jobs import add_job, beat_job, done_jobs, due_jobs, jobs, move_job, take_job
 from clew.adapters.stores.memory.opening import open_session, point
-from clew.adapters.stores.memory.purge import forget
+from clew.adapters.stores.memory.purge import forget, was_forgotten
 from clew.adapters.stores.memory.search import search
 from clew.adapters.stores.memory.state import Disk, State
 from clew.domain.conversation.ids import PrincipalId
@@ -155,5 +155,6 @@ class MemoryLedger(Ledger):
     facts = _read(facts)
     conversation = _read(reads.conversation)
     search = _read(search)
+    was_forgotten = _read(was_forgotten)
     usage = _read(reads.usage)
     spent = _read(reads.spending)

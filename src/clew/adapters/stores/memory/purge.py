@@ -34,6 +34,13 @@ def forget(
     return Forgotten(messages=messages, blobs=blobs, kept_for=kept_for)
 
 
+def was_forgotten(state: State, principal: PrincipalId, session: SessionId) -> bool:
+    return session in state.purged and principal in (
+        owner := state.sessions[session].owner,
+        state.joined.get(owner),
+    )
+
+
 def heirs(state: State, session: SessionId) -> tuple[SessionId, ...]:
     """The living sessions that were forked from this one, or from a fork of it, and share its tree; nearest first."""
     line = [session]

@@ -27,7 +27,7 @@ from clew.adapters.stores.sqlite.jobs import (
 )
 from clew.adapters.stores.sqlite.migrate import open_file
 from clew.adapters.stores.sqlite.open_session import open_session, opened_before, point_conversation
-from clew.adapters.stores.sqlite.purge import Purger
+from clew.adapters.stores.sqlite.purge import Purger, was_forgotten
 from clew.adapters.stores.sqlite.readers import Readers
 from clew.adapters.stores.sqlite.search import SearchIndex
 from clew.adapters.stores.sqlite.writer import Writer
@@ -221,6 +221,7 @@ class SqliteLedger:
     quiet_sessions = _read(quiet_sessions)
     facts = _glanced(facts)
     conversation = _glanced(read.conversation)
+    was_forgotten = _glanced(was_forgotten)
     usage = _read(read.usage)
     spent = _read(read.spending)
 

@@ -32,6 +32,11 @@ from clew.domain.ledger.rows import Forgotten
 CHUNK_ROWS: Final = 500
 
 
+def was_forgotten(db: apsw.Connection, principal: PrincipalId, session: SessionId) -> bool:
+    query = f"SELECT 1 FROM purge p JOIN session s ON s.id = p.session_id WHERE s.id = ?2 AND {IS_OWNER}"
+    return bool(fetch(db, query, (principal, session)))
+
+
 class Purger:
     """Runs deletions to their end."""
 
