@@ -58,7 +58,7 @@ def freeze(
 
 
 def instructions_in(prefix: Prefix, source: str) -> str:
-    """The instructions from a source that came last in the prompt, as it was frozen; empty where there are none."""
+    """The instructions from a source as they were frozen, with what follows them; empty where there are none."""
     _, _, after = prefix.system_prompt.partition(f'<instructions from="{source}">\n')
     return after.removesuffix("\n</instructions>\n")
 

@@ -23,7 +23,10 @@ from clew.surfaces.http.asked import Brought, ClientTool
 from clew.surfaces.http.client_tools import RemoteTool, Results, beside
 
 CLIENT: Final = "client"
-"""The source of the instructions that a client brings."""
+"""The source of the instructions that a client brings: the last of the prompt."""
+CLIENT_TOOLS: Final = "client tools"
+"""Before them: which of the tools the client runs. It tells the model, and us after a restart."""
+_NAMES: Final = "These tools are run by the program that the person talks through: "
 _declared: Final = msgspec.json.Decoder(tuple[ToolDeclaration, ...]).decode
 
 
@@ -38,35 +41,34 @@ class Surroundings:
         self._plain = services
         self._own = own
         self._brought = Brought()
-        self._frozen: tuple[ToolDeclaration, ...] = ()
-        """Of a turn that is gone on with: what is no tool of ours is the client's."""
         self.services = msgspec.structs.replace(
             services,
             toolmaker=_Toolmaker(services.toolmaker if own else None, self),
             models=_Limited(services.models, self),
             instructions=self._instructions,
+            delegate=self._delegate if own and services.delegate is not None else None,
         )
 
     def bring(self, brought: Brought) -> None:
         """The next turn has these."""
-        self._brought, self._frozen = brought, ()
+        self._brought = brought
 
     async def restore(self, who: PrincipalId, session: SessionId) -> None:
         """The turn that is gone on with has what it began with."""
         prefix = await self._plain.ledger.prefix(who, session)
         if prefix is not None:
-            self._brought = Brought(instructions=instructions_in(prefix, CLIENT))
-            self._frozen = _declared(prefix.tools)
+            said = instructions_in(prefix, CLIENT_TOOLS).partition("\n")[0]
+            names = said.removeprefix(_NAMES).split(", ") if said.startswith(_NAMES) else []
+            tools = tuple(
+                ClientTool(name=tool.name, description=tool.description, parameters=tool.parameters)
+                for tool in _declared(prefix.tools)
+                if tool.name in names
+            )
+            self._brought = Brought(tools=tools, instructions=instructions_in(prefix, CLIENT))
 
     def tools(self, own: Sequence[Tool]) -> tuple[Tool, ...]:
-        mine = {(tool.spec.name, tool.spec.description) for tool in own}
-        left = [
-            ClientTool(name=tool.name, description=tool.description, parameters=tool.parameters)
-            for tool in self._frozen
-            if (tool.name, tool.description) not in mine
-        ]
-        client = (*self._brought.tools, *left)
-        return beside(own, {tool.name: RemoteTool(tool, self.results, self._asked) for tool in client})
+        client = {tool.name: RemoteTool(tool, self.results, self._asked) for tool in self._brought.tools}
+        return beside(own, client)
 
     def limited(self, choice: ModelChoice) -> ModelChoice:
         most = self._brought.max_output
@@ -75,10 +77,18 @@ class Surroundings:
         least = min(most, choice.profile.max_output or most)
         return choice._replace(profile=msgspec.structs.replace(choice.profile, max_output=least))
 
+    def _delegate(self, _: Services) -> Tool:
+        """For subagents the client's tools are not there: it is answered for this session alone."""
+        assert self._plain.delegate is not None
+        return self._plain.delegate(self._plain)
+
     def _instructions(self, cwd: Path) -> Sequence[Instructions]:
-        project = self._plain.instructions(cwd) if self._own else ()
-        text = self._brought.instructions
-        return (*project, Instructions(source=CLIENT, text=text)) if text.strip() else project
+        said = list(self._plain.instructions(cwd)) if self._own else []
+        if names := ", ".join(tool.name for tool in self._brought.tools):
+            said.append(Instructions(source=CLIENT_TOOLS, text=f"{_NAMES}{names}"))
+        if text := self._brought.instructions.strip():
+            said.append(Instructions(source=CLIENT, text=text))
+        return said
 
 
 class _Limited:
