@@ -157,7 +157,7 @@ async def test_ids_nobody_knows_are_errors(clew: CommandLine) -> None:
             assert await editor.call("session/delete", sessionId=session) == {}
         with pytest.raises(Refused):
             await editor.load(session)
-        elsewhere = (await clew.run("run", "--json", "hello")).json()["session"]
+        elsewhere = (await clew.run("run", "--json", "hello")).json["session"]
         for _ in range(2):
             assert await editor.call("session/delete", sessionId=elsewhere) == {}
 
