@@ -76,13 +76,16 @@ async def test_a_conversation_with_another_agent(clew: CommandLine, tmp_path: Pa
     allowed = await clew.run("run", "--session", session, "--json", "/approve")
     assert allowed.code == 0, allowed
     assert (tmp_path / "made.txt").read_text() == "made\n"
+    terminal = ("run", "--session", session, "--json", "RUN cat made.txt; exit 3")
+    shown = (await clew.run(*terminal, environ={"CLEW__APPROVAL__MODE": "all"})).json
+    assert shown["text"] == "{'exitCode': 3} False made\n[exit code 3]\n"
 
     ledger = sqlite3.connect(tmp_path / "home" / "clew.db")
     try:
         states = ledger.execute("SELECT name, state FROM tool_call").fetchall()
     finally:
         ledger.close()
-    assert states == [("shell", "finished")]
+    assert states == [("shell", "finished")] * 2
     agents = Agents(tmp_path / "agent.log")
     assert len(agents.pids("started")) >= 4
     assert agents.living() == set()

@@ -7,6 +7,7 @@ It answers `echo: TEXT` to the newest line that a person said, and does what lin
     CALL name {arguments}     calls that tool of its session's MCP servers, and tells the result
     TOOLS                     tells the names of the tools it was offered
     READ path · WRITE path text     asks the client for a file, and tells what came of it
+    RUN command               asks the client for a terminal, and tells how it ended and what it showed
     MAY kind title            asks for a permission, and tells whether it got it
     KNOWS line                tells how often it was told that line in this session
     HEARD                     tells everything it was ever told in this session, byte for byte
@@ -208,6 +209,20 @@ class FakeAgent:
         )
         return "written"
 
+    async def _run(self, name: str, _: FakeSession, rest: str) -> str:
+        async def ask(method: str, **fields: object) -> Params:
+            return await self._peer.call(f"terminal/{method}", {"sessionId": name, **fields}, dict[str, Any])
+
+        made = await ask("create", command=rest, env=[{"name": "GIVEN", "value": "it's"}], outputByteLimit=20)
+        ended, shown = await ask("wait_for_exit", **made), await ask("output", **made)
+        await ask("kill", **made)
+        await ask("release", **made)
+        try:
+            await ask("output", **made)
+        except RpcError:
+            return f"{ended} {shown['truncated']} {shown['output']}"
+        return "a terminal that was released"
+
     async def _may(self, name: str, _: FakeSession, rest: str) -> str:
         kind, _, title = rest.partition(" ")  # type: ignore[assignment]
         options = [
@@ -247,7 +262,7 @@ class FakeAgent:
         return ""
 
     _orders: Final[dict[str, Callable[[FakeAgent, str, FakeSession, str], Awaitable[str]]]] = {
-        "CALL": _call, "TOOLS": _tools, "READ": _read, "WRITE": _write, "MAY": _may, "HEARD": _tell_heard,
+        "CALL": _call, "TOOLS": _tools, "READ": _read, "WRITE": _write, "RUN": _run, "MAY": _may, "HEARD": _tell_heard,
         "KNOWS": _knows, "SEES": _sees, "FLOOD": _flood, "HANG": _hang, "DIE": _die,
     }  # fmt: skip
 

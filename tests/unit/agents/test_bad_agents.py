@@ -222,6 +222,40 @@ async def test_a_file_it_writes_is_a_call_of_our_tool(make: Make, tmp_path: Path
     assert "written" in await one.say(f"WRITE {tmp_path}/new.txt words")
 
 
+def always(result: str) -> Callable[[object], str]:
+    return lambda _: result
+
+
+async def test_a_terminal_is_a_call_of_our_shell(make: Make, tmp_path: Path) -> None:
+    """A command goes the way of every other call, in the session's directory; how it ended is what our shell says of it."""
+    shell = ToolDeclaration(name="shell", description="Runs.", parameters={"type": "object"})
+    results = {
+        "made\n": "{'exitCode': 0} False made\n",
+        "[no output]": "{'exitCode': 0} False ",
+        "[exit code 3]": "{'exitCode': 0} False [exit code 3]",
+        "[failed] [exit code 3]\n[exit code 4]": "{'exitCode': 4} True ode 3]\n[exit code 4]",
+        "[failed] [ended by signal 9 (SIGKILL)]": "{'signal': '9 (SIGKILL)'} True signal 9 (SIGKILL)]",
+        "[failed] [a time limit]": "{'exitCode': 1} False [a time limit]",
+        "[refused] The person refused it.": "refused: [refused] The person refused it.",
+    }
+    agents = make()
+    for number, (result, shown) in enumerate(results.items()):
+        one = Conversation(agents, f"s{number}", tmp_path, run=always(result))
+        one.tools = (shell,)
+        assert await one.say("RUN make all") == f"{shown}\n"
+        script = f"(cd {tmp_path} || exit; export GIVEN='it'\"'\"'s';\nmake all\n)"
+        assert [(call.name, msgspec.json.decode(call.arguments)) for call in one.calls] == [
+            ("shell", {"command": script, "timeout_seconds": 600})
+        ]
+
+
+async def test_a_terminal_without_a_shell(make: Make, tmp_path: Path) -> None:
+    """Where a session has no shell of ours, an agent gets none."""
+    one = Conversation(make(), "one", tmp_path)
+    assert "refused: There is no tool shell here." in await one.say("RUN make all")
+    assert one.calls == []
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
     [

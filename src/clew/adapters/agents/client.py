@@ -129,6 +129,10 @@ class SessionWatch(Protocol):
         """Raises RpcError."""
         ...
 
+    async def terminal(self, method: str, params: msgspec.Raw) -> object:
+        """Answers one of the protocol's `terminal/` requests. Raises RpcError."""
+        ...
+
 
 class _Chunk(msgspec.Struct):
     text: str = ""
@@ -149,6 +153,10 @@ class _Initialized(msgspec.Struct):
 
 
 class _Opened(msgspec.Struct):
+    session_id: str = msgspec.field(name="sessionId")
+
+
+class _OfSession(msgspec.Struct):
     session_id: str = msgspec.field(name="sessionId")
 
 
@@ -243,7 +251,7 @@ class Agent:
         files = FileSystemCapabilities(read_text_file=True, write_text_file=True)
         asked = InitializeRequest(
             protocol_version=PROTOCOL_VERSION,
-            client_capabilities=ClientCapabilities(fs=files),
+            client_capabilities=ClientCapabilities(fs=files, terminal=True),
             client_info=Implementation(name="clew", version=__version__),
         )
         answer = await self._ask("initialize", asked, _Initialized)
@@ -369,6 +377,9 @@ class Agent:
                 written = decoded(params, WriteTextFileRequest)
                 await self._watch(written.session_id).write_file(written.path, written.content)
                 return WriteTextFileResponse()
+            case _ if method.startswith("terminal/"):
+                session = decoded(params, _OfSession).session_id
+                return await self._watch(session).terminal(method, params)
             case _:
                 raise RpcError(METHOD_NOT_FOUND, f"Clew does not serve {method}.")
 

@@ -23,6 +23,7 @@ from clew.adapters.agents.files import inside, read_text
 from clew.adapters.agents.priming import answered, new_parts, opening_parts, unheard
 from clew.adapters.agents.programs import AgentKey
 from clew.adapters.agents.prompt import Prompt
+from clew.adapters.agents.terminals import Terminals
 from clew.adapters.agents.timing import Breakdown, Told, Transport
 from clew.adapters.processes.uninterrupted import to_the_end
 from clew.domain.compaction.estimate import text_tokens
@@ -52,6 +53,9 @@ _STOPS: Final = {
 }
 WRITE: Final = "write"
 """Our tool by which an agent's files are written."""
+SHELL: Final = "shell"
+"""And by which its commands are run."""
+NO_TURN: Final = "No turn is under way: nothing was run."
 
 
 class Lent(NamedTuple):
@@ -82,6 +86,7 @@ class _Copy(msgspec.Struct):
     binding: Binding
     system: str
     tools: tuple[ToolDeclaration, ...]
+    terminals: Terminals
     told: tuple[RequestMessage, ...] = ()
     times: dict[str, float] = {}
 
@@ -203,7 +208,8 @@ class AgentSession:
             name = await lent.agent.open_session(self._key.cwd, [binding.server], self)
             undone.pop_all()
         times = {"spawn": ready - began, "bridge": bound - ready, "session_new": monotonic() - bound}
-        return _Copy(lent, name, binding, request.system, request.tools, times=times)
+        terminals = Terminals(self._key.cwd, lambda arguments: self._call(SHELL, arguments))
+        return _Copy(lent, name, binding, request.system, request.tools, terminals, times=times)
 
     async def _ended(
         self, request: ModelRequest, prompt: Prompt, said: list[str], thought: list[str]
@@ -286,20 +292,27 @@ class AgentSession:
 
     async def write_file(self, path: str, text: str) -> None:
         """As a call of our own tool for it, with all that belongs to one."""
-        found = inside(self._key.cwd, path)
-        if self._copy is None or all(tool.name != WRITE for tool in self._copy.tools):
-            raise RpcError(INVALID_PARAMS, "There is no tool that writes files here.")
-        arguments = msgspec.json.encode({"path": str(found), "text": text}).decode()
-        result = await self._under_way().call(WRITE, arguments)
+        result = await self._call(WRITE, {"path": str(inside(self._key.cwd, path)), "text": text})
         if result.startswith("["):
             raise RpcError(INTERNAL_ERROR, result)
+
+    async def terminal(self, method: str, params: msgspec.Raw) -> object:
+        if self._copy is None:
+            raise RpcError(INTERNAL_ERROR, NO_TURN)
+        return await self._copy.terminals.serve(method, params)
+
+    async def _call(self, name: str, arguments: Mapping[str, object]) -> str:
+        """A call of a tool of ours that the agent did not make as one."""
+        if self._copy is None or all(tool.name != name for tool in self._copy.tools):
+            raise RpcError(INVALID_PARAMS, f"There is no tool {name} here.")
+        return await self._under_way().call(name, msgspec.json.encode(arguments).decode())
 
     async def _dispatch(self, name: str, arguments: str) -> ToolReply:
         return ToolReply(await self._under_way().call(name, arguments))
 
     def _under_way(self) -> Prompt:
         if self._prompt is None:
-            raise RpcError(INTERNAL_ERROR, "No turn is under way: nothing was run.")
+            raise RpcError(INTERNAL_ERROR, NO_TURN)
         return self._prompt
 
 
