@@ -234,7 +234,7 @@ async def test_a_terminal_is_a_call_of_our_shell(make: Make, tmp_path: Path) -> 
         "[no output]": "{'exitCode': 0} False ",
         "[exit code 3]": "{'exitCode': 0} False [exit code 3]",
         "[failed] [exit code 3]\n[exit code 4]": "{'exitCode': 4} True ode 3]\n[exit code 4]",
-        "[failed] [ended by signal 9 (SIGKILL)]": "{'signal': '9 (SIGKILL)'} True signal 9 (SIGKILL)]",
+        "[failed] [ended by signal 9 (SIGKILL)]": "{'signal': 'SIGKILL'} True  signal 9 (SIGKILL)]",
         "[failed] [a time limit]": "{'exitCode': 1} False [a time limit]",
         "[refused] The person refused it.": "refused: [refused] The person refused it.",
     }

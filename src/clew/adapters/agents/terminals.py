@@ -30,7 +30,7 @@ SECONDS_MAX: Final = 600
 FAILED: Final = "[failed]"
 _NOT_RUN: Final = ("[refused]", "[not run]", "[outcome unknown]", "[interrupted")
 _CODE: Final = re.compile(r"^\[exit code (\d+)\]$", re.MULTILINE)
-_SIGNAL: Final = re.compile(r"^\[ended by signal (.+)\]$", re.MULTILINE)
+_SIGNAL: Final = re.compile(r"^\[ended by signal (?:\d+ \()?(\w+)\)?\]$", re.MULTILINE)
 
 
 class _Named(msgspec.Struct):
