@@ -15,6 +15,7 @@ _MODULES: Final = (
     "editor",
     "turn",
     "conversation",
+    "agents",
     "gateway",
     "compaction",
     "moves",

@@ -33,7 +33,7 @@ TURNS_EACH = 8
 MODEL_SECONDS = 0.2
 
 
-class _OneClient:
+class OneClient:
     """`ModelSource` with one client behind every name."""
 
     def __init__(self, choice: ModelChoice) -> None:
@@ -84,7 +84,7 @@ async def http_world(
         client = OpenAIChatClient(http, url)
         choice = ModelChoice(client, await client.profile("scripted-model"))
         world = World(ledger)
-        world.services = msgspec.structs.replace(world.services, models=_OneClient(choice))
+        world.services = msgspec.structs.replace(world.services, models=OneClient(choice))
         yield world, client
 
 
@@ -202,7 +202,7 @@ async def _crowd_in_process(bench: Bench) -> Row:
         world = World(ledger)
         model = _SleepingModel()
         choice = ModelChoice(model, await model.profile("scripted-model"))
-        world.services = msgspec.structs.replace(world.services, models=_OneClient(choice))
+        world.services = msgspec.structs.replace(world.services, models=OneClient(choice))
         crowd = await _crowd([world.talk() for _ in range(CROWD)])
     return _crowd_row("64 sessions at once, 200 ms model", crowd, 0.9 * CROWD / MODEL_SECONDS)
 
