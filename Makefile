@@ -82,9 +82,10 @@ run: $(RUN_READY) ## Open the chat; with PROMPT, or with text on standard input,
 COUNTERPARTS := .counterparts
 EDITORS := $(COUNTERPARTS)/editors
 SYNAPSE := $(COUNTERPARTS)/synapse
+CLIENTS := $(COUNTERPARTS)/clients
 
 .PHONY: integration
-integration: $(EDITORS)/.ready $(SYNAPSE)/.ready ## Install the programs of others that the integration tests talk to
+integration: $(EDITORS)/.ready $(SYNAPSE)/.ready $(CLIENTS)/.ready ## Install the programs of others that the integration tests talk to
 
 $(EDITORS)/.ready: requirements/editors.lock tests/integration/acpx/package-lock.json | $(DEV_READY)
 	$(call say,installing editors for the integration tests (requirements/editors.lock and acpx))
@@ -113,6 +114,18 @@ $(SYNAPSE)/.ready: requirements/synapse.lock | $(DEV_READY)
 	@{ $(PYTHON) -m venv --without-pip $(SYNAPSE) && $(BIN)/python -m pip --python $(SYNAPSE)/bin/python --quiet --disable-pip-version-check \
 	  --no-input install --no-compile --no-deps --only-binary :all: --require-hashes --requirement requirements/synapse.lock; } \
 	  >$(COUNTERPARTS)/synapse.log 2>&1 && touch $@ || echo 'clew: no Matrix homeserver for the integration tests: $(COUNTERPARTS)/synapse.log says why' >&2
+
+$(CLIENTS)/.ready: requirements/clients.lock | $(DEV_READY)
+	$(call say,installing clients of the HTTP API for the integration tests (requirements/clients.lock))
+	@rm -rf $(CLIENTS) && mkdir -p $(COUNTERPARTS)
+	@{ $(PYTHON) -m venv --without-pip $(CLIENTS) && $(BIN)/python -m pip --python $(CLIENTS)/bin/python --quiet --disable-pip-version-check \
+	  --no-input install --no-compile --no-deps --only-binary :all: --require-hashes --requirement requirements/clients.lock; } \
+	  >$(COUNTERPARTS)/clients.log 2>&1 && touch $@ || echo 'clew: no clients of the HTTP API for the integration tests: $(COUNTERPARTS)/clients.log says why' >&2
+
+MINUTES ?= 10
+.PHONY: fuzz-http
+fuzz-http: $(DEV_READY) $(CLIENTS)/.ready ## Try everything that the HTTP API's document allows; MINUTES=10
+	@$(BIN)/python -m tests.integration.fuzz_http --minutes $(MINUTES)
 
 # Each process gets neighbouring tests, so that what a file starts once is seldom started twice. ARGS='-n 0' uses one.
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
@@ -174,7 +187,7 @@ lock: $(CREATED) ## Write the lock files anew from pyproject.toml
 	$(call say,locking)
 	@$(COMPILE) --extra local --output-file requirements/run.lock $(ARGS)
 	@$(COMPILE) --extra local --extra dev --constraint requirements/run.lock --output-file requirements/dev.lock $(ARGS)
-	@for counterpart in editors synapse; do \
+	@for counterpart in clients editors synapse; do \
 	  UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url requirements/$$counterpart.in --output-file requirements/$$counterpart.lock $(ARGS) || exit 1; done
 

@@ -1,0 +1,99 @@
+"""Programs that are not ours, unmodified: `openai`, `llm` and `schemathesis` talk to a real `clew serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from clew.testing.model_server import ModelServer, echo
+from tests.acceptance.serving_http import SECONDS_MAX, Api, api
+from tests.integration.fuzz_http import INSTALLED, fuzzed
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(
+        not (INSTALLED / ".ready").exists(),
+        reason=f"openai and llm are not installed: {INSTALLED}.log says why",
+    ),
+]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Api]:
+    async with api(tmp_path, ModelServer(echo)) as served:
+        served.clew.environ["CLEW__HTTP__REQUESTS_PER_MINUTE"] = "0"
+        served.show(await served.key())
+        await served.start()
+        yield served
+
+
+def key_of(served: Api) -> str:
+    return str(served.client.headers["Authorization"]).removeprefix("Bearer ")
+
+
+async def ran(served: Api, *command: object, **environ: str) -> str:
+    """What a program of theirs printed."""
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, cwd=served.clew.cwd,
+        env={"PATH": os.environ["PATH"], "HOME": str(served.clew.cwd), **environ},
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(SECONDS_MAX):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 0, out.decode() + err.decode()
+    return out.decode()
+
+
+async def test_the_openai_client_holds_a_talk(served: Api) -> None:
+    """Models, an answer, a session by id, a stream with its usage, tools of its own, responses that carry on, errors it knows."""
+    base_url = f"http://127.0.0.1:{served.port}/v1"
+    program = Path(__file__).with_name("openai_program.py")
+    python = INSTALLED / "bin" / "python"
+    seen: Any = msgspec.json.decode(
+        await ran(served, python, program, OPENAI_BASE_URL=base_url, OPENAI_API_KEY=key_of(served))
+    )
+    assert seen["models"] == ["clew", "scripted-model"]
+    assert (seen["text"], seen["streamed"], seen["usage"]) == ("echo: hi", "echo: two", 15)
+    assert seen["tools"] == "the tool said: blue sky"
+    assert (seen["response"], seen["carried_on"]) == ("echo: three", "echo: four")
+    assert seen["kinds"][:2] == ["response.completed", "response.content_part.added"]
+    assert seen["errors"] == ["invalid_api_key", "model_not_found"]
+    kept = (await served.client.get(f"/v1/clew/sessions/{seen['session']}/messages")).json()["data"]
+    assert [m["text"] for m in kept] == ["one", "echo: one", "two", "echo: two"]
+
+
+async def test_llm_asks_and_goes_on(served: Api) -> None:
+    """With the model as its settings name it; a second question brings the first along, and no session is made."""
+    home = served.clew.cwd / "llm"
+    home.mkdir()
+    (home / "extra-openai-models.yaml").write_text(
+        f"- model_id: clew\n  model_name: clew\n  api_base: http://127.0.0.1:{served.port}/v1\n"
+        "  api_key_name: clew\n"
+    )
+    llm = INSTALLED / "bin" / "llm"
+    more, key = {"LLM_USER_PATH": str(home)}, ("--key", key_of(served))
+    assert await ran(served, llm, "-m", "clew", *key, "hi there", **more) == "echo: hi there\n"
+    assert await ran(served, llm, "-c", "--no-stream", *key, "and more", **more) == "echo: and more\n"
+    assert (await served.client.get("/v1/clew/sessions")).json()["data"] == []
+
+
+async def test_what_the_document_allows_is_answered_as_it_says(served: Api) -> None:
+    """A fixed few hundred requests; `make fuzz-http` tries more. No error of ours, no answer of another shape."""
+    options = ("--seed", "1", "--max-examples", "2", "--phases", "fuzzing", "--no-shrink")
+    code, report = await fuzzed(served, key_of(served), *options, seconds_max=4 * SECONDS_MAX)
+    assert code == 0, report
