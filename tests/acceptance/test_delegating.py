@@ -13,6 +13,7 @@ import pytest
 
 from clew.testing.command_line import CommandLine
 from clew.testing.model_server import ModelServer, Served, ServedCall
+from tests.acceptance.editing import Editor
 
 pytestmark = pytest.mark.anyio
 
@@ -99,3 +100,28 @@ async def test_a_turn_with_eight_subagents_that_was_killed_ends_with_all_results
     assert results == sorted([f"quick {n}" if n < QUICK else f"late {n}" for n in range(8)])
     answers = [m["text"] for m in said if m["role"] == "assistant" and m["text"]]
     assert answers == ["all eight came back", "nothing more"]
+
+
+async def test_an_editor_is_shown_what_subagents_do_and_the_title(tmp_path: Path) -> None:
+    """Their lines stand in the call while it runs; the title that is written beside the first turn reaches the editor
+    unasked, and is in the list."""
+    answering = Answering()
+    answering.goes_on = True
+
+    def answer(body: Any) -> Served:
+        named = body["messages"][0]["content"].startswith("You name conversations.")
+        return Served(text="“Eight of them.”") if named else answering(body)
+
+    async with ModelServer(answer) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        async with Editor(clew, environ={"CLEW__TITLES__ENABLED": "true"}) as editor:
+            session = await editor.new()
+            assert await editor.prompt(session, "ask all of them") == "end_turn"
+            title = {"sessionUpdate": "session_info_update", "title": "Eight of them"}
+            await editor.until(lambda _: title in editor.updates(session))
+            shown = [str(each.get("content")) for each in editor.updates(session) if each.get("toolCallId")]
+            assert any("├─ task" in text for text in shown)
+            assert any("[subagent " in text for text in shown)
+            listed = await editor.call("session/list")
+            assert [each["title"] for each in listed["sessions"]] == ["Eight of them"]
+            assert await editor.leave() == 0
