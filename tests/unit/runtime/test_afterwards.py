@@ -169,6 +169,22 @@ async def test_a_review_speaks_only_when_it_has_something_to_say() -> None:
     assert path[2].text == "A review of the answer in turn 1 says: There are four."
 
 
+async def test_a_review_that_comes_late_reads_its_own_turn() -> None:
+    """Not what was said meanwhile, nor the path that an undo has left."""
+    followed = Followed(script(), review=True)
+    outcomes = [await exchange(followed.world.talk(), "first")]
+    session = outcomes[0].handle.session
+    outcomes.append(await exchange(followed.world.talk(session), "second"))
+    await command(followed.world.talk(session), "/undo 2")
+    for outcome in outcomes:
+        followed.after.follow(followed.world.talk(session), outcome)
+    await followed.after.settled()
+    sides = await followed.world.ledger.children(LOCAL, session)
+    shown = [[m.text for m in await followed.world.ledger.path(LOCAL, side.id)] for side in sides]
+    answer, tail = "there are three", [REVIEW_TASK, "nothing"]
+    assert sorted(shown) == [["first", answer, *tail], ["first", answer, "second", answer, *tail]]
+
+
 async def conversation(seed: int, turns: int, *, beside: bool) -> tuple[list[bytes], list[str]]:
     """Turns one after the other, each begun the moment the one before has ended. Returns the conversation's own requests,
     and what is on its path at the end."""
@@ -197,6 +213,9 @@ async def conversation(seed: int, turns: int, *, beside: bool) -> tuple[list[byt
     assert row.handle.head.seq == 2 * turns
     sides = await ledger.children(LOCAL, session)
     assert len(sides) == (turns if beside else 0)
+    for side in sides:  # each has seen the conversation up to its own turn
+        number = int((side.title or "").removeprefix("review of turn "))
+        assert (side.handle.head.seq, side.end_reason) == (2 * number + 2, "done")
     own = [
         canonical(sent.request.messages)
         for sent in followed.world.model.sent

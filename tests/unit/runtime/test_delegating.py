@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from clew.adapters.stores.memory import MemoryLedger
+from clew.adapters.stores.memory import Disk, MemoryLedger
 from clew.adapters.stores.sqlite import SqliteLedger, open_ledger
 from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.conversation.messages import Role, Status, ToolBody
@@ -24,9 +26,10 @@ from clew.runtime.delegating import DelegateLimits
 from clew.runtime.ports.models import Cost
 from clew.runtime.ports.people import CallOutput, Consent, NobodyToAsk, TurnNews, nobody_watches
 from clew.runtime.sides import PROMPT
+from clew.runtime.talk import Talk
 from clew.runtime.turns import TurnSettings, TurnStatus
 from clew.testing.scripted_model import Hold, Step, ask, say
-from clew.testing.virtual_time import simulate
+from clew.testing.virtual_time import Program, simulate
 from clew.testing.world import Answers, HandClock, RecordingTool, World, exchange
 
 pytestmark = pytest.mark.anyio
@@ -340,3 +343,65 @@ async def test_a_subagent_delegates_as_deep_as_is_allowed() -> None:
     assert any(isinstance(event, CallOutput) and event.text == "│  ├─ inner\n" for event in news)
     ((_, text),) = await results(world, outcome.handle.session)
     assert text == f"[subagent {outer.id}, done]\nouter done"
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_killed_at_any_instant_it_ends_with_all_results_or_says_what_is_missing(seed: int) -> None:
+    """Twice over: no subagent that had finished is asked again, none runs its tool twice, and none has two sessions."""
+    simulate(seed, _killed_twice(random.Random(seed)))
+
+
+async def _killed_twice(chance: random.Random) -> None:
+    disk = Disk()
+    tool = RecordingTool("mark", effect=Effect.EXECUTE)
+
+    def of(task: str, request: ModelRequest) -> Step:
+        return say(f"answer {task}") if isinstance(request.messages[-1], ToolTurn) else ask("mark")
+
+    calls = tuple(delegate(str(n)) for n in range(8))
+    session: SessionId | None = None
+    for life in range(3):
+        world = World(
+            MemoryLedger(disk), script(*calls, of=of), tools=[tool], mode=ApprovalMode.ALL, delegate=LIMITS,
+            owner=str(life), seed=life,
+        )  # fmt: skip
+        world.owners.dead |= {str(before) for before in range(life)}
+        ended = set[str]()
+        if session is not None:
+            for row in await sides(world, session):
+                turn = await world.ledger.turn(LOCAL, row.id)
+                ended |= {row.title or ""} if turn and turn.state == TurnState.DONE else set()
+        process, talk = Program(), world.talk(session)
+        running = process.start(_said(talk) if session is None else _recovered(talk))
+        for _ in range(chance.randrange(180) if life < 2 else 1_000_000):
+            if running.done():
+                break
+            await asyncio.sleep(0)
+        process.kill()
+        session = talk.session or session
+        asked = {task_of(sent.request) for sent in world.model.sent}
+        assert not asked & ended
+        if running.done():
+            assert running.result() == "all is done"
+            break
+    assert session is not None
+    world = World(MemoryLedger(disk))
+    rows, said = await sides(world, session), await results(world, session)
+    assert len(said) == 8
+    assert len(rows) == len({row.title for row in rows})
+    ran = Counter(call.rsplit("-", 3)[0] for call, _ in tool.ran)
+    assert set(ran.values()) <= {1}
+    missing = [text for status, text in said if status == Status.NOT_RUN]
+    assert all("before this call was run" in text for text in missing)
+    done = [text.rsplit("answer ", 1) for status, text in said if status == Status.OK]
+    assert all(head.endswith(", done]\n") for head, _ in done)
+    assert len({task for _, task in done}) == 8 - len(missing)
+
+
+async def _recovered(talk: Talk) -> str:
+    outcome = await talk.recover(nobody_watches, NobodyToAsk())
+    return (await exchange(talk, "and?")).text if outcome is None else outcome.text
+
+
+async def _said(talk: Talk) -> str:
+    return (await exchange(talk, "go")).text

@@ -173,7 +173,8 @@ async def _pending(context: CommandContext, session: SessionId, turn: TurnRow | 
         if row.state == ApprovalState.PENDING and row.call in planned and row.expires_at > now
     ]
     for side in await ledger.children(principal, session):
-        if side.origin == Origin.SIDE and side.surface != BACKGROUND and side.ended_at is None:
+        is_ours = side.origin == Origin.SIDE and side.surface != BACKGROUND and side.ended_at is None
+        if is_ours and side.created_at >= turn.started_at:
             rows += await _pending(context, side.id, await ledger.turn(principal, side.id))
     return rows
 

@@ -36,7 +36,7 @@ WHERE s.lease_owner IS NULL AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id
   AND NOT EXISTS (SELECT 1 FROM turn t WHERE t.session_id = s.id AND t.state IN ('running','waiting'))
   AND NOT EXISTS (SELECT 1 FROM inbox i WHERE i.session_id = s.id AND i.state = 'queued')
   AND NOT EXISTS (SELECT 1 FROM share h WHERE h.session_id = s.id)
-  AND NOT EXISTS (SELECT 1 FROM session c WHERE c.parent_session = s.id AND c.parent_branch IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM session c WHERE c.parent_session = s.id AND c.parent_branch IS NOT NULL AND c.origin <> 'side'
                   AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = c.id))
 ORDER BY s.last_active_at, s.id
 """
