@@ -7,6 +7,7 @@ percent-encoded, so that none can hold a separator; the letters keep a topic and
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -54,6 +55,7 @@ GROUPS: Final = "group:"
 _FIELDS: Final = {"w": "workspace", "c": "chat", "t": "thread", "u": "user"}
 
 
+@lru_cache(maxsize=1024)  # a turn asks ten times, and writing the key again to compare is most of it
 def parse(key: str) -> Route | None:
     """The route of a key; None for the key of a place that is not on a chat platform, such as the terminal."""
     platform, _, rest = key.partition("/")
