@@ -163,7 +163,7 @@ async def do(ledger: Ledger, handle: Handle, *, actor: PrincipalId = ANN, **rest
 
 def new_session(number: int, *, owner: PrincipalId = ANN, **rest: Any) -> NewSession:
     rest.setdefault("origin", Origin.FORK if "at" in rest else Origin.NEW)
-    return NewSession(id=session_id(number), owner=owner, surface="terminal", **rest)
+    return NewSession(id=session_id(number), owner=owner, **{"surface": "terminal", **rest})
 
 
 async def begin(

@@ -21,6 +21,7 @@ from clew.testing.contracts.ledger_purge import PurgeContract
 from clew.testing.contracts.ledger_recovery import RecoveryContract, SpendingContract
 from clew.testing.contracts.ledger_search import SearchContract
 from clew.testing.contracts.ledger_sessions import ForkContract, ListContract, PlaceContract, SettingsContract
+from clew.testing.contracts.ledger_sides import SideContract
 from clew.testing.contracts.ledger_summaries import SummaryContract
 from clew.testing.contracts.ledger_turns import (
     ApprovalContract,
@@ -41,6 +42,7 @@ class LedgerContract(
     SettingsContract,
     ListContract,
     PlaceContract,
+    SideContract,
     SummaryContract,
     FenceContract,
     KeyContract,
