@@ -203,6 +203,26 @@ async def test_an_answer_belongs_to_whoever_asked_whoever_gives_it(mode: BusyMod
             assert second.loop.turns.waiting == ()
 
 
+async def test_stop_ends_the_turn_that_a_message_waits_for() -> None:
+    """Also where another process runs it: what was sent from here meanwhile is then answered."""
+    ledger, hold = MemoryLedger(), Hold()
+
+    def answer(request: ModelRequest) -> Step:
+        return say("half an", hold) if len(request.messages) == 1 else echo(request)
+
+    async with chatting(World(ledger, answer)) as first:
+        first.types("1")
+        await hold.reached()
+        async with chatting(World(ledger, answer, owner="there")) as second:
+            second.talk.session = first.talk.session
+            second.types("2")
+            await second.paper.shows("this waits for its end")
+            second.types("/stop")
+            await second.paper.shows("echo 2")
+            assert "Stopped." in second.paper.text
+            assert "Stopped before it was sent." not in second.paper.text
+
+
 async def test_after_a_failure_messages_go_on_waiting() -> None:
     """The next turn would fail as well; Enter sends them, in order, and what is new comes after them."""
     hold = Hold()

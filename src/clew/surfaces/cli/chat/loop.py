@@ -367,7 +367,7 @@ class ChatLoop:
             case "open", argument:
                 self._screen.entered(line)
                 self._open(argument)
-            case "stop", "" if self.turns.interrupt():
+            case "stop", "" if not await self.turns.waits_for_another() and self.turns.interrupt():
                 pass  # the end of the turn says it
             case "resume", "":
                 self._screen.entered(line)

@@ -187,6 +187,10 @@ class TurnDriver:
             self._preparing.cancel()
         return True
 
+    async def waits_for_another(self) -> bool:
+        """Whether the turn under way is another process's, and what was sent from here waits for it."""
+        return self._running is None and self._preparing is not None and await self._talk.is_busy()
+
     def _cut(self, number: int | None) -> None:
         """Stops this turn, if it is still the current one; one that has not begun is recorded and goes no further."""
         if number is not None and number == self.current:
