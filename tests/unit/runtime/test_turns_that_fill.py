@@ -244,6 +244,28 @@ def test_a_summary_is_made_in_the_quiet_after_a_turn() -> None:
     simulate(1, scenario())
 
 
+def test_what_failed_in_the_quiet_is_told_by_the_next_turn_that_needs_it() -> None:
+    """Nobody hears of it at the time; then it is said, once, however often it fails in the quiet after each turn."""
+
+    async def scenario() -> None:
+        here = world(answering(notes=lambda _: fail(FailureKind.SERVER)))
+        talk = here.talk()
+        news: list[TurnNews] = []
+        while not requests(here, summaries=True):
+            await exchange(talk, TOLD, news=news)
+            await _until_quiet()
+        assert notices(news) == []
+        for _ in range(10):
+            assert (await exchange(talk, TOLD, news=news)).status == TurnStatus.DONE
+            await _until_quiet()
+        assert len(requests(here, summaries=True)) > 1
+        (told,) = notices(news)
+        assert "is as it was" in told
+        await here.compactor.close()
+
+    simulate(1, scenario())
+
+
 async def _until_quiet() -> None:
     """A minute of the loop's own time."""
     with suppress(TimeoutError):

@@ -168,7 +168,9 @@ class Compactor:
         if not by_hand and (
             self.memory.rests(ask.session) or not self.memory.calls_left(ask.session, ask.turn)
         ):
-            return NotCompacted(why=WhyNot.RESTING, sentence="Summarising failed a short while ago.")
+            untold = "" if ask.trigger == Trigger.IDLE else self.memory.untold(ask.session)
+            sentence = untold or "Summarising failed a short while ago."
+            return NotCompacted(why=WhyNot.RESTING, sentence=sentence, is_news=bool(untold))
         planned = self._planned(ask, seen)
         if isinstance(planned, NothingToGain):
             return NotCompacted(why=WhyNot.NOTHING_TO_GAIN, sentence=planned.sentence)
@@ -186,11 +188,11 @@ class Compactor:
             summariser = await self._summariser(ask, planned, model)
             text = await self._written(ask, planned, summariser)
         except (ModelUnavailable, NoSummary) as error:
-            is_first = self.memory.failed(ask.session)
+            sentence = f"The conversation was not summarised, and is as it was: {error}"
+            is_heard = ask.trigger != Trigger.IDLE
+            is_news = self.memory.failed(ask.session, unheard="" if is_heard else sentence)
             return NotCompacted(
-                why=WhyNot.FAILED,
-                sentence=f"The conversation was not summarised, and is as it was: {error}",
-                is_news=is_first or ask.trigger == Trigger.COMMAND,
+                why=WhyNot.FAILED, sentence=sentence, is_news=is_news or ask.trigger == Trigger.COMMAND
             )
         self.memory.succeeded(ask.session)
         return await self._recorded(ask, planned, text, summariser, remark)

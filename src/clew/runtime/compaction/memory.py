@@ -23,6 +23,8 @@ class _Known(msgspec.Struct):
     ratio: float = 1.0
     """Tokens as the provider counted them to tokens as estimated, in the last request."""
     failures: int = 0
+    untold: str = ""
+    """Why they failed, where nobody has heard of it yet."""
     rests_until: float = 0.0
     turn: int = 0
     calls: int = 0
@@ -59,17 +61,25 @@ class Memory:
         """Whether the last failure was too short a while ago."""
         return self._now() < self._of(session).rests_until
 
-    def failed(self, session: SessionId) -> bool:
-        """Each failure in a row doubles the pause. Returns whether it is the first."""
+    def failed(self, session: SessionId, *, unheard: str = "") -> bool:
+        """Each failure in a row doubles the pause. Returns whether it is the first that anybody hears of; `unheard` is
+        kept for `untold` where nobody does."""
         known = self._of(session)
         pause = self._cooldown_seconds * 2.0 ** min(known.failures, 20)
         known.rests_until = self._now() + min(pause, COOLDOWN_SECONDS_MAX)
-        known.failures += 1
-        return known.failures == 1
+        is_news = known.failures == 0 or bool(known.untold)
+        known.failures, known.untold = known.failures + 1, unheard if is_news else ""
+        return is_news
+
+    def untold(self, session: SessionId) -> str:
+        """Why summaries fail, to be said now; empty where that was said."""
+        known = self._of(session)
+        said, known.untold = known.untold, ""
+        return said
 
     def succeeded(self, session: SessionId) -> None:
         known = self._of(session)
-        known.failures, known.rests_until = 0, 0.0
+        known.failures, known.rests_until, known.untold = 0, 0.0, ""
 
     def _of(self, session: SessionId) -> _Known:
         known = self._sessions.setdefault(session, _Known())

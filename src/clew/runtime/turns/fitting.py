@@ -6,7 +6,7 @@ from __future__ import annotations
 from clew.domain.compaction.policy import CERTAIN_EXCESS
 from clew.domain.models.answer import Failure, FailureKind
 from clew.domain.turn.machine import Answered, Failed
-from clew.runtime.compaction import Compacted, CompactionAsk, Trigger, WhyNot
+from clew.runtime.compaction import Compacted, CompactionAsk, Trigger
 from clew.runtime.ports.people import Noticed, Watch
 from clew.runtime.turns.context import Ready, TurnContext
 from clew.runtime.turns.job import Means, TurnJob
@@ -81,7 +81,7 @@ class Fitting:
             self._recorder.summarised(outcome.summary.id)
             self._watch(Noticed(outcome.sentence, outcome.summary.id))
             return True
-        if outcome.why == WhyNot.FAILED and outcome.is_news:
+        if outcome.is_news:
             self._watch(Noticed(outcome.sentence))
         return False
 
