@@ -1,7 +1,7 @@
 """A process of its own that compacts when it is told to: `python compacting_program.py HOME CLOCK_OFFSET_SECONDS`.
 
 Each line it reads is `session trigger`; it answers with one line, what came of it. With the trigger `pausing` its
-summary model says `writing`, and goes on when the next line comes.
+summary model says `writing`, and goes on when the next line comes, which says by how many seconds its clock jumped.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ WINDOW = 4_000
 PROFILE = ModelProfile(name="scripted-model", provider="scripted", context_window=WINDOW)
 
 
-def maker(ledger: Ledger, owners: Owners, offset_seconds: float, hold: Hold | None = None) -> Compactor:
-    clock = HandClock()
-    clock.advance(offset_seconds)
+def maker(ledger: Ledger, owners: Owners, clock: HandClock, hold: Hold | None = None) -> Compactor:
     deltas = ("The notes.",) if hold is None else ("The notes", hold, " of the sleeper.")
     model = ScriptedModel(lambda _: say(*deltas), profile=PROFILE)
     settings = CompactionSettings(lease_seconds=1, cooldown_seconds=0)
@@ -45,20 +43,22 @@ async def compacted(compactor: Compactor, session: SessionId, trigger: Trigger) 
 async def main(home: Path, offset_seconds: float) -> None:
     owners = OwnerLocks(home / "run", SystemChance().token(8))
     ledger = await open_ledger(home, HandClock())
+    clock = HandClock()
+    clock.advance(offset_seconds)
     say_line(owners.me)
     while line := await asyncio.to_thread(sys.stdin.readline):
         session, trigger = line.split()
         if trigger == "pausing":
             hold = Hold()
-            compactor = maker(ledger, owners, offset_seconds, hold)
+            compactor = maker(ledger, owners, clock, hold)
             making = asyncio.create_task(compacted(compactor, SessionId(session), Trigger.PREFLIGHT))
             await hold.reached()
             say_line("writing")
-            await asyncio.to_thread(sys.stdin.readline)
+            clock.advance(float(await asyncio.to_thread(sys.stdin.readline)))
             hold.release()
             say_line(await making)
         else:
-            compactor = maker(ledger, owners, offset_seconds)
+            compactor = maker(ledger, owners, clock)
             say_line(await compacted(compactor, SessionId(session), Trigger(trigger)))
     await ledger.close()
     owners.close()

@@ -148,7 +148,7 @@ async def test_eight_threads_released_together(tmp_path: Path, ledger: Ledger) -
         owners = OwnerLocks(tmp_path / "run", f"thread{n:02}")
         own = await open_ledger(tmp_path, HandClock())
         try:
-            return await compacted(maker(own, owners, 0), session, trigger)
+            return await compacted(maker(own, owners, HandClock()), session, trigger)
         finally:
             await own.close()
             owners.close()
@@ -160,12 +160,13 @@ async def test_eight_threads_released_together(tmp_path: Path, ledger: Ledger) -
         await assert_one_comes_of_eight(ledger, number, in_thread)
 
 
-@pytest.mark.parametrize("offset", [-3600, 0, 3600])
-async def test_a_paused_holder_wakes_after_its_lease(tmp_path: Path, ledger: Ledger, offset: float) -> None:
-    """Another takes the lease over and makes the summary, whatever the clocks say; the sleeper adopts it."""
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+async def test_a_paused_holder_wakes_after_its_lease(tmp_path: Path, ledger: Ledger, hours: int) -> None:
+    """Another takes the lease over and makes the summary, whatever its clock says; the sleeper, whose clock has jumped
+    the other way by then, adopts it."""
     handle = await full(ledger, 1)
     said = [m.text for m in await ledger.path(LOCAL, handle.session)]
-    async with programs(tmp_path, 0, offset) as (sleeper, other):
+    async with programs(tmp_path, 0, 3600 * hours) as (sleeper, other):
         assert await sleeper.ask(handle.session, "pausing") == "writing"
         held = await ledger.compaction(LOCAL, handle.session)
         assert held is not None
@@ -173,7 +174,7 @@ async def test_a_paused_holder_wakes_after_its_lease(tmp_path: Path, ledger: Led
         os.kill(sleeper.pid, signal.SIGSTOP)
         assert await other.ask(handle.session, Trigger.PREFLIGHT) == "made"
         os.kill(sleeper.pid, signal.SIGCONT)
-        sleeper.tell("go on")
+        sleeper.tell(f"{-3600 * hours}")
         assert await sleeper.heard() == "adopted"
     await assert_one_summary(ledger, handle, said)
 

@@ -12,6 +12,8 @@ import pytest
 from clew.adapters.stores.memory import MemoryLedger
 from clew.adapters.stores.memory.state import Disk
 from clew.domain.compaction.cut import standing
+from clew.domain.compaction.estimate import prefix_tokens
+from clew.domain.compaction.policy import request_tokens
 from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.conversation.messages import Role
 from clew.domain.ledger.commits import NewSession
@@ -62,15 +64,19 @@ async def assert_whole(reader: MemoryLedger, session: SessionId) -> None:
 
 @pytest.mark.parametrize("seed", range(100))
 def test_a_turn_a_side_session_and_an_event_at_once(seed: int) -> None:
-    """The incident of two children: both are full, and a background process ends. One head each, nothing orphaned."""
+    """The incident of two children: both at 95 % of the window, and a background process ends. One head each, nothing
+    orphaned."""
 
     async def scenario() -> None:
         disk = Disk()
         one, other = world(disk, "one", seed), world(disk, "other", seed + 1)
         talk = one.talk()
-        while not one.model.sent or _load(one) < 0.6:
-            await exchange(talk, TOLD)
+        await exchange(talk, TOLD)
         assert talk.session is not None
+        while await _load(one.ledger, talk.session) < 0.65:
+            await exchange(talk, TOLD)
+        missing = (0.95 - await _load(one.ledger, talk.session)) * WINDOW
+        filling = "word " * int(missing * 0.6)  # five thirds of a token each
         parent = await one.ledger.session(LOCAL, talk.session)
         side = SessionId("s" * len(talk.session))
         new = NewSession(
@@ -85,10 +91,12 @@ def test_a_turn_a_side_session_and_an_event_at_once(seed: int) -> None:
             await asyncio.sleep(random.Random(seed).choice([0, 0.01]))
             await talk._notify_for(parent.id)("process_ended", "Background process 1 ended.")
 
-        outcomes = await asyncio.gather(exchange(talk, TOLD * 4), exchange(beside, TOLD * 4), event())
+        outcomes = await asyncio.gather(exchange(talk, filling), exchange(beside, filling), event())
         assert [o.status for o in outcomes if o is not None] == [TurnStatus.DONE] * 2
         await exchange(talk, "and now?")
         path = await one.ledger.path(LOCAL, talk.session)
+        for session in (parent.id, side):
+            assert 0.95 <= await _load(one.ledger, session, filling) <= 1
         assert [m.text for m in path].count("Background process 1 ended.") == 1
         assert len(path) == before + 2 + 1 + 2
         assert [row.id for row in await one.ledger.sessions(LOCAL)].count(parent.id) == 1
@@ -102,9 +110,11 @@ def test_a_turn_a_side_session_and_an_event_at_once(seed: int) -> None:
     simulate(seed, scenario())
 
 
-def _load(here: World) -> float:
-    """How full the last request was, by three characters a token."""
-    return sum(len(str(m)) for m in here.model.sent[-1].request.messages) / (WINDOW * 3)
+async def _load(ledger: Ledger, session: SessionId, upto: str = "") -> float:
+    """The share of the window that the messages up to that text would take, were there no summary."""
+    path = await ledger.path(LOCAL, session)
+    end = next((m.seq for m in path if m.text == upto), None)
+    return request_tokens(path[:end], None, prefix_tokens(await ledger.prefix(LOCAL, session))) / WINDOW
 
 
 def test_whatever_comes_together_nothing_forks_and_nothing_is_lost() -> None:
