@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -104,6 +105,31 @@ async def test_nothing_that_is_sent_ends_the_process(clew: CommandLine) -> None:
         assert await editor.leave() == 0
 
 
+STRAY = """
+import os, signal
+
+def stray(*_):
+    print("a library's word", flush=True)
+    os.system("echo the word of a program; cat")
+    os.write(1, b"a word of C\\n")
+
+signal.signal(signal.SIGUSR1, stray)
+"""
+
+
+async def test_what_is_printed_in_the_process_is_no_frame(clew: CommandLine) -> None:
+    """By a library, a program it starts, or code in C: it goes to standard error, and takes nothing from the editor."""
+    (clew.cwd / "sitecustomize.py").write_text(STRAY)
+    async with Editor(clew, environ={"PYTHONPATH": str(clew.cwd)}) as editor:
+        session = await editor.new()
+        os.kill(editor.process.pid, signal.SIGUSR1)
+        assert editor.process.stderr is not None
+        printed = [await asyncio.wait_for(editor.process.stderr.readline(), 30) for _ in range(3)]
+        assert printed == [b"a library's word\n", b"the word of a program\n", b"a word of C\n"]
+        assert await editor.prompt(session, "still here") == "end_turn"
+        assert await editor.leave() == 0
+
+
 async def test_meta_decides_nothing(clew: CommandLine) -> None:
     """A prompt runs in the session its parameters name, whatever `_meta` says."""
     async with Editor(clew) as editor:
@@ -202,11 +228,11 @@ async def test_kill_in_mid_prompt_and_load(tmp_path: Path) -> None:
             ]
             assert calls == [("tool_call", "pending"), ("tool_call_update", "completed"),
                              ("tool_call", "pending"), ("tool_call_update", "failed")]  # fmt: skip
+            assert "whether it took effect is not known" in str(before[-1])
             await editor.sees(session, "went on")
             assert await editor.prompt(session, "next") == "end_turn"
             await editor.leave()
-    assert (tmp_path / "ran.txt").read_text().splitlines()[0] == "one"
-    assert (tmp_path / "ran.txt").read_text().count("one") == 1
+    assert (tmp_path / "ran.txt").read_text() in ("one\n", "one\ntwo\n")
 
 
 def _status(frame: dict[str, object]) -> object:

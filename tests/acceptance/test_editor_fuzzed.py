@@ -48,12 +48,16 @@ NAMES = st.sampled_from(
         "requestId",
     ]
 )
+THE_SESSION = "@session@"
+"""Stands for the id of the only one there is."""
+META = st.sampled_from([{}, {"_meta": {"sessionId": THE_SESSION}}])
 ALMOST = st.builds(
-    lambda method, params, number: json.dumps(
-        {"jsonrpc": "2.0", "id": f"fuzz-{number}", "method": method, "params": params}
+    lambda method, params, meta, number: json.dumps(
+        {"jsonrpc": "2.0", "id": f"fuzz-{number}", "method": method, "params": {**params, **meta}}
     ).encode(),
     METHODS,
     st.dictionaries(NAMES, JSON, max_size=4),
+    META,
     st.integers(0, 10**9),
 )
 SENT = (LINE | ALMOST).filter(lambda line: b"\n" not in line)
@@ -61,7 +65,8 @@ SENT = (LINE | ALMOST).filter(lambda line: b"\n" not in line)
 
 @pytest.mark.timeout(240)
 async def test_ten_thousand_lines_of_anything(clew: CommandLine) -> None:
-    """Malformed, of the wrong type, nearly right: the process lives, answers, and no session was touched."""
+    """Malformed, of the wrong type, nearly right, with the session's id where it says nothing: the process lives,
+    answers, and no session was touched."""
     lines: list[bytes] = []
 
     @settings(max_examples=LINES // 20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -76,7 +81,7 @@ async def test_ten_thousand_lines_of_anything(clew: CommandLine) -> None:
         await editor.prompt(session, "before")
         for start in range(0, len(lines), 500):
             for line in lines[start : start + 500]:
-                await editor.send(line)
+                await editor.send(line.replace(THE_SESSION.encode(), session.encode()))
             await editor.call("session/list")  # what came before it was read
         assert await editor.prompt(session, "after") == "end_turn"
         said = [u["content"]["text"] for u in await editor.load(session)]
