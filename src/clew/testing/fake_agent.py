@@ -14,6 +14,7 @@ It answers `echo: TEXT` to the newest line that a person said, and does what lin
     SEES                      tells how many images it was ever shown in this session
     FLOOD n                   sends n updates that hold a kilobyte each
     HANG                      says `working` and nothing more until it is cancelled
+    FREEZE                    says `working` and does nothing any more, for anybody
     DIE                       ends at once, by SIGKILL
 """
 
@@ -257,13 +258,18 @@ class FakeAgent:
         await asyncio.Event().wait()
         return ""
 
+    async def _freeze(self, name: str, _: FakeSession, __: str) -> str:
+        self._say(name, "working")
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return ""
+
     async def _die(self, *_: object) -> str:
         os.kill(os.getpid(), signal.SIGKILL)
         return ""
 
     _orders: Final[dict[str, Callable[[FakeAgent, str, FakeSession, str], Awaitable[str]]]] = {
         "CALL": _call, "TOOLS": _tools, "READ": _read, "WRITE": _write, "RUN": _run, "MAY": _may, "HEARD": _tell_heard,
-        "KNOWS": _knows, "SEES": _sees, "FLOOD": _flood, "HANG": _hang, "DIE": _die,
+        "KNOWS": _knows, "SEES": _sees, "FLOOD": _flood, "HANG": _hang, "FREEZE": _freeze, "DIE": _die,
     }  # fmt: skip
 
     def _log(self, what: str, detail: str) -> None:

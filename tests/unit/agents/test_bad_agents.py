@@ -327,6 +327,19 @@ async def test_an_agent_that_is_killed(make: Make, tmp_path: Path, log: Log) -> 
     assert len(log.pids()) == 2
 
 
+async def test_an_agent_that_freezes(make: Make, tmp_path: Path, log: Log) -> None:
+    """One that does not even end what is stopped is left by all who used it; no conversation waits for it again."""
+    agents = make()
+    one, two = Conversation(agents, "one", tmp_path), Conversation(agents, "two", tmp_path)
+    await two.say("other words")
+    saying = asyncio.ensure_future(one.say("FREEZE"))
+    await one.shows("working")
+    saying.cancel()
+    await asyncio.gather(saying, return_exceptions=True)
+    assert "other words" in await two.say("HEARD")
+    assert len(log.pids()) == 2
+
+
 async def test_an_agent_that_always_dies(make: Make, tmp_path: Path, log: Log) -> None:
     """It is replaced once; then the turn fails in a sentence, and the next one works."""
     agents = make()

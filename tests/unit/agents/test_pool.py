@@ -27,6 +27,7 @@ class Pretended:
         self.ended = asyncio.Event()
         self.opened = 0
         self.resident_mb = 0
+        self.stuck = False
         self.closes = 0
 
     async def close(self) -> None:
@@ -144,6 +145,17 @@ async def test_a_worn_process_is_replaced_and_ends_with_its_last_user(starts: St
     assert new.agent.closes == 0
     await pool.close()
     assert [agent.closes for agent in starts.agents] == [1, 1]
+
+
+async def test_a_stuck_process_is_not_lent_again(starts: Starts) -> None:
+    """One that answers no more ends with its last user, and another is lent meanwhile."""
+    pool = AgentPool(starts)
+    lease = await pool.get(KEY)
+    lease.agent.stuck = True
+    assert (await pool.get(KEY)).agent is not lease.agent
+    await lease.give_back()
+    await lease.agent.ended.wait()
+    await pool.close()
 
 
 async def test_closing_ends_every_process_once(starts: Starts) -> None:

@@ -194,6 +194,8 @@ class Agent:
         self._closes = False
         self.ended = asyncio.Event()
         """Set when the agent is no more; what was asked of it has failed by then."""
+        self.stuck = False
+        """Set when it left something unanswered that it had time for: nobody is to wait for it again."""
         self.opened = 0
         """How many sessions it was ever asked for: it may keep something of each as long as it lives."""
 
@@ -283,9 +285,10 @@ class Agent:
             async with asyncio.timeout(self._limits.session_seconds):
                 session = (await self._ask("session/new", asked, _Opened)).session_id
         except TimeoutError as error:
+            self.stuck = True
             seconds = self._limits.session_seconds
-            raise AgentRefused(
-                f"The agent {self._program.name} opened no session within {seconds:g} s.", INTERNAL_ERROR
+            raise AgentGone(
+                f"The agent {self._program.name} opened no session within {seconds:g} s."
             ) from error
         except AgentRefused as error:
             if error.code != AUTH_REQUIRED:
@@ -319,7 +322,8 @@ class Agent:
 
     async def close_session(self, session: str) -> None:
         """Hears nothing more of it, and lets the agent forget it where it can. Idempotent, bounded, raises nothing of the agent."""
-        if self._sessions.pop(session, None) is None or not self._closes or self.ended.is_set():
+        known = self._sessions.pop(session, None) is not None
+        if not known or not self._closes or self.stuck or self.ended.is_set():
             return
         try:
             async with asyncio.timeout(self._limits.close_seconds):

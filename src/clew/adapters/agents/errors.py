@@ -3,7 +3,7 @@
 AgentError
 ├── AgentUnavailable  it cannot be had: the sentence says why, and what to do
 │   └── UnknownAgent  nobody ever said what program that is
-├── AgentGone         it ended, or its connection did, while it was asked
+├── AgentGone         it ended, or its connection did, while it was asked, or it does not answer any more
 ├── AgentRefused      it answered a request with an error
 └── PoolClosed        nobody is lent an agent any more
 """

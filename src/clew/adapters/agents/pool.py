@@ -1,7 +1,7 @@
 """Agent processes that are kept running and lent out, one for each (agent, model, directory).
 
 Nobody who is lent an agent ends it: the pool alone does, when it closes, when a process has died, or when one has served
-its time and the last who had it gave it back. Whoever asks while one is being started waits for that same start; a start
+its time, or answers no more, and the last who had it gave it back. Whoever asks while one is being started waits for that same start; a start
 that failed leaves nothing behind, and the next who asks begins another.
 
 A pool belongs to the event loop it was first used in, and refuses any other: Clew has one (docs/decisions/0014), so there is
@@ -24,6 +24,7 @@ class Pooled(Protocol):
     """An agent, as far as the pool cares."""
 
     opened: int
+    stuck: bool
 
     @property
     def ended(self) -> asyncio.Event: ...
@@ -116,7 +117,7 @@ class AgentPool(Generic[A]):
         return Lease(agent, lambda: self._gave_back(slot))
 
     def _usable(self, key: AgentKey) -> _Slot[A] | None:
-        """The slot of that key, unless its process is no more or has served its time."""
+        """The slot of that key, unless its process is no more, is stuck or has served its time."""
         slot = self._slots.get(key)
         if slot is None:
             return None
@@ -125,7 +126,7 @@ class AgentPool(Generic[A]):
             return None if slot.spawning.done() else slot
         limits = self._limits
         worn = agent.opened >= limits.recycle_sessions or agent.resident_mb >= limits.recycle_mb
-        if not worn and not agent.ended.is_set():
+        if not worn and not agent.stuck and not agent.ended.is_set():
             return slot
         self._retire(slot)
         return None

@@ -43,7 +43,8 @@ from clew.domain.models.request import ModelProfile, ModelRequest, RequestMessag
 from clew.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 
 CANCEL_SECONDS_MAX: Final = 2.0
-"""For an agent to end a prompt that was cancelled; it answers in milliseconds if it answers at all."""
+"""For an agent to end a prompt that was cancelled; it answers in milliseconds if it answers at all. One that does not is
+used no more: others would wait for it, too."""
 ACTION_CHARACTERS_MAX: Final = 4_000
 _STOPS: Final = {
     "end_turn": StopReason.END,
@@ -184,7 +185,8 @@ class AgentSession:
         new = unheard(copy.told, request.messages) if copy is not None and copy.told else None
         is_current = copy is not None and (copy.system, copy.tools) == (request.system, request.tools)
         parts = new_parts(new) if new and all(isinstance(one, UserTurn) for one in new) else []
-        if copy is None or not is_current or not parts or copy.lent.agent.ended.is_set() or self._prompting:
+        is_lost = copy is not None and (copy.lent.agent.ended.is_set() or copy.lent.agent.stuck)
+        if copy is None or is_lost or not is_current or not parts or self._prompting:
             await self._drop()
             copy = self._copy = await self._opened(request)
             parts = opening_parts(request)
@@ -252,6 +254,7 @@ class AgentSession:
         if prompting is not None and not prompting.done():
             copy.lent.agent.cancel(copy.name)
             await asyncio.wait([prompting], timeout=CANCEL_SECONDS_MAX)
+            copy.lent.agent.stuck |= not prompting.done()
         copy.binding.release()
         if prompting is not None:
             prompting.cancel()

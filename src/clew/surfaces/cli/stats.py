@@ -140,8 +140,8 @@ def plot(groups: Sequence[Group]) -> str:
             x += width
         drawn.append(f'<text x="{x + 6:.1f}" y="{y + 15}">{group.total:.0f} ms</text>')
     y = _ROW * len(groups) + 12
-    for number, (phase, colour) in enumerate(zip(PHASES, COLOURS, strict=True)):
-        if phase != "first_tool":
-            drawn.append(f'<rect x="{_LEFT + 120 * number}" y="{y}" width="12" height="12" fill="{colour}"/>')
-            drawn.append(f'<text x="{_LEFT + 120 * number + 18}" y="{y + 11}">{phase}</text>')
+    shown = [pair for pair in zip(PHASES, COLOURS, strict=True) if pair[0] != "first_tool"]
+    for number, (phase, colour) in enumerate(shown):
+        drawn.append(f'<rect x="{_LEFT + 120 * number}" y="{y}" width="12" height="12" fill="{colour}"/>')
+        drawn.append(f'<text x="{_LEFT + 120 * number + 18}" y="{y + 11}">{phase}</text>')
     return "\n".join([*drawn, "</svg>\n"])
