@@ -24,12 +24,18 @@ from clew.config.settings import Settings
 from clew.domain.compaction.policy import Shares
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.commits import Caps
+from clew.domain.memory.facts import EXTRACT
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.compaction import CompactionSettings, Compactor
+from clew.runtime.jobs import Jobs
+from clew.runtime.memory.desk import MemoryDesk
+from clew.runtime.memory.extraction import Extraction
 from clew.runtime.metering import Meter
 from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.models import ModelSource
 from clew.runtime.ports.tools import Surroundings, Tool
+from clew.runtime.ports.world import Clock
 from clew.runtime.sessions import SessionDesk
 from clew.runtime.talk import Notify, Services, SessionTools, Talk
 from clew.runtime.turns import TurnOutcome, TurnRunner, TurnSettings
@@ -71,18 +77,26 @@ async def opened_services(
 
             return open_reminders(settings, environ, SessionDesk(ledger, clock, chance), clock, chance)
 
-        def over(store: Ledger, caps: Caps, remind: Callable[[], Reminders] | None = None) -> Services:
+        memory = MemoryDesk(ledger, clock, chance, enabled=settings.memory.enabled)
+
+        def over(
+            store: Ledger,
+            caps: Caps,
+            remind: Callable[[], Reminders] | None = None,
+            memory: MemoryDesk | None = None,
+        ) -> Services:
+            remembers = memory is not None and memory.enabled
             compactor = Compactor(
                 ledger=store,
                 owners=owners,
                 models=models,
                 clock=clock,
-                settings=compaction_settings(settings, caps),
+                settings=compaction_settings(settings, caps, remembers=remembers),
             )
             return Services(
                 delegate=_delegating(settings) if settings.delegate.enabled else None,
                 ledger=store,
-                desk=SessionDesk(store, clock, chance),
+                desk=SessionDesk(store, clock, chance, remembers=remembers),
                 runner=TurnRunner(
                     ledger=store,
                     owners=owners,
@@ -90,12 +104,16 @@ async def opened_services(
                     chance=chance,
                     settings=turn_settings(settings, caps),
                     compactor=compactor,
+                    remembers=remembers,
                 ),
                 models=models,
                 clock=clock,
                 chance=chance,
-                toolmaker=_ToolsLater(settings, environ, home, store, owners.groups, remind),
+                toolmaker=_ToolsLater(
+                    settings, environ, home, store, owners.groups, remind, memory if remembers else None
+                ),
                 reminders=remind,
+                memory=memory,
                 instructions=instructions,
                 is_replaced=is_replaced,
             )
@@ -105,10 +123,11 @@ async def opened_services(
 
             return over(MemoryLedger(), caps)
 
-        kept = over(ledger, caps_of(settings), cache(reminders))
+        kept = over(ledger, caps_of(settings), cache(reminders), memory)
         stack.push_async_callback(kept.runner.compactor.close)
         yield msgspec.structs.replace(
             kept,
+            jobs=_jobs(settings, ledger, owners, clock, models),
             prewarm=agents.prewarm,
             meter=meter,
             export=exporter(ledger),
@@ -155,6 +174,17 @@ def _delegating(settings: Settings) -> Callable[[Services], Tool]:
     return tool
 
 
+def _jobs(settings: Settings, ledger: Ledger, owners: OwnerLocks, clock: Clock, models: ModelSource) -> Jobs:
+    """What is switched off is not done, and waits."""
+    model = settings.model.summary_model or None
+    extraction = Extraction(ledger, models, clock, model=model, caps=caps_of(settings))
+    lease_seconds = settings.turn.lease_seconds
+    if not settings.memory.enabled:
+        return Jobs(ledger, owners, clock, {}, lease_seconds=lease_seconds)
+    kinds = {EXTRACT: extraction.perform}
+    return Jobs(ledger, owners, clock, kinds, lease_seconds=lease_seconds, before=extraction.sweep)
+
+
 class _ToolsLater:
     """`Toolmaker` that is imported when a session first needs tools: they take 0.1 s, an HTTP client among them."""
 
@@ -166,9 +196,10 @@ class _ToolsLater:
         ledger: Ledger,
         groups: StartedGroups,
         remind: Callable[[], Reminders] | None,
+        memory: MemoryDesk | None,
         surroundings: Surroundings = Surroundings(),  # noqa: B008 - frozen
     ) -> None:
-        self._made_of = (settings, environ, home, ledger, groups, remind)
+        self._made_of = (settings, environ, home, ledger, groups, remind, memory)
         self._surroundings = surroundings
 
     def within(self, surroundings: Surroundings) -> _ToolsLater:
@@ -183,7 +214,7 @@ class _ToolsLater:
         return await made.open(session, principal, cwd, notify)
 
 
-def compaction_settings(settings: Settings, caps: Caps) -> CompactionSettings:
+def compaction_settings(settings: Settings, caps: Caps, *, remembers: bool) -> CompactionSettings:
     chosen = settings.compaction
     return CompactionSettings(
         enabled=chosen.enabled,
@@ -192,6 +223,7 @@ def compaction_settings(settings: Settings, caps: Caps) -> CompactionSettings:
         cooldown_seconds=chosen.cooldown_seconds,
         summary_model=settings.model.summary_model or None,
         caps=caps,
+        remembers=remembers,
     )
 
 

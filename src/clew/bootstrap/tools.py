@@ -21,6 +21,7 @@ from clew.config.settings import Settings
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.runtime.commands.values import BackgroundProcess
 from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.memory import Remembers
 from clew.runtime.ports.reminders import Scheduler
 from clew.runtime.ports.tools import Surroundings, Tool
 from clew.runtime.talk import Notify
@@ -79,6 +80,7 @@ class SettingsToolmaker:
         ledger: Ledger,
         groups: StartedGroups,
         remind: Callable[[], Scheduler] | None,
+        memory: Remembers | None,
         surroundings: Surroundings,
     ) -> None:
         self._settings = settings
@@ -87,6 +89,7 @@ class SettingsToolmaker:
         self._home = home
         self._ledger = ledger
         self._groups = groups
+        self._memory = memory
         self._scheduler = remind() if remind is not None else None
 
     async def open(
@@ -99,6 +102,7 @@ class SettingsToolmaker:
             web_search=self._web_search(),
             ledger=self._ledger,
             scheduler=self._scheduler,
+            memory=self._memory,
             files=self._surroundings.files,
             terminals=self._surroundings.terminals,
             sends_bytes_max=self._surroundings.sends_bytes_max,

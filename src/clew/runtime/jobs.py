@@ -19,14 +19,15 @@ from clew.domain.conversation.ids import JobId
 from clew.domain.ledger.commits import AddReply, MoveJob, Receive
 from clew.domain.ledger.errors import LedgerError
 from clew.domain.ledger.rows import JobRow, JobState
+from clew.domain.memory.facts import NewFact
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.owners import Owners
 from clew.runtime.ports.world import Clock
 from clew.runtime.turns.leases import Holder, LeaseWatch
 
-ATTEMPTS_MAX: Final = 6
+ATTEMPTS_MAX: Final = 10
 PAUSE_MS: Final = 30_000
-"""After the first attempt that came to nothing; it doubles: the last attempt is made a quarter of an hour after the first."""
+"""After the first attempt that came to nothing; it doubles: the last is made more than four hours after the first."""
 AT_ONCE_MAX: Final = 2
 LOOK_SECONDS: Final = 5.0
 """How often a process looks for what is due: other processes keep jobs too."""
@@ -38,6 +39,11 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
     receive: Receive | None = None
     replies: tuple[AddReply, ...] = ()
+    facts: tuple[NewFact, ...] = ()
+
+
+class Hopeless(Exception):
+    """It will never be done: it is given up at once."""
 
 
 class Later(Exception):
@@ -63,7 +69,10 @@ class Jobs:
         kinds: Mapping[str, Perform],
         *,
         lease_seconds: float,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`before` each look more jobs may be kept."""
+        self._before = before
         self._ledger = ledger
         self._owners = owners
         self._clock = clock
@@ -95,6 +104,8 @@ class Jobs:
 
     async def look(self) -> None:
         """Begins what is due, as far as there is room for it here."""
+        if self._before is not None:
+            await self._before()
         for kind in self._kinds:
             for row in await self._ledger.due_jobs(kind, None, self._clock.now_ms()):
                 if len(self._at_it) >= AT_ONCE_MAX:
@@ -142,10 +153,13 @@ class Jobs:
     async def _ended(self, job: JobRow, work: asyncio.Task[Done]) -> None:
         try:
             done = work.result()
-            await self._move(job, JobState.DONE, receive=done.receive, replies=done.replies)
+            brought = msgspec.structs.asdict(done)
+            await self._move(job, JobState.DONE, **brought)
         except Later as later:
             attempts, at = job.attempts - 1, max(job.next_at, later.at)
             await self._move(job, JobState.QUEUED, attempts=attempts, next_at=at, error=_words(later))
+        except Hopeless as error:
+            await self._move(job, JobState.FAILED, error=_words(error))
         except Exception as error:  # noqa: BLE001 - the supervisor: it becomes what is known of the attempt
             await self._failed(job, _words(error))
 

@@ -27,6 +27,7 @@ from clew.domain.ledger.commits import (
     SessionPatch,
 )
 from clew.domain.ledger.errors import Busy, HeadMoved, NotFound, Refused
+from clew.domain.ledger.jobs import extracting
 from clew.domain.ledger.navigation import redo_target
 from clew.domain.ledger.rows import CallState, InboxRow, OpKind, OpRow, Origin, SessionRow, TurnState
 from clew.domain.routing.splitting import TextLimit
@@ -84,8 +85,10 @@ class LeftBehind(msgspec.Struct, frozen=True, kw_only=True):
 class SessionDesk:
     """Changes sessions on behalf of a principal."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, chance: Chance) -> None:
+    def __init__(self, ledger: Ledger, clock: Clock, chance: Chance, *, remembers: bool = False) -> None:
+        """With `remembers`, facts are looked for in a session that is left."""
         self.ledger = ledger
+        self._remembers = remembers
         self._clock = clock
         self._chance = chance
 
@@ -127,8 +130,9 @@ class SessionDesk:
                 row = await self.ledger.session(principal, leaving)
                 work = self._work(row, principal, Note(kind=OpKind.LEAVE), cut_reason="new")
                 told = await self._told(place, row, notice) if notice is not None else ()
+                jobs = extracting(row, work.at) if self._remembers else ()
                 work = msgspec.structs.replace(
-                    work, cut=True, cancel_queued=True, opens=new, conversation=point, replies=told
+                    work, cut=True, cancel_queued=True, opens=new, conversation=point, replies=told, jobs=jobs
                 )
                 cancelled = (await self.ledger.commit(work)).cancelled
             opened = await self.ledger.session(principal, new.id)

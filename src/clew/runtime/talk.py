@@ -29,6 +29,8 @@ from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.commands import CommandContext, CommandError, CommandReply, run_command
 from clew.runtime.commands.values import BackgroundWork, Processes
+from clew.runtime.jobs import Jobs
+from clew.runtime.memory.desk import MemoryDesk
 from clew.runtime.metering import Meter
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelSource
@@ -106,6 +108,10 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the package on disk is another one by now: then no turn begins here any more."""
     reminders: Callable[[], Reminders] | None = None
     """Imported when it is first needed; None where nothing is kept."""
+    memory: MemoryDesk | None = None
+    """None where nothing is kept."""
+    jobs: Jobs | None = None
+    """Work for later, which every process that stays does its part of."""
     export: Callable[[SessionId, str], Awaitable[str]] | None = None
     prewarm: Callable[[Path], None] | None = None
     """Begins to start what the first turn in a directory would have to wait for. No turn depends on it."""
@@ -167,6 +173,8 @@ class Talk:
         finally:
             if self.running is not None:
                 self.running.look()  # the command may have ended its turn
+            if self.services.jobs is not None:
+                self.services.jobs.nudge()  # or asked for work that nobody waits for
         if reply.session is not None:
             self.session = reply.session
         return await self._turn_temporary() if reply.turns_temporary else reply
@@ -509,6 +517,7 @@ class Talk:
             stop=self.stop,
             is_occupied=self._is_occupied,
             reminders=self.services.reminders,
+            memory=self.services.memory,
             background=None if self.is_temporary else self.background,
             processes=tools.processes if tools else None,
             export=self.services.export,

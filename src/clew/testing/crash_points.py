@@ -31,8 +31,7 @@ CAPPED: Final = MappingProxyType(
 
 
 class Way(NamedTuple):
-    """How a process comes to a point. `{}` stands for a word that is said once only, ` | ` parts lines typed into a chat;
-    `{session}` is one that is there for this way alone.
+    """How a process comes to a point. `{}` stands for a word that is said once only, ` | ` parts lines typed into a chat.
 
     What follows the words is for the scripted model (`torture_model`): the calls that it asks for, one after the other.
     """
@@ -44,8 +43,6 @@ class Way(NamedTuple):
     """In a session of its own."""
     crashes: tuple[str, ...] = ()
     """Before that, processes die at these points: the first in a turn with a call, the others in what follows."""
-    at: str = ""
-    """The write that it is, where another way to it has its name."""
 
 
 class Write(NamedTuple):
@@ -125,7 +122,6 @@ WRITES: Final = (
     Write("ask", Way("{} shell", environ=ASKING)),
     Write("park", Way("{} shell", environ=ASKING)),
     Write("decide", Way("/approve", first=("{} shell",), environ=ASKING)),
-    Write("deny", Way("/deny", first=("{} shell",), environ=ASKING, at="decide")),
     Write("go on", Way("/approve", first=("{} shell",), environ=ASKING)),
     Write("close", Way("{} shell fail")),
     Write("event", Way("{} background wait")),
@@ -146,9 +142,6 @@ WRITES: Final = (
     Write("point", Way("{} hello | {} hello", first=("/branch",))),
     Write("leave", Way("/new")),
     Write("title", Way("/title {}")),
-    Write("delete", Way("/delete {session}")),
-    Write("erase", Way("/delete {session}")),
-    Write("delete end", Way("/delete {session}")),
 )
 """Every write that a session lives by. `MOMENTS` are what happens between two of them."""
 
@@ -170,12 +163,6 @@ _SMALL_WRITES: Final = {
     "point_conversation": "point",
     "lease_compaction": "compaction lease",
     "end_compaction": "compaction end",
-    "_condemn": "delete",
-    "_delete_messages": "erase",
-    "_strip": "erase",
-    "_strip_session": "erase",
-    "drop_facts_of": "erase",
-    "_finish": "delete end",
 }
 
 
@@ -183,6 +170,12 @@ SERVING: Final = tuple(
     f"{when} {write}" for write in ("take_reply", "add_reply") for when in ("before", "after")
 )
 """Writes that only the gateway makes: a message that arrived, a reply on its way, what became of it."""
+
+
+REMEMBERING: Final = tuple(
+    f"{when} {write}" for write in ("take_job", "move_job") for when in ("before", "after")
+)
+"""Writes of jobs: one is begun, and ends with what it brings."""
 
 
 def shape_of(work: Callable[..., object]) -> str:

@@ -37,7 +37,7 @@ from clew.runtime.ports.models import ModelChoice, ModelClient, ModelSource
 from clew.runtime.ports.tools import Surroundings, Tool, ToolContext
 from clew.runtime.talk import Notify, Services, SessionTools, Toolmaker
 from clew.surfaces.cli.main import main as run_command_line
-from clew.testing.crash_points import POINTS, SERVING, shape_of, texts_of
+from clew.testing.crash_points import POINTS, REMEMBERING, SERVING, shape_of, texts_of
 
 T = TypeVar("T")
 CRASH: Final = "CLEW_TEST_CRASH"
@@ -65,7 +65,7 @@ class Crash:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         point, _, times = environ.get(CRASH, "").partition(":")
-        if point and point not in (*POINTS, *SERVING):
+        if point and point not in (*POINTS, *SERVING, *REMEMBERING):
             raise SystemExit(f"There is no crash point {point!r}; there are {', '.join(POINTS)}.")
         self._point = point
         self._left = int(times or 1)
@@ -256,7 +256,6 @@ class CrashingProgram(Program):
             ledger = cast(SqliteLedger, services.ledger)
             loses = "opening" if broken == "loses openings" else ""
             ledger._writer = CrashingWriter(ledger._writer, crash, loses=loses)
-            ledger._purger._writer = ledger._writer
             yield msgspec.structs.replace(
                 services,
                 models=CrashingModels(services.models, crash),

@@ -10,6 +10,7 @@ import msgspec
 
 from clew.adapters.tools.delegate import delegate_tool
 from clew.domain.conversation.ids import ID_ALPHABET, LOCAL, OwnerId, PrincipalId, SessionId
+from clew.domain.memory.facts import EXTRACT
 from clew.domain.models.answer import Usage
 from clew.domain.models.request import ModelProfile
 from clew.domain.tools.policy import ApprovalMode
@@ -19,6 +20,9 @@ from clew.runtime.afterwards import Afterwards
 from clew.runtime.commands.values import Processes
 from clew.runtime.compaction import CompactionSettings, Compactor
 from clew.runtime.delegating import DelegateLimits, delegating
+from clew.runtime.jobs import Jobs
+from clew.runtime.memory.desk import MemoryDesk
+from clew.runtime.memory.extraction import Extraction
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import Cost, ModelChoice, no_price
 from clew.runtime.ports.owners import Burial, OwnerLives
@@ -174,18 +178,26 @@ class World:
         clock: HandClock | None = None,
         delegate: DelegateLimits | None = None,
         after: Afterwards | None = None,
+        remembers: bool = False,
     ) -> None:
         self.model = ScriptedModel(script, profile=profile)
         self.clock = clock or HandClock()
         self.owners = NamedOwners(owner)
         models = OneModel(self.model, price)
+        compaction = msgspec.structs.replace(compaction or CompactionSettings(), remembers=remembers)
         self.compactor = Compactor(
             ledger=ledger, owners=self.owners, models=models, clock=self.clock, settings=compaction
         )
         self.instructions: list[Instructions] = []
         chance = SeededChance(seed)
         chosen = settings or TurnSettings(approval_mode=mode)
-        desk = SessionDesk(ledger, self.clock, chance)
+        desk = SessionDesk(ledger, self.clock, chance, remembers=remembers)
+        self.memory = MemoryDesk(ledger, self.clock, chance, enabled=remembers)
+        extraction = Extraction(ledger, models, self.clock, model=None, caps=chosen.caps)
+        self.jobs = Jobs(
+            ledger, self.owners, self.clock, {EXTRACT: extraction.perform}, lease_seconds=chosen.lease_seconds,
+            before=extraction.sweep,
+        )  # fmt: skip
         self.zones: dict[PrincipalId, str] = {}
         """Time zones of people; UTC for whoever has none."""
         self.reminders = Reminders(desk, self.clock, chance, lambda who: self.zones.get(who, "UTC"))
@@ -193,6 +205,7 @@ class World:
             ledger=ledger,
             desk=desk,
             reminders=lambda: self.reminders,
+            memory=self.memory,
             runner=TurnRunner(
                 ledger=ledger,
                 owners=self.owners,
@@ -200,6 +213,7 @@ class World:
                 chance=chance,
                 settings=chosen,
                 compactor=self.compactor,
+                remembers=remembers,
             ),
             models=models,
             clock=self.clock,

@@ -364,7 +364,7 @@ async def test_a_thousand_dead_owners_are_swept_and_the_living_stay(
     swept = await owners.sweep()
     took = time.monotonic() - began
     assert (swept.owners, swept.burial) == (1002, Burial(ended=1))
-    assert took < 1.0
+    assert took < 5.0  # a third of a second where nothing else runs
     assert dying.left == []
     assert names(tmp_path) == {f"{owners.me}.lock", f"{other.me}.lock"}
     other.close()

@@ -17,6 +17,7 @@ from clew.adapters.tools.declared import DeclaredTool
 from clew.adapters.tools.files import edit_tool, write_tool
 from clew.adapters.tools.finding import glob_tool, grep_tool
 from clew.adapters.tools.limits import TimeLimits
+from clew.adapters.tools.memory import memory_tool
 from clew.adapters.tools.plan import plan_tool
 from clew.adapters.tools.processes import BackgroundProcesses, process_output_tool
 from clew.adapters.tools.reading import read_tool
@@ -27,6 +28,7 @@ from clew.adapters.tools.shell import Shell, ShellState, shell_tool
 from clew.adapters.tools.web import WebReader, web_fetch_tool
 from clew.adapters.tools.web_search import WebSearch, web_search_tool
 from clew.runtime.ports.ledger import Ledger
+from clew.runtime.ports.memory import Remembers
 from clew.runtime.ports.reminders import Scheduler
 from clew.runtime.ports.tools import Terminals, TextFiles, Tool
 
@@ -34,7 +36,7 @@ OUR_KEYS: Final = frozenset({"CLEW_API_KEY", "CLEW_DATABASE_URL"})
 
 
 class ToolboxOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session's tools are made for. Without `ledger`, `scheduler` or `web_search` their tools are not offered."""
+    """What a session's tools are made for. Without `ledger`, `scheduler`, `memory` or `web_search` their tools are not offered."""
 
     cwd: Path
     """The session's directory: the one its contexts name."""
@@ -44,6 +46,7 @@ class ToolboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     web_search: WebSearch | None = None
     ledger: Ledger | None = None
     scheduler: Scheduler | None = None
+    memory: Remembers | None = None
     files: TextFiles | None = None
     """Where text files are read and written, if not on the disk: in an editor."""
     terminals: Terminals | None = None
@@ -95,6 +98,8 @@ class LocalToolbox:
             tools.append(session_search_tool(options.ledger, size))
         if options.scheduler is not None:
             tools.append(schedule_tool(options.scheduler))
+        if options.memory is not None:
+            tools.append(memory_tool(options.memory))
         return tools
 
     def tools(self) -> tuple[Tool, ...]:

@@ -27,6 +27,8 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """How long the model thinks, where it can be told."""
     allow: tuple[str, ...] = ()
     """Tools the person allowed for the whole session."""
+    core: int | None = None
+    """The newest fact that was remembered when the session's prompt was frozen, if one was."""
 
 
 _decoder: Final = msgspec.json.Decoder(SessionSettings)

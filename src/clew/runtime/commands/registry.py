@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from clew.domain.ledger.errors import LedgerError
-from clew.runtime.commands import changing, compacting, looking, moving, reminding, sending
+from clew.runtime.commands import changing, compacting, looking, moving, remembering, reminding, sending
 from clew.runtime.commands.values import Command, CommandContext, CommandError, CommandReply
 from clew.runtime.ports.models import ModelUnavailable
 
@@ -55,6 +55,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
             handler=sending.background),
     Command(name="remind", usage="/remind WHEN TEXT | list | cancel N",
             summary="say something later, here: in 20m, tomorrow 9:00, every weekday at 9:00", handler=reminding.remind),
+    Command(name="memory", usage="/memory [list] | add TEXT | forget N",
+            summary="what is remembered from one session to the next", handler=remembering.memory),
     Command(name="stop", usage="/stop", summary="end the running turn", handler=changing.stop),
     Command(name="ps", usage="/ps", summary="list background processes and sessions", handler=changing.processes),
     Command(name="kill", usage="/kill N|ID", summary="end a background process or session", handler=changing.kill),

@@ -13,6 +13,7 @@ from clew.domain.ledger.commits import Caps
 from clew.domain.ledger.rows import SessionRow
 from clew.domain.tools.policy import ApprovalMode
 from clew.runtime.compaction import Compactor
+from clew.runtime.memory.desk import MemoryDesk
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelSource
 from clew.runtime.ports.world import Clock
@@ -92,6 +93,8 @@ class CommandContext(msgspec.Struct, frozen=True, kw_only=True):
     caps: Caps = Caps()
     processes: Processes | None = None
     reminders: Callable[[], Reminders] | None = None
+    """None where nothing is kept."""
+    memory: MemoryDesk | None = None
     """None where nothing is kept."""
     background: BackgroundWork | None = None
     """None where nothing outlives the command."""

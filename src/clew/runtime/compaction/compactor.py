@@ -24,6 +24,7 @@ from clew.domain.conversation.ids import SessionId, SummaryId
 from clew.domain.conversation.messages import Message
 from clew.domain.ledger.commits import AddUsage, AsObserver, Commit, Compact, Reserve
 from clew.domain.ledger.errors import HeadMoved, NotFound
+from clew.domain.ledger.jobs import extracting
 from clew.domain.ledger.rows import SessionRow, SummaryRow
 from clew.domain.models.request import ModelProfile
 from clew.runtime.compaction.lease import ElsewhereNow, leased
@@ -268,17 +269,19 @@ class Compactor:
         """On whatever head the session has by now. Raises HeadMoved when another summary than `previous` is in force,
         or the covered range left the path."""
         for _ in range(TRIES_MAX):
-            handle = (await self._ledger.session(ask.principal, ask.session)).handle
+            row = await self._ledger.session(ask.principal, ask.session)
+            handle, at = row.handle, self._clock.now_ms()
             if op is not None and handle.summary != previous:
                 raise HeadMoved("Another summary is in force by now.")
             work = Commit(
                 session=ask.session,
                 actor=ask.principal,
-                at=self._clock.now_ms(),
+                at=at,
                 fence=AsObserver(version=handle.version, head=handle.head),
                 op=op,
                 usage=tuple(spent),
                 reserve=reserve,
+                jobs=extracting(row, at) if op is not None and self.settings.remembers else (),
             )
             try:
                 return (await self._ledger.commit(work)).handle.summary

@@ -28,8 +28,8 @@ from clew.runtime.spending import PaidCalls, SetAside
 TASK: Final = "summary"
 CHARACTERS_PER_TOKEN: Final = 8
 """More than any language has: a stream that is longer than this is no summary, and is not read to its end."""
-NO_END: Final = Failure(kind=FailureKind.CUT, message="The summary model's answer broke off.")
-TOO_SLOW: Final = Failure(kind=FailureKind.NETWORK, message="The summary model took too long.")
+NO_END: Final = Failure(kind=FailureKind.CUT, message="The model's answer broke off.")
+TOO_SLOW: Final = Failure(kind=FailureKind.NETWORK, message="The model took too long.")
 
 
 class NoSummary(Exception):
@@ -88,33 +88,38 @@ class Summariser:
         return notes
 
     async def _ask(self, request: ModelRequest, key: str) -> Answer | Failure:
-        """One call, counted also when it is cancelled in the middle."""
         self.asked += 1
-        try:
-            async with (
-                asyncio.timeout(self._call_seconds),
-                aclosing(self.paid.stream(request, blobs={}, key=key)) as stream,
-            ):
-                return await self._heard(stream)
-        except TimeoutError:
-            return TOO_SLOW
+        tokens = UNUSABLE_LENGTH * self._summary_tokens
+        return await answer_to(self.paid, request, key, tokens=tokens, seconds=self._call_seconds)
 
-    async def _heard(self, stream: AsyncIterator[ModelEvent]) -> Answer | Failure:
-        heard: list[str] = []
-        left = UNUSABLE_LENGTH * self._summary_tokens * CHARACTERS_PER_TOKEN
-        async for event in stream:
-            match event:
-                case TextDelta(text):
-                    heard.append(text)
-                    left -= len(text)
-                    if left < 0:
-                        return Answer(
-                            text="".join(heard), stop=StopReason.LENGTH, usage=Usage(estimated=True)
-                        )
-                case Retrying():
-                    heard.clear()
-                case Answer() | Failure():
-                    return event
-                case _:
-                    pass  # thinking and calls count when the answer is whole
-        return NO_END
+
+async def answer_to(
+    paid: PaidCalls, request: ModelRequest, key: str, *, tokens: int, seconds: float
+) -> Answer | Failure:
+    """One call, of at most so many seconds and about so many tokens; counted also when it is cancelled in the middle."""
+    try:
+        async with (
+            asyncio.timeout(seconds),
+            aclosing(paid.stream(request, blobs={}, key=key)) as stream,
+        ):
+            return await _heard(stream, tokens * CHARACTERS_PER_TOKEN)
+    except TimeoutError:
+        return TOO_SLOW
+
+
+async def _heard(stream: AsyncIterator[ModelEvent], left: int) -> Answer | Failure:
+    heard: list[str] = []
+    async for event in stream:
+        match event:
+            case TextDelta(text):
+                heard.append(text)
+                left -= len(text)
+                if left < 0:
+                    return Answer(text="".join(heard), stop=StopReason.LENGTH, usage=Usage(estimated=True))
+            case Retrying():
+                heard.clear()
+            case Answer() | Failure():
+                return event
+            case _:
+                pass  # thinking and calls count when the answer is whole
+    return NO_END

@@ -23,6 +23,8 @@ class CompactionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Time one call of the summary model may take."""
     summary_model: str | None = None
     caps: Caps = Caps()
+    remembers: bool = False
+    """Whether facts are looked for in what a summary stands for."""
 
 
 class Trigger(StrEnum):

@@ -41,17 +41,21 @@ class TurnContext:
         self._ledger = ledger
         self._principal = principal
         self._session = session
-        self._prefix = prefix
         self._profile = profile
-        self._overlays = overlays
         self._effort = effort
         self._path: tuple[Message, ...] = ()
         self._texts: dict[str, str] = {}
         self._media: dict[str, bytes] = {}
-        hints = sum(text_tokens(overlay.text) for overlay in overlays)
-        self._load = Load(prefix_tokens(prefix) + hints)
         self.tokens = 0
         """Of the last request made, as an estimate that errs high."""
+        self.begins_with(prefix, overlays)
+
+    def begins_with(self, prefix: Prefix, overlays: Sequence[Overlay]) -> None:
+        """From the next request on."""
+        self._prefix = prefix
+        self._overlays = overlays
+        hints = sum(text_tokens(overlay.text) for overlay in overlays)
+        self._load = Load(prefix_tokens(prefix) + hints)
 
     async def request(self, handle: Handle) -> Ready:
         """The request for the path as it stands at the handle's head, under the summary in force there."""

@@ -50,6 +50,8 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     chance: Chance
     settings: TurnSettings
     compactor: Compactor
+    remembers: bool = False
+    """Whether turns are told what is remembered."""
 
 
 def _nothing_follows(_: TurnOutcome) -> None:

@@ -38,7 +38,7 @@ from clew.domain.ledger.commits import (
     SetTurn,
 )
 from clew.domain.ledger.errors import Fenced, LedgerError
-from clew.domain.ledger.rows import CallState, Handle, OpKind, Prefix, TurnState
+from clew.domain.ledger.rows import CallState, Handle, OpKind, TurnState
 from clew.domain.models.answer import Answer
 from clew.domain.tools.spec import ToolResult
 from clew.domain.turn.machine import Close
@@ -126,9 +126,9 @@ class Recorder:
         """Requests go by this summary from here on; a compaction moves no head, so what comes next still fits."""
         self.handle = msgspec.structs.replace(self.handle, summary=summary)
 
-    async def refreeze(self, prefix: Prefix) -> None:
-        """The session's requests begin with another prefix from here on."""
-        await self._commit(op=Note(kind=OpKind.REFREEZE), patch=SessionPatch(prefix=prefix))
+    async def refreeze(self, patch: SessionPatch) -> None:
+        """The session's requests begin with another prefix from here on, which the patch holds."""
+        await self._commit(op=Note(kind=OpKind.REFREEZE), patch=patch)
 
     async def ask(self, call: ToolCall, approval: ApprovalId, expires_at: int) -> None:
         ask = AskApproval(

@@ -9,7 +9,6 @@ import msgspec
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.errors import Busy
 from clew.domain.ledger.rows import TurnState
-from clew.domain.turn.prefix import freeze
 from clew.runtime.compaction import Compactor
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.owners import Owners
@@ -20,6 +19,7 @@ from clew.runtime.turns.leases import Holder, LeaseWatch
 from clew.runtime.turns.opening import OpenedTurn, open_turn
 from clew.runtime.turns.openings import Recover
 from clew.runtime.turns.outcome import STOPPED, TurnOutcome
+from clew.runtime.turns.recalling import TurnMemory, facts_for
 from clew.runtime.turns.recovering import open_recovery
 from clew.runtime.turns.running import RunningTurn
 
@@ -38,6 +38,7 @@ class TurnRunner:
         chance: Chance,
         settings: TurnSettings,
         compactor: Compactor,
+        remembers: bool = False,
     ) -> None:
         self.settings = settings
         self.compactor = compactor
@@ -49,6 +50,7 @@ class TurnRunner:
             chance=chance,
             settings=settings,
             compactor=compactor,
+            remembers=remembers,
         )
         self._opening: set[SessionId] = set()
         # A turn that nobody holds any more cannot be running: the lease that it left is claimed like a dead owner's.
@@ -66,7 +68,6 @@ class TurnRunner:
         """
         if job.session in self._opening:
             raise Busy(f"A turn of session {job.session} is just beginning.", self._means.owners.me)
-        prefix = freeze(job.model.profile, [tool.spec for tool in job.tools], job.instructions, job.prompt)
         means = self._means
         if job.settings is not None:
             means = msgspec.structs.replace(means, settings=job.settings)
@@ -74,8 +75,10 @@ class TurnRunner:
         self.compactor.turn_begins(job.session)
         try:
             await self._let_end(job)
+            facts, said = await facts_for(self._means, job)
             opened = await self._opened(job)
-            turn = self._running[job.session] = RunningTurn(means, job, opened, prefix, watch, approver)
+            memory = TurnMemory(job, facts, opened.row, said)
+            turn = self._running[job.session] = RunningTurn(means, job, opened, memory, watch, approver)
             return turn
         finally:
             self._opening.discard(job.session)

@@ -15,7 +15,7 @@ import msgspec
 
 from clew.domain.conversation.ids import SessionId
 from clew.domain.conversation.messages import Status, ToolBody, ToolCall
-from clew.domain.ledger.commits import AddUsage, Reserve
+from clew.domain.ledger.commits import AddUsage, Reserve, SessionPatch
 from clew.domain.ledger.errors import (
     Fenced,
     HeadMoved,
@@ -25,9 +25,9 @@ from clew.domain.ledger.errors import (
     Outdated,
     Refused,
 )
-from clew.domain.ledger.rows import CallState, Prefix
+from clew.domain.ledger.rows import CallState
 from clew.domain.models.answer import Answer
-from clew.domain.tools.session_settings import read_settings
+from clew.domain.tools.session_settings import read_settings, write_settings
 from clew.domain.turn.machine import (
     Answered,
     AnswerRecorded,
@@ -89,6 +89,7 @@ from clew.runtime.turns.outcome import (
     TurnStatus,
     ending_of,
 )
+from clew.runtime.turns.recalling import TurnMemory
 from clew.runtime.turns.recording import Recorder
 from clew.runtime.turns.recovering import turn_messages
 from clew.runtime.turns.steering import Steering
@@ -109,12 +110,19 @@ class RunningTurn:
     """One turn. Whoever began it calls `finish` once; everything else may be called at any time."""
 
     def __init__(  # noqa: PLR0917
-        self, means: Means, job: TurnJob, opened: OpenedTurn, prefix: Prefix, watch: Watch, approver: Approver
+        self,
+        means: Means,
+        job: TurnJob,
+        opened: OpenedTurn,
+        memory: TurnMemory,
+        watch: Watch,
+        approver: Approver,
     ) -> None:
         self._means = means
         self._job = job
         self._opened = opened
-        self._prefix = prefix
+        self._memory = memory
+        self._prefix = prefix = memory.prefix()
         self._watch = Watched(watch)
         self._machine = TurnMachine(
             max_steps=means.settings.max_steps, max_repeats=means.settings.max_repeats
@@ -136,14 +144,14 @@ class RunningTurn:
             recovers=opened.recovers,
             outbox=job.outbox,
         )
-        hint = () if opened.hint is None else (opened.hint,)
+        self._hint = () if opened.hint is None else (opened.hint,)
         self._context = TurnContext(
             means.ledger,
             job.principal,
             job.session,
             prefix=prefix,
             profile=profile,
-            overlays=(*job.overlays, *hint),
+            overlays=(*job.overlays, *memory.overlays, *self._hint),
             effort=read_settings(opened.row.settings).effort,
         )
         self._lease = Lease(means, job.session, opened.handle.epoch)
@@ -297,13 +305,29 @@ class RunningTurn:
             return
         try:
             if self._opened.row.prefix != self._prefix.sha256:
-                await self._recorder.refreeze(self._prefix)
+                await self._refreeze()
                 if self._opened.row.prefix is not None:
                     self._watch(Noticed(REFROZEN))
         except Exception as error:  # noqa: BLE001 - the supervisor: it becomes the turn's end
             self._broke(error)
         else:
             await self._perform_all(effects)
+
+    async def _refreeze(self) -> None:
+        patch = SessionPatch(prefix=self._prefix)
+        if self._memory.is_new:
+            row = await self._means.ledger.session(self._job.principal, self.session)
+            settings = msgspec.structs.replace(read_settings(row.settings), core=self._memory.upto)
+            patch = msgspec.structs.replace(patch, settings=write_settings(settings))
+        await self._recorder.refreeze(patch)
+
+    async def _forget(self) -> None:
+        """What the person had forgotten since the step before is in no request from here on."""
+        if await self._memory.forgot(self._means.ledger):
+            self._prefix = self._memory.prefix()
+            overlays = (*self._job.overlays, *self._memory.overlays, *self._hint)
+            self._context.begins_with(self._prefix, overlays)
+            await self._recorder.refreeze(SessionPatch(prefix=self._prefix))
 
     async def _first_effects(self) -> tuple[Effect, ...]:
         if not isinstance(self._job.opening, GoOn | Recover):
@@ -357,6 +381,8 @@ class RunningTurn:
                 await self._close(effect)
 
     async def _ask_model(self, step: int) -> Answered | Failed:
+        if step > 1:
+            await self._forget()
         await self._steering.take(step)
         self._model.begin_step(self._paid_calls(step))
         return await self._fitting.ask(f"{self.session}-{self.turn}-{step}")

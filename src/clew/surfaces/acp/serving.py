@@ -52,6 +52,7 @@ class Connection:
         self._reading = reading
         self._writing = writing
         self._host = host
+        self._jobs = services.jobs
         self._ended = asyncio.Event()
         self._outdated: Outdated | None = None
         self._warm: asyncio.Task[None] | None = None
@@ -64,12 +65,15 @@ class Connection:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._ended.set)
-        pump = asyncio.create_task(self._pump())
+        beside = [asyncio.create_task(self._pump())]
+        if self._jobs is not None:
+            beside.append(asyncio.create_task(self._jobs.run()))
         try:
             await self._ended.wait()
         finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             await self._agent.close()
             await self._peer.close()
             if self._warm is not None:

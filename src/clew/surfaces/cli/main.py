@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "pair": ("clew.surfaces.cli.pair", "pair"),
     "sessions": ("clew.surfaces.cli.sessions", "sessions"),
     "reminders": ("clew.surfaces.cli.reminders", "reminders"),
+    "memory": ("clew.surfaces.cli.memory", "memory"),
     "db": ("clew.surfaces.cli.db", "db"),
     "model": ("clew.surfaces.cli.model", "model"),
     "stats": ("clew.surfaces.cli.stats", "stats"),

@@ -348,6 +348,8 @@ class Gateway:
         beside = [asyncio.create_task(wing.deliver()) for wing in self._wings]
         beside += [asyncio.create_task(wing.watch()) for wing in self._wings]
         beside += [asyncio.create_task(wing.remind()) for wing in self._wings]
+        if (jobs := self._wings[0].channel.services.jobs) is not None:
+            beside.append(asyncio.create_task(jobs.run()))
         if self._listener is not None:
             beside += [
                 asyncio.create_task(self._listen(self._listener)),

@@ -230,6 +230,8 @@ class ChatLoop:
         recovery = Recovery(self.talk.services, self.talk.place, self._told_of)
         self.beside(partial(recovery.run, lambda: self.talk.session))
         self.beside(partial(say_reminders, self.talk, self._reminded))
+        if (jobs := self.talk.services.jobs) is not None:
+            self.beside(jobs.run)
 
     async def _reminded(self, words: str) -> None:
         """A reminder was said: its turn begins, where none runs that hears of it."""
