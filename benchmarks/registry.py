@@ -17,6 +17,7 @@ _MODULES: Final = (
     "conversation",
     "agents",
     "gateway",
+    "http",
     "compaction",
     "moves",
     "load",

@@ -53,7 +53,7 @@ async def conversation(bench: Bench) -> AsyncIterator[Row]:
 
 
 @asynccontextmanager
-async def _model_server(folder: Path, seconds: float) -> AsyncIterator[str]:
+async def model_server(folder: Path, seconds: float) -> AsyncIterator[str]:
     """A scripted server in a process of its own, so that its work is not ours. Yields its base URL."""
     script = folder / "script.json"
     step = {"text": "An answer of a few plain words.", "delay_seconds": seconds}
@@ -78,7 +78,7 @@ async def http_world(
     """The runtime over a new ledger, with the OpenAI client and a server that answers after so long."""
     async with (
         bench.ledger(name) as ledger,
-        _model_server(bench.folder(f"{name}-server"), seconds) as url,
+        model_server(bench.folder(f"{name}-server"), seconds) as url,
         shared_http_client() as http,
     ):
         client = OpenAIChatClient(http, url)

@@ -29,7 +29,9 @@ from clew.runtime.ports.endpoints import Asked, Endpoint
 
 LOG: Final = structlog.get_logger("clew.http")
 HEAD_BYTES_MAX: Final = 16_384
-IDLE_SECONDS: Final = 5
+IDLE_SECONDS: Final = 75
+"""For how long a connection may be kept for the next request: longer than clients keep theirs, so that none is hung up on
+just as it asks. Where there are too many, those go first that have been silent longest."""
 CLOSING_SECONDS: Final = 3.0
 """Time that answers under way have when the listener ends."""
 BACKLOG: Final = 128
@@ -40,7 +42,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
     connections: int = 256
     head_seconds: float = 10.0
-    """From a connection, or the answer before, until a request's head is whole."""
+    """From a connection until a request's head is whole."""
     body_seconds: float = 10.0
 
 
@@ -56,7 +58,7 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait_for_head()
+        self._wait_for_head(self._bounds.head_seconds)
         if len(self.connections) > self._bounds.connections:
             silent = (c for c in self.connections if isinstance(c, _Connection) and c.is_silent)
             min(silent, key=lambda c: c.silent_since, default=self).transport.abort()
@@ -68,13 +70,13 @@ class _Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._wait_for_head()
+        self._wait_for_head(IDLE_SECONDS)
 
-    def _wait_for_head(self) -> None:
+    def _wait_for_head(self, seconds: float) -> None:
         if self._late is not None:
             self._late.cancel()
         self.silent_since = self.loop.time()
-        self._late = self.loop.call_later(self._bounds.head_seconds, self._give_up)
+        self._late = self.loop.call_later(seconds, self._give_up)
 
     @property
     def is_silent(self) -> bool:
