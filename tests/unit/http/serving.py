@@ -47,8 +47,9 @@ class Served:
         self.model._names = names
         services = msgspec.structs.replace(self.world.services, in_memory=self._in_memory)
         self._tools = tools
-        self.api = HttpApi(services, settings or HttpSettings(requests_per_minute=0), KEY)
-        self.listener = Listener("127.0.0.1", 0, (), routes=self.api.routes)
+        chosen = settings or HttpSettings(requests_per_minute=0)
+        self.api = HttpApi(services, chosen, KEY)
+        self.listener = Listener("127.0.0.1", 0, (), routes=self.api.routes, cors_origins=chosen.cors_origins)
         self.document: dict[str, Any] = {}
         self.lived = 0
         """How many ledgers were made for requests without a session."""

@@ -514,7 +514,14 @@ async def test_bad_input_is_told_from_good() -> None:
                 answer = await client.post(CHAT, content=content, headers=headers)
                 in_session = headers and what in ("a call without result",)  # its history is not looked at
                 assert answer.status_code == (200 if in_session else 400), (what, answer.text)
+        for headers in ({SESSION: "new"}, {}):
+            for body in (chat("x", model="gpt-17"), chat({"role": "system", "content": "x"})):
+                assert (await client.post(CHAT, json=body, headers=headers)).status_code in (400, 404)
+            asked = {"model": "gpt-17", "input": "x"}
+            assert (await client.post(RESPONSES, json=asked, headers=headers)).status_code == 404
         assert len(served.model.sent) == 1
+        listed = (await client.get("/v1/clew/sessions")).json()["data"]
+        assert [row["id"] for row in listed] == [session]
         for path, body in ((CHAT, chat("x")), (RESPONSES, {"model": "clew", "input": "x"})):
             assert (await client.get(path)).status_code == 405
             assert (await client.options(path)).status_code == 405
@@ -532,3 +539,28 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_read() -> None:
         large = await client.post(CHAT, json=chat("x" * 1_000_000))
         assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
         assert (await client.post(CHAT, json=chat("x" * 900_000))).status_code == 200
+
+
+async def test_web_pages_are_let_in_where_the_settings_say_so() -> None:
+    """Those of the origins that are named, and no others."""
+    settings = HttpSettings(requests_per_minute=0, cors_origins=("https://example.org",))
+    async with serving([say("ok")], settings=settings) as served, served.client("") as client:
+        for origin, allowed in (
+            ("https://example.org", "https://example.org"),
+            ("https://evil.example", None),
+        ):
+            headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+            answer = await client.options(
+                CHAT, headers={**headers, "Access-Control-Request-Headers": "authorization"}
+            )
+            assert answer.headers.get("access-control-allow-origin") == allowed
+
+
+async def test_responses_that_are_carried_on_at_once_do_not_meet() -> None:
+    """Two clients that name the same response at the same time: one has its session, the other a fork."""
+    async with serving(echo) as served, served.client() as client:
+        first = (await client.post(RESPONSES, json={"model": "clew", "input": "a"})).json()
+        body = {"model": "clew", "input": "b", "previous_response_id": first["id"]}
+        answers = await asyncio.gather(*(client.post(RESPONSES, json=body) for _ in range(4)))
+        assert {a.json()["output"][0]["content"][0]["text"] for a in answers} == {"3: b"}
+        assert len({a.headers[SESSION] for a in answers}) == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -55,7 +54,7 @@ class Completions:
         self._stops = stops
         self.stateless = Stateless(services, tool_seconds)
         self._offered = Offered(services.models)
-        self._carrying: defaultdict[SessionId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._carrying = asyncio.Lock()
         self.operations = (
             Operation(
                 method="GET", path="/v1/models", summary="The models that can be named.",
@@ -81,12 +80,8 @@ class Completions:
     async def _chat(self, asking: Asking) -> msgspec.Struct | Response:
         body: openai_chat.ChatRequest = asking.body
         asked = chat.read(body)
-        session = await self._named_session(asking)
-
-        async def begin() -> Answering:
-            return await self._begin(asking.caller, asked, session)
-
-        answering = await unless_gone(asking.request, begin(), _nothing)
+        named = asking.request.headers.get(SESSION)
+        answering = await unless_gone(asking.request, self._begin(asking.caller, asked, named), _nothing)
         frame = chat.Frame(
             id=f"chatcmpl-{answering.began.session}-{answering.began.turn}",
             created=self._services.clock.now_ms() // 1000,
@@ -107,20 +102,14 @@ class Completions:
     async def _responses(self, asking: Asking) -> msgspec.Struct | Response:
         body: openai_responses.ResponsesRequest = asking.body
         asked = responses.read(body)
-        session = await self._named_session(asking)
-        if body.previous_response_id is not None:
-            if session is not None:
-                raise bad_request(
-                    "A session and a previous response are not both named.", "previous_response_id"
-                )
-            session = await self._carried_on(asking.caller, body.previous_response_id, asked)
-        elif session is None and body.store is not False:
-            session = (await self.open(asking.caller)).id
-
-        async def begin() -> Answering:
-            return await self._begin(asking.caller, asked, session)
-
-        answering = await unless_gone(asking.request, begin(), _nothing)
+        named, previous = asking.request.headers.get(SESSION), body.previous_response_id
+        if named is not None and previous is not None:
+            why = "A session and a previous response are not both named."
+            raise bad_request(why, "previous_response_id")
+        if named is None and previous is None and body.store is not False:
+            named = NEW
+        begin = self._begin(asking.caller, asked, named, previous)
+        answering = await unless_gone(asking.request, begin, _nothing)
         answer = responses.Answer(
             openai_responses.Response(
                 id=responses.response_id(answering.began.session, answering.began.turn),
@@ -170,28 +159,38 @@ class Completions:
                 )
         return row
 
-    async def _named_session(self, asking: Asking) -> SessionId | None:
-        named = asking.request.headers.get(SESSION)
-        if named is None:
-            return None
-        if named == NEW:
-            return (await self.open(asking.caller)).id
-        return (await self.writable(asking.caller.who, SessionId(named))).id
-
-    async def _begin(self, caller: Caller, asked: Asked, session: SessionId | None) -> Answering:
-        """Raises ApiError for whatever goes wrong before the first word."""
+    async def _begin(
+        self, caller: Caller, asked: Asked, named: str | None, previous: str | None = None
+    ) -> Answering:
+        """Raises ApiError for whatever goes wrong before the first word; then nothing was opened, and nothing taken."""
         model = await self._offered.named(asked.model)
-        if session is None:
+        if named is None and previous is None:
             check_order(asked.said)
             exchange = self.stateless.begin(caller.who, caller.surface, asked.said, asked.brought, model)
 
             async def left() -> None:
                 self.stateless.leave(exchange)
 
-            shown = model or await self._offered.default()
-            return await _opened(exchange, shown, None, left)
-        row = await self._with_model(caller, session, model)
+            return await _opened(exchange, model or await self._offered.default(), None, left)
+        newest(asked.said)
+        if previous is None:
+            row = (
+                await self.open(caller)
+                if named == NEW
+                else await self.writable(caller.who, SessionId(named or ""))
+            )
+            return await _opened(*await self._said(caller, asked, row.id, model))
+        async with self._carrying:  # until it is on disk: whoever names the same response next sees it
+            session = await self._session_of(caller, previous, asked)
+            begun = await self._said(caller, asked, session, model)
+        return await _opened(*begun)
+
+    async def _said(
+        self, caller: Caller, asked: Asked, session: SessionId, model: str | None
+    ) -> tuple[Exchange, str, SessionId, Leave]:
+        """What is new is on disk when this returns."""
         line = await self._lines.line(caller.who, session, caller.surface)
+        row = await self._with_model(caller, session, model)
         results, users = newest(asked.said)
         if results:
             exchange = await line.answer_calls(results, users, asked.brought)
@@ -202,7 +201,7 @@ class Completions:
             if self._stops:
                 await line.leave(exchange)
 
-        return await _opened(exchange, row.model or await self._offered.default(), session, leave)
+        return exchange, row.model or await self._offered.default(), session, leave
 
     async def _with_model(self, caller: Caller, session: SessionId, model: str | None) -> SessionRow:
         """A client that names another model than the session's changes it, as /model does."""
@@ -211,7 +210,7 @@ class Completions:
             return row
         return await self._services.desk.change(caller.who, session, SessionPatch(model=model))
 
-    async def _carried_on(self, caller: Caller, previous: str, asked: Asked) -> SessionId:
+    async def _session_of(self, caller: Caller, previous: str, asked: Asked) -> SessionId:
         """The response's own session where it is the newest of it, and a fork from the response where it is not."""
         named = responses.named(previous)
         gone = not_found(f"There is no response {previous[:60]!r}.")
@@ -226,17 +225,16 @@ class Completions:
         results, _ = newest(asked.said)
         if results:
             return session  # its turn waits for them
-        async with self._carrying[session]:
-            turn = await ledger.turn(caller.who, session)
-            is_newest = turn is not None and turn.turn == number and turn.state != TurnState.RUNNING
-            if is_newest and not await ledger.queued(caller.who, session):
-                last = await ledger.path(caller.who, session, above=max(row.handle.head.seq - 1, 0))
-                if last and last[-1].turn == number:
-                    return session
-            end = await self._end_of(caller.who, session, number)
-            if end is None:
-                raise gone
-            return (await self._services.desk.fork(caller.who, session, caller.surface, end)).id
+        turn = await ledger.turn(caller.who, session)
+        is_newest = turn is not None and turn.turn == number and turn.state != TurnState.RUNNING
+        if is_newest and not await ledger.queued(caller.who, session):
+            last = await ledger.path(caller.who, session, above=max(row.handle.head.seq - 1, 0))
+            if last and last[-1].turn == number:
+                return session
+        end = await self._end_of(caller.who, session, number)
+        if end is None:
+            raise gone
+        return (await self._services.desk.fork(caller.who, session, caller.surface, end)).id
 
     async def _end_of(self, who: PrincipalId, session: SessionId, turn: int) -> Head | None:
         """The last message of a turn, on the path or off it."""

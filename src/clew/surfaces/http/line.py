@@ -33,6 +33,7 @@ from clew.surfaces.http.surroundings import Surroundings
 LOG: Final = structlog.get_logger("clew.http")
 WENT_ON: Final = "the client went on without the results of its tools"
 SHUTDOWN: Final = "shutdown"
+STOPPING: Final = "Clew is being stopped: what was not begun waits in the session."
 Watcher = Callable[[SessionId, TurnNews], None]
 
 
@@ -75,6 +76,8 @@ class Line:
 
         A turn that waits for the client's tools ends: the client went on.
         """
+        if self._is_stopping:
+            raise Outdated(STOPPING)
         if self._surroundings.results.is_waited_for and self.talk.running is not None:
             self.talk.running.stop(WENT_ON)
         exchange = _exchange(brought)
@@ -118,6 +121,7 @@ class Line:
         if exchange is self._current and self.talk.running is not None:
             self.talk.running.stop("disconnected")
         elif exchange.received is not None:
+            self._exchanges.pop(exchange.received, None)
             await self.talk.services.desk.withdraw(
                 self.talk.principal, self.session, (exchange.received,), "disconnected"
             )
@@ -168,7 +172,7 @@ class Line:
             self._task = None
             self._drop_current()
             if failed is not None or self._is_stopping:
-                self._let_go(failed or Outdated("Clew is being stopped; your message waits in the session."))
+                self._let_go(failed or Outdated(STOPPING))
             elif self._more:
                 self.wake()  # it came while the last turn ended
 

@@ -13,7 +13,7 @@ from clew.domain.ledger.errors import NotFound, Outdated
 from clew.domain.routing.keys import SURFACES
 from clew.runtime.ports.people import TurnNews
 from clew.runtime.talk import Services
-from clew.surfaces.http.line import Line
+from clew.surfaces.http.line import STOPPING, Line
 
 LINES_MAX: Final = 256
 """Idle sessions whose tools are kept open."""
@@ -54,9 +54,12 @@ class Lines:
         self._outdated = outdated
         self._lines: OrderedDict[tuple[str, SessionId, PrincipalId], Line] = OrderedDict()
         self._followers: dict[SessionId, set[Follower]] = {}
+        self._is_draining = False
 
     async def line(self, who: PrincipalId, session: SessionId, surface: str) -> Line:
-        """For whoever may write there: that is for the caller to know."""
+        """For whoever may write there: that is for the caller to know. Raises Outdated while this process ends."""
+        if self._is_draining:
+            raise Outdated(STOPPING)
         key = (surface, session, who)
         line = self._lines.get(key)
         if line is None:
@@ -111,6 +114,7 @@ class Lines:
             follower.tell(news)
 
     async def drain(self, seconds: float) -> None:
+        self._is_draining = True
         await asyncio.gather(*(line.stop(seconds) for line in self._lines.values()))
 
     async def close(self) -> None:
