@@ -1,4 +1,4 @@
-"""`clew serve` as a process against the emulated Bot API and a scripted model server."""
+"""`clew serve` as a process against an emulated platform and a scripted model server."""
 
 from __future__ import annotations
 
@@ -9,33 +9,39 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from clew.testing.command_line import CommandLine
 from clew.testing.model_server import ModelServer
 from clew.testing.telegram import BotApi
+from clew.testing.whatsapp import CloudApi
 
 SECONDS_MAX = 30
 
 
-class Gateway:
-    """Starts, kills and stops the gateway of one home."""
+Api = TypeVar("Api", BotApi, CloudApi)
+
+
+class Served(Generic[Api]):
+    """Starts, kills and stops the gateway of one home. It asks one of `polling` when it listens to the platform."""
 
     def __init__(
-        self, home: Path, model: ModelServer, api: BotApi, *, module: str = "clew", **settings: str
+        self,
+        home: Path,
+        model: ModelServer,
+        api: Api,
+        polling: tuple[str, ...],
+        *,
+        module: str = "clew",
+        **settings: str,
     ) -> None:
         self.clew = CommandLine(home, model.base_url, module=module)
-        self.clew.environ |= {
-            "TELEGRAM_BOT_TOKEN": BotApi.TOKEN,
-            "CLEW__GATEWAY__TELEGRAM__BASE_URL": api.base_url,
-            "CLEW__GATEWAY__TELEGRAM__ALLOW": '["42", "43"]',
-            "CLEW__HTTP__ENABLED": "false",
-            **settings,
-        }
+        self.clew.environ |= settings
         self.model = model
-        self.api = api
+        self.api: Api = api
+        self._polling = polling
         self.process: asyncio.subprocess.Process | None = None
         self.log = ""
 
@@ -47,7 +53,7 @@ class Gateway:
 
     @property
     def polls(self) -> int:
-        return sum(1 for method, _ in self.api.calls if method in ("getUpdates", "getWebhookInfo"))
+        return sum(1 for method, _ in self.api.calls if method in self._polling)
 
     async def until(self, holds: Any) -> None:
         """Returns when it holds; a gateway that never gets there fails the test with its log."""
@@ -57,10 +63,6 @@ class Gateway:
         except TimeoutError:
             await self.kill()
             raise AssertionError(f"it never came to that; {self.api.messages}\n{self.log}") from None
-
-    async def shows(self, chat: int, *texts: str) -> None:
-        """Returns when the bot's messages in a chat say this."""
-        await self.until(lambda: self.api.shown(chat) == list(texts))
 
     async def kill(self) -> None:
         """kill -9."""
@@ -82,6 +84,26 @@ class Gateway:
 
     def asked(self) -> list[list[str]]:
         return asked_of(self.model)
+
+
+class Gateway(Served[BotApi]):
+    """The gateway on Telegram."""
+
+    def __init__(
+        self, home: Path, model: ModelServer, api: BotApi, *, module: str = "clew", **settings: str
+    ) -> None:
+        own = {
+            "TELEGRAM_BOT_TOKEN": BotApi.TOKEN,
+            "CLEW__GATEWAY__TELEGRAM__BASE_URL": api.base_url,
+            "CLEW__GATEWAY__TELEGRAM__ALLOW": '["42", "43"]',
+            "CLEW__HTTP__ENABLED": "false",
+        }
+        polling = ("getUpdates", "getWebhookInfo")
+        super().__init__(home, model, api, polling, module=module, **(own | settings))
+
+    async def shows(self, chat: int, *texts: str) -> None:
+        """Returns when the bot's messages in a chat say this."""
+        await self.until(lambda: self.api.shown(chat) == list(texts))
 
 
 def asked_of(model: ModelServer) -> list[list[str]]:
