@@ -140,7 +140,7 @@ class WhatsApp:
         self._closed: OrderedDict[str, bool] = OrderedDict()
         """Chats that take templates alone, and whether they got one."""
         self._doubted: OrderedDict[str, str] = OrderedDict()
-        """Keys of messages of which nobody knows whether they went out, and their ids once a status tells."""
+        """Keys of messages that are on their way, or may have gone out; and their ids once a status tells."""
         self._client = httpx.AsyncClient(
             base_url=f"{(base_url or PUBLIC).rstrip('/')}/{VERSION}/",
             headers={"Authorization": f"Bearer {account.token}"},
@@ -361,16 +361,22 @@ class WhatsApp:
             return known  # it went out after all
         if self._own.template and self._closed.get(chat) is False:
             return await self._instead(chat)
+        if key:
+            _remember(self._doubted, key, "")  # its status may come before its answer
         try:
-            return await self._out(chat, kind, content, biz_opaque_callback_data=key)
+            sent = await self._out(chat, kind, content, biz_opaque_callback_data=key)
+        except (MaybeSent, asyncio.CancelledError):
+            raise
         except _WindowClosed:
+            self._doubted.pop(key, None)
             if not self._own.template or self._closed.get(chat):
                 raise
             return await self._instead(chat)
-        except MaybeSent:
-            if key:
-                _remember(self._doubted, key, "")
+        except PlatformError:
+            self._doubted.pop(key, None)
             raise
+        self._doubted.pop(key, None)
+        return sent
 
     async def _instead(self, chat: str) -> str:
         """The template, once, where a chat takes nothing else."""
