@@ -201,7 +201,9 @@ class CloudApi(WireServer):
             told["errors"] = [{"code": code, "title": "Not delivered", "error_data": {"details": "as asked"}}]
         if key:
             told["biz_opaque_callback_data"] = key
-        self.repeat(self.webhook({"statuses": [told]}))
+        own = next((ident for ident, other in self._people.items() if other == number), "")
+        contact = {"profile": {"name": number}, "wa_id": number, "user_id": own}
+        self.repeat(self.webhook({"contacts": [contact], "statuses": [told | {"recipient_user_id": own}]}))
 
     def _wamid(self) -> str:
         self._next += 1
@@ -235,8 +237,10 @@ class CloudApi(WireServer):
         if method == "GET" and path == self.NUMBER_ID:
             return msgspec.json.encode({"id": path, "display_phone_number": self.NUMBER})
         if method == "GET" and path in self._media:
-            size = len(self._media[path].bytes)
-            return msgspec.json.encode({"url": f"{self.base_url}/file/{path}", "file_size": size, "id": path})
+            kept = self._media[path]
+            told = {"url": f"{self.base_url}/file/{path}", "mime_type": kept.media_type, "id": path}
+            told |= {"sha256": hashlib.sha256(kept.bytes).hexdigest(), "messaging_product": "whatsapp"}
+            return msgspec.json.encode(told | {"file_size": len(kept.bytes)})
         if method == "POST" and path == f"{self.NUMBER_ID}/media":
             return msgspec.json.encode({"id": self._upload(asked)})
         if method == "POST" and path == f"{self.NUMBER_ID}/messages":

@@ -21,7 +21,7 @@ from clew.runtime.ports.platforms import (
     NotSent,
     PlatformRefused,
 )
-from clew.surfaces.gateway.platforms.whatsapp import WhatsApp, formatted
+from clew.surfaces.gateway.platforms.whatsapp import LOOK_SECONDS, WhatsApp, formatted
 from clew.testing.whatsapp import CloudApi, Fault
 from tests.unit.gateway.whatsapp_numbers import account, nobody, posted_to
 
@@ -119,7 +119,7 @@ async def test_what_is_said_in_whatever_form() -> None:
             kind=ChatKind.DM,
             sender=ANN,
             sender_name="Ann",
-            also=(ANN, b.ann.user_id),
+            also=(b.ann.user_id, ANN),
             text="hi",
         )
         image = await b.said(image={"id": "6", "mime_type": "image/jpeg", "caption": "look"})
@@ -163,6 +163,8 @@ async def test_each_message_is_taken_once_and_no_other_waits_for_a_broken_one() 
         b.api.repeat(b.api.webhook(broken))
         nobodys = b.api.webhook({"messages": [{"id": "w", "type": "text", "text": {"body": "whose?"}}]})
         b.api.repeat(nobodys)
+        others = msgspec.json.encode(b.api.say(b.ann, "to another number", times=0))
+        b.api.repeat(msgspec.json.decode(others.replace(CloudApi.NUMBER_ID.encode(), b"999")))
         await b.told()
         assert [one.text for one in b.took] == ["one"]
         await b.api.until(lambda: b.api.read == ["wamid.000001"])
@@ -242,6 +244,11 @@ async def test_a_closed_window_is_one_template_or_a_sentence() -> None:
         await b.said("I am")
         await b.platform.send(b.to(), "hello")
         assert b.api.shown(ANN) == ["[back]", "hello"]
+        b.api.closed.add(ANN)
+        await b.platform.send(b.to(), "and now?")
+        await b.told()
+        await b.platform.send(b.to(), "hello?")
+        assert b.api.shown(ANN) == ["[back]", "hello", "[back]"]
 
 
 async def test_a_status_ends_a_doubt() -> None:
@@ -302,11 +309,15 @@ async def test_a_file_that_is_too_large_is_not_fetched() -> None:
 async def test_a_revoked_token_ends_listening_at_once() -> None:
     """Whichever call hears of it first; a webhook that comes then is not taken."""
     async with business() as b:
+        await b.api.until(
+            lambda: sum(name == "number" for name, _ in b.api.calls) == 2
+        )  # opened, and looked at once
         b.api.revoked = True
         with pytest.raises(PlatformRefused):
             await b.platform.send(b.to(), "hello")
         with pytest.raises(PlatformRefused):
-            await b.listening
+            async with asyncio.timeout(LOOK_SECONDS / 2):  # it would find out by itself after all of them
+                await b.listening
         body = msgspec.json.encode(b.api.say(b.ann, "hello?", times=0))
         assert await posted_to(b.platform, b.api.signed(body), body) == 503
 

@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import httpx
 import msgspec
 
-from clew.domain.routing.one_person import address, is_number, is_own, met, spelled
+from clew.domain.routing.one_person import Met, address, is_number, is_own, met, spelled
 from clew.domain.routing.routes import ChatKind, Route
 from clew.domain.routing.splitting import TextLimit
 from clew.runtime.ports.endpoints import Answered, Asked, Endpoint
@@ -39,6 +39,7 @@ from clew.runtime.ports.platforms import (
 from clew.surfaces.gateway.channel import LOG
 from clew.surfaces.gateway.markup import Span, Style, marked
 from clew.wire.whatsapp import (
+    Contact,
     Content,
     Failure,
     File,
@@ -235,19 +236,14 @@ class WhatsApp:
         messages = [_decoded(raw, Message) for raw in value.messages]
         statuses = [_decoded(raw, Status) for raw in value.statuses]
         found = [await self._said(message, value) for message in messages if message is not None]
-        found += [await self._came_of(status) for status in statuses if status is not None]
+        found += [await self._came_of(status, value) for status in statuses if status is not None]
         return [incoming for incoming in found if incoming is not None and incoming.key not in self._taken]
 
     async def _said(self, message: Message, value: Value) -> Incoming | None:
-        ids = {ident for ident in (message.from_user_id, message.number) if ident}
-        contact = next((c for c in value.contacts if ids & {c.wa_id, c.user_id}), None)
-        if not ids and len(value.contacts) == 1:
-            contact = value.contacts[0]
-        if contact is not None:
-            ids |= {ident for ident in (contact.wa_id, contact.user_id) if ident}
-        if not ids or message.type in _SILENT:
+        contact = _contact(value, message.from_user_id, message.number)
+        who = await self._met(message.from_user_id, message.number, contact.user_id, contact.wa_id)
+        if who is None or message.type in _SILENT:
             return None
-        who = met(sorted(ids), await self._known(sorted(map(spelled, ids))), self._preferred)
         content = message.edit.message if message.edit is not None else message
         text, files = _text(content), _files(content)
         own = spelled(value.metadata.display_phone_number)
@@ -260,7 +256,7 @@ class WhatsApp:
             chat=self._route(chat),
             kind=ChatKind.GROUP if message.group_id else ChatKind.DM,
             sender=who.name,
-            sender_name=contact.profile.name if contact is not None else "",
+            sender_name=contact.profile.name,
             also=who.also,
             text=text,
             files=files,
@@ -269,17 +265,22 @@ class WhatsApp:
             unsupported=unsupported,
         )
 
-    async def _came_of(self, status: Status) -> Incoming | None:
+    async def _met(self, *ids: str) -> Met | None:
+        shown = [spelled(ident) for ident in ids if ident]
+        return met(shown, await self._known(shown), self._preferred) if shown else None
+
+    async def _came_of(self, status: Status, value: Value) -> Incoming | None:
         """What WhatsApp tells of a message of ours. That it went out ends a doubt; that it did not arrive is told."""
         if status.status != "failed":
             if status.biz_opaque_callback_data in self._doubted:
                 self._doubted[status.biz_opaque_callback_data] = status.id
             return None
-        ids = [ident for ident in (status.recipient_user_id, status.recipient_id) if ident]
-        if not ids:
-            return None
         is_group = status.recipient_type == "group"
-        name = ids[0] if is_group else met(ids, await self._known([*map(spelled, ids)]), self._preferred).name
+        contact = _contact(value, status.recipient_user_id, status.recipient_id)
+        who = await self._met(status.recipient_user_id, status.recipient_id, contact.user_id, contact.wa_id)
+        if who is None:
+            return None
+        name = status.recipient_id if is_group else who.name
         if any(error.code == WINDOW_CLOSED for error in status.errors):
             self._closed.setdefault(name, False)
             why = NOT_TAKEN_IN
@@ -462,6 +463,15 @@ def _decoded(raw: msgspec.Raw, kind: type[T]) -> T | None:
     except msgspec.DecodeError as error:
         LOG.warning("not understood", platform=NAME, why=str(error))
         return None
+
+
+def _contact(value: Value, *ids: str) -> Contact:
+    """Whose ids these are; with none, the one person that is spoken of."""
+    theirs = {ident for ident in ids if ident}
+    found = [c for c in value.contacts if theirs & {c.wa_id, c.user_id}]
+    if not theirs and len(value.contacts) == 1:
+        found = value.contacts
+    return found[0] if found else Contact()
 
 
 def _text(content: Content) -> str:
