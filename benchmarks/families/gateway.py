@@ -42,7 +42,8 @@ async def _served(world: World) -> AsyncIterator[FakeChats]:
     chats = FakeChats()
     people = frozenset(f"person{number}" for number in range(KNOWN_CHATS))
     settings = Settings(http=HttpSettings(enabled=False))
-    channel = open_channel(world.services, settings, FakePlatform(chats), Path.cwd(), people)
+    platform = FakePlatform(chats, preview_seconds=0.25)  # as it is on every real one
+    channel = open_channel(world.services, settings, platform, Path.cwd(), people)
     gateway = Gateway([channel])
     serving = asyncio.create_task(gateway.run())
     try:

@@ -158,25 +158,13 @@ class Sender:
 
     async def next(self, session: SessionId) -> Say | None:
         """The message of this person's whose turn is next, as its opening."""
-        for row in await self._ours(session):
-            if row.principal == self._who:
-                body = unpack(row.body)
-                return Say(
-                    text=body.said,
-                    cwd=body.cwd,
-                    files=body.attached,
-                    inbox=(row.id,),
-                    speaker=body.speaker,
-                )
-        return None
+        return _said(await self._ours(session))
 
-    async def next_heard(self, session: SessionId) -> Hear | None:
-        """What starts a turn by itself, and belongs here."""
-        waiting = await self._ledger.queued(self._who, session)
-        rows = await self._from_here(
-            [row for row in waiting if row.kind == WAKE and row.principal == self._who]
-        )
-        return Hear(inbox=tuple(row.id for row in rows)) if rows else None
+    async def next_opening(self, session: SessionId) -> Say | Hear | None:
+        """That, or what starts a turn by itself and belongs here."""
+        ours = await self._ours(session)
+        heard = tuple(row.id for row in ours if row.kind == WAKE)
+        return _said(ours) or (Hear(inbox=heard) if heard else None)
 
     async def still_waits(self, session: SessionId, received: Sequence[InboxId]) -> bool:
         """Whether nobody has taken or cancelled these rows."""
@@ -210,14 +198,21 @@ class Sender:
                 return
 
     async def _ours(self, session: SessionId) -> list[InboxRow]:
-        """What waits and can be answered from here: a reply goes to the place that its message came from."""
-        return await self._from_here(await self._waiting(session))
-
-    async def _from_here(self, waiting: list[InboxRow]) -> list[InboxRow]:
+        """What waits of this person and can be answered from here: a reply goes to the place that its message came from."""
+        waiting = [row for row in await self._ledger.queued(self._who, session) if row.principal == self._who]
         if self._place.holds is None:
             return [row for row in waiting if row.account in LOOKED_ON | {self._place.surface}]
-        here = await self._ledger.conversation(self._place.route_key)
+        here = await self._ledger.conversation(self._place.route_key) if waiting else None
         return [row for row in waiting if here is not None and row.conversation == here.id]
 
     async def _waiting(self, session: SessionId) -> list[InboxRow]:
         return messages_among(await self._ledger.queued(self._who, session))
+
+
+def _said(rows: list[InboxRow]) -> Say | None:
+    """The first of the messages, as an opening."""
+    row = next(iter(messages_among(rows)), None)
+    if row is None:
+        return None
+    body = unpack(row.body)
+    return Say(text=body.said, cwd=body.cwd, files=body.attached, inbox=(row.id,), speaker=body.speaker)

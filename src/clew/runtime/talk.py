@@ -321,8 +321,12 @@ class Talk:
             raise outdated
 
     async def ensure_session(self) -> SessionId:
-        """The session of this conversation; opened if there is none yet."""
+        """The session of this conversation; opened if there is none yet. Raises NotFound when it was deleted."""
         return (await self._row()).id
+
+    async def _any_session(self) -> SessionId:
+        """The same for what looks by itself whether it was deleted."""
+        return self.session or await self.ensure_session()
 
     # -- what waits ----------------------------------------------------------------------------------------------
     async def send(
@@ -333,7 +337,7 @@ class Talk:
         It is on disk, and waits, joins the running turn or has cut it: by `mode`, or the setting `turn.busy`. Raises
         Refused when too many wait already.
         """
-        session = await self.ensure_session()
+        session = await self._any_session()
         return await self._sender.send(session, self.saying(text, files), mode, occupied=self._is_occupied)
 
     async def queue(
@@ -344,23 +348,23 @@ class Talk:
 
     async def next_queued(self) -> Say | None:
         """The message of this principal's that is next, as the opening of a turn."""
-        return await self._sender.next(await self.ensure_session())
+        return await self._sender.next(await self._any_session())
 
     async def next_opening(self) -> Say | Hear | None:
         """What is next: a message of this principal's, or a reminder that has a turn of its own."""
-        return await self.next_queued() or await self._sender.next_heard(await self.ensure_session())
+        return await self._sender.next_opening(await self._any_session())
 
     async def is_busy(self) -> bool:
         """Whether a turn of the session is under way, in whatever living process."""
-        return await self._sender.is_busy(await self.ensure_session())
+        return await self._sender.is_busy(await self._any_session())
 
     async def until_idle(self) -> None:
         """Returns when no turn of the session is under way in another process."""
-        await self._sender.until_idle(await self.ensure_session())
+        await self._sender.until_idle(await self._any_session())
 
     async def still_waits(self, *received: InboxId) -> bool:
         """Whether nobody has taken a message that waited, or taken it back."""
-        return await self._sender.still_waits(await self.ensure_session(), received)
+        return await self._sender.still_waits(await self._any_session(), received)
 
     async def taken_back(self, said: Say) -> bool:
         """Takes back a message that waits; False when a turn has it by now, or somebody was quicker."""

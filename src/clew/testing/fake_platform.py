@@ -164,11 +164,18 @@ class FakePlatform:
     """`Platform` over `FakeChats`: one process's connection."""
 
     def __init__(
-        self, chats: FakeChats, *, most: int = 200, edits: bool = True, takes_key: bool = False
+        self,
+        chats: FakeChats,
+        *,
+        most: int = 200,
+        edits: bool = True,
+        takes_key: bool = False,
+        preview_seconds: float = 0.0,
     ) -> None:
         self.traits = Traits(
             holds=TextLimit(most=most),
             edits=edits,
+            preview_seconds=preview_seconds,
             edit_seconds=0.0,
             takes_key=takes_key,
             sends_bytes_max=1_000_000,

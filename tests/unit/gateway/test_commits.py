@@ -1,4 +1,4 @@
-"""How often a turn through the gateway writes, and what for: one commit an answer of the model, two a call."""
+"""How often a turn through the gateway reads and writes, and what for: one commit an answer of the model, two a call."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+
+import pytest
 
 from clew.adapters.stores.memory import MemoryLedger
 from clew.adapters.stores.memory.state import State
@@ -20,14 +22,22 @@ from clew.testing.virtual_time import simulate
 from clew.testing.world import RecordingTool, World
 
 T = TypeVar("T")
+READS_MAX = 44
+"""Of a turn with two calls. It was 53 when every part looked for itself at what the one before had just seen."""
 
 
 class Counting(MemoryLedger):
-    """Remembers the writes, by name."""
+    """Remembers the writes, by name, and counts the reads."""
 
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[str] = []
+        self.looks = 0
+        """At the state, to read or to write."""
+
+    async def _now(self) -> State:
+        self.looks += 1
+        return await super()._now()
 
     async def commit(self, work: Commit) -> Committed:
         self.writes.append(shape_of(work))
@@ -39,15 +49,17 @@ class Counting(MemoryLedger):
         return await super()._write(shape, work)
 
 
-def test_a_step_is_one_or_two_commits() -> None:
-    """Received, taken; an answer is one commit, a call two; each reply is taken and settled. Nothing else is written."""
+@pytest.mark.parametrize("edits", [True, False])
+def test_a_step_is_one_or_two_commits(edits: bool) -> None:
+    """Received, taken; an answer is one commit, a call two; each reply is taken and settled. Nothing else is written, and no
+    preview is made of an answer that is whole at once. It reads what each decision needs, and not again and again."""
 
     async def run() -> None:
         ledger, chats, tool = Counting(), FakeChats(), RecordingTool("look")
         steps = [Step(deltas=("hello",)), ask("look"), ask("look"), Step(deltas=("done",))]
         world = World(ledger, steps, tools=[tool])
         channel = open_channel(
-            world.services, Settings(http=HttpSettings(enabled=False)), FakePlatform(chats, edits=False),
+            world.services, Settings(http=HttpSettings(enabled=False)), FakePlatform(chats, edits=edits, preview_seconds=0.25),
             Path("/work"), frozenset({"ann"}),
         )  # fmt: skip
         gateway = Gateway([channel])
@@ -56,7 +68,7 @@ def test_a_step_is_one_or_two_commits() -> None:
         await chats.until(lambda: chats.shown("ann") == ["hello"])
         while ledger.writes[-1] != "settle_reply":  # noqa: ASYNC110 - the ledger sets no event
             await asyncio.sleep(0)
-        first = len(ledger.writes)
+        first, looks = len(ledger.writes), ledger.looks
         await chats.say("ann", "look twice")
         await chats.until(lambda: chats.shown("ann") == ["hello", "done"])
         gateway.stop()
@@ -68,5 +80,6 @@ def test_a_step_is_one_or_two_commits() -> None:
         assert ledger.writes[first:] == [
             "receive", "take", *call, *call, "answer", "take_reply", "settle_reply"
         ]  # fmt: skip
+        assert ledger.looks - looks - len(ledger.writes[first:]) <= READS_MAX
 
     simulate(0, run())

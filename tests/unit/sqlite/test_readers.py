@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -99,3 +100,51 @@ async def test_a_glance_that_is_late_at_its_very_end_leaves_the_connection_free(
 
     for number in range(400):
         assert await readers.glance(late(number % 150 + 1)) == number % 150 + 1
+
+
+async def test_glances_of_one_round_share_a_transaction(readers: Readers) -> None:
+    """Beginning and ending one costs more than looking: it is done once, however many look before the next round."""
+    begun: list[str] = []
+
+    def work(db: apsw.Connection) -> int:
+        db.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: begun.append(event["sql"]))
+        return int(fetch(db, "SELECT 7")[0][0])
+
+    async def look() -> int:
+        return await readers.glance(work) + await readers.glance(work)
+
+    await readers.glance(work)
+    await asyncio.sleep(0)
+    begun.clear()
+    assert await asyncio.gather(*(look() for _ in range(30))) == [14] * 30
+    assert begun.count("BEGIN") <= 10, "one, and one more for each moment that took too long"
+    await asyncio.sleep(0)
+    assert begun[-1] == "ROLLBACK"
+
+
+async def test_who_heard_of_a_write_finds_it(readers: Readers, tmp_path: Path) -> None:
+    """However busy the loop is with looking: what is announced was written before, and is there."""
+    loop, announced = asyncio.get_running_loop(), asyncio.Queue[int]()
+
+    def write() -> None:
+        db = connect(tmp_path / "clew.db")
+        db.execute("CREATE TABLE said(n)")
+        for n in range(300):
+            db.execute("INSERT INTO said VALUES(?)", (n,))
+            loop.call_soon_threadsafe(announced.put_nowait, n)
+        db.close()
+
+    async def look_all_the_time() -> None:
+        while True:
+            await readers.glance(lambda db: fetch(db, "SELECT count(*) FROM sqlite_schema"))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look_all_the_time())
+    writing = asyncio.create_task(asyncio.to_thread(write))
+    for n in range(300):
+        heard = await announced.get()
+        assert heard == n
+        found = await readers.glance(lambda db: fetch(db, "SELECT max(n) FROM said")[0][0])
+        assert found >= heard
+    looking.cancel()
+    await asyncio.gather(looking, writing, return_exceptions=True)

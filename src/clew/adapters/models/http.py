@@ -15,8 +15,8 @@ from urllib.request import getproxies
 
 import httpx
 
-POOLS_MAX: Final = 32
-CONNECTIONS_A_POOL: Final = 8
+POOLS_MAX: Final = 128
+CONNECTIONS_A_POOL: Final = 2
 LIMITS: Final = httpx.Limits(
     max_connections=CONNECTIONS_A_POOL, max_keepalive_connections=CONNECTIONS_A_POOL, keepalive_expiry=60.0
 )

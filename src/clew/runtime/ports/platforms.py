@@ -59,6 +59,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """What one message holds, with room left for a mark."""
     edits: bool
     """A message can be changed after it was sent, so an answer is shown while it grows."""
+    preview_seconds: float = 0.25
+    """After its first word; an answer that is whole by then needs no preview, and is one message sooner there."""
     edit_seconds: float = 1.0
     """Between two changes of a preview."""
     typing_seconds: float = 0.0

@@ -129,7 +129,8 @@ async def _turn_number(
         return newest.turn
     if newest is not None and newest.state == TurnState.RUNNING:
         raise LeftOpen(f"Turn {newest.turn} of session {row.id} was left in the middle.", "")
-    last = await ledger.path(principal, row.id, above=max(row.handle.head.seq - 1, 0))
+    head = row.handle.head
+    last = await ledger.path(principal, row.id, head, above=max(head.seq - 1, 0))
     if isinstance(opening, Again) and not (last and last[-1].opens_turn):
         raise Refused("There is no message to answer again.")
     return max(newest.turn if newest else 0, last[-1].turn if last else 0) + 1

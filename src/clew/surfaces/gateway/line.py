@@ -147,7 +147,8 @@ class Line:
         if opening is None:
             return False
         try:
-            if await self.talk.is_busy():
+            # Before what waits was looked for, nothing was under way.
+            if not (isinstance(opening, Say | Hear) and opening.inbox) and await self.talk.is_busy():
                 await self.talk.until_idle()
             if await self._channel.delivery.refusal(self.route, self.session) is not None:
                 return False  # whoever looks for what is left takes it back

@@ -10,7 +10,6 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-from clew.domain.conversation.ids import ConversationId
 from clew.domain.ledger.commits import AddReply
 from clew.domain.ledger.errors import LedgerError
 from clew.domain.routing.routes import Route
@@ -71,6 +70,8 @@ class Preview:
             return
         while True:
             await self._changed.wait()
+            if not self._drawn:
+                await asyncio.sleep(traits.preview_seconds)
             self._changed.clear()
             showing = asyncio.create_task(self._show())
             try:
@@ -120,7 +121,7 @@ class Preview:
         if at in self._known and not self._channel.platform.traits.takes_key:
             raise MaybeSent("an earlier process was killed while it sent this preview")
         key = preview_key(turn.session, turn.turn, turn.step)
-        conversation = await self._conversation()
+        conversation = await self._channel.services.desk.conversation_of(self._talk.place, turn.session)
         if await ledger.undelivered(self._channel.platform.name, EVER, conversation=conversation):
             return  # what was said before comes first
         if await self._channel.delivery.refusal(self._route, turn.session) is not None:
@@ -140,8 +141,3 @@ class Preview:
             raise
         self._known[at] = shown
         await ledger.settle_reply(ident, "sent", shown)
-
-    async def _conversation(self) -> ConversationId:
-        return await self._channel.services.desk.conversation_of(
-            self._talk.place, await self._talk.ensure_session()
-        )

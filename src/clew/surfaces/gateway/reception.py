@@ -289,14 +289,10 @@ class Reception:
     async def _session(self, incoming: Incoming, place: Place, who: PrincipalId) -> SessionId:
         """The place's session; a new one if it has none that this person sees, or if the reset policy says so."""
         services, cwd = self._channel.services, str(self._channel.cwd)
-        known = await services.ledger.conversation(place.route_key)
         row = await self._known_session(place, who)
-        if row is None or known is None:
+        if row is None:
             return (await services.desk.open(who, place, cwd=cwd)).row.id
-        # A session that was resumed is as fresh as the place: what was said last counts, not where.
-        heard = await services.ledger.last_received(place.route_key)
-        last = max(row.last_active_at, 0 if heard is None else heard.at)
-        reason = await self._reset(incoming, row, who, last)
+        reason = await self._reset(incoming, place, row, who)
         if reason is None:
             return row.id
         notice = f"A new session began: {reason}. /resume {row.id} goes on with the one before."
@@ -315,13 +311,21 @@ class Reception:
         except NotFound:
             return None  # it was deleted, or belonged to whoever this person was before
 
-    async def _reset(self, incoming: Incoming, row: SessionRow, who: PrincipalId, last: int) -> str | None:
+    async def _reset(self, incoming: Incoming, place: Place, row: SessionRow, who: PrincipalId) -> str | None:
         """Why a new session begins, in words. Never while a turn is under way, or something waits."""
         services, settings = self._channel.services, self._channel.settings.reset
         policy = reset_policy(settings, self._channel.platform.name, incoming.kind)
         now = services.clock.now_ms()
+        if (
+            reset_due(policy, last_active_ms=row.last_active_at, now_ms=now) is None
+            or row.handle.head.seq == 0
+        ):
+            return None
+        # A session that was resumed is as fresh as the place: what was said last counts, not where.
+        heard = await services.ledger.last_received(place.route_key)
+        last = max(row.last_active_at, 0 if heard is None else heard.at)
         reason = reset_due(policy, last_active_ms=last, now_ms=now)
-        if reason is None or row.handle.head.seq == 0:
+        if reason is None:
             return None
         queued = await services.ledger.queued(who, row.id)
         waits = len(queued) > len(bystanders_among(queued))

@@ -3,6 +3,10 @@
 Long reads run on threads. What looks at a few rows by key is done on the spot: the way to a thread and back takes
 ten times as long as the read itself. Nobody has to be right about which is which: a glance that takes too long, or
 finds something in its way, is given up and goes to a thread like any other read.
+
+Beginning and ending a read transaction takes twice as long as such a look, so those of one round of the event loop share
+one, for a moment. It ends before anything is done that the next round brings; and whatever a task can wait for, a commit or
+a word from another process, it hears of in a later round than it happened. So who heard of a write also finds it.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ T = TypeVar("T")
 CONNECTIONS: Final = 3
 GLANCE_SECONDS_MAX: Final = 0.002
 """How long a glance may keep the event loop: about as long as one commit."""
+MOMENT_SECONDS_MAX: Final = 0.002
+"""How old what a glance finds may be, however long the round takes."""
 _GLANCE_STEPS: Final = 1000
 """How many steps of SQLite's machine lie between two looks at the clock: some 50 microseconds."""
 _OF_ANOTHER_SCHEMA: Final = (apsw.SQLError, UnicodeDecodeError, msgspec.MsgspecError, Corrupt)
@@ -45,6 +51,10 @@ class Readers:
         self._at_hand: apsw.Connection | None = None
         self._glancing = threading.Lock()
         self._glance_until = 0.0
+        self._round: asyncio.AbstractEventLoop | None = None
+        """The event loop in whose round the glances' transaction is open."""
+        self._moment = 0.0
+        """When that began."""
 
     async def read(self, work: Callable[[apsw.Connection], T]) -> T:
         """Raises what the work raised, or StoreUnusable."""
@@ -54,12 +64,13 @@ class Readers:
 
     async def glance(self, work: Callable[[apsw.Connection], T]) -> T:
         """As `read`, for work that is probably short; it may be begun twice, so it must do nothing but read."""
+        loop = asyncio.get_running_loop()
         if self._glancing.acquire(blocking=False):
             try:
                 if self._closed:
                     raise StoreUnusable("The ledger is closed.")
-                self._glance_until = time.perf_counter() + GLANCE_SECONDS_MAX
-                return self._in_transaction(self._connection_at_hand(), work)
+                if self._round in (None, loop):
+                    return self._glanced(loop, work)
             except (apsw.InterruptError, apsw.BusyError):
                 pass  # too long, or another process is in the way: a thread can wait
             except FAILURES as error:
@@ -67,6 +78,29 @@ class Readers:
             finally:
                 self._glancing.release()
         return await self.read(work)
+
+    def _glanced(self, loop: asyncio.AbstractEventLoop, work: Callable[[apsw.Connection], T]) -> T:
+        db, now = self._connection_at_hand(), time.perf_counter()
+        if now - self._moment > MOMENT_SECONDS_MAX:
+            _end(db)
+        if self._round is None:
+            self._round = loop
+            loop.call_soon(self._round_ended)
+        if not db.in_transaction:
+            db.execute("BEGIN")
+            self._moment = now
+        self._glance_until = now + GLANCE_SECONDS_MAX
+        try:
+            return self._looked(db, work)
+        finally:
+            # The end must not be cut off by the deadline of what it ends: the connection would stay in a transaction.
+            self._glance_until = float("inf")
+
+    def _round_ended(self) -> None:
+        with self._glancing:
+            self._round = None
+            if not self._closed and self._at_hand is not None:
+                _end(self._at_hand)
 
     def close(self) -> None:
         """Idempotent."""
@@ -87,20 +121,16 @@ class Readers:
     def _in_transaction(self, db: apsw.Connection, work: Callable[[apsw.Connection], T]) -> T:
         db.execute("BEGIN")
         try:
+            return self._looked(db, work)
+        finally:
+            _end(db)
+
+    def _looked(self, db: apsw.Connection, work: Callable[[apsw.Connection], T]) -> T:
+        try:
             return work(db)
         except _OF_ANOTHER_SCHEMA:
-            self._deadline_off(db)
             refuse_migrated(db, newest(), self._path)
             raise
-        finally:
-            # The end must not be cut off by the deadline of what it ends: the connection would stay in a transaction.
-            self._deadline_off(db)
-            if db.in_transaction:  # a damaged file has ended it already
-                db.execute("ROLLBACK")
-
-    def _deadline_off(self, db: apsw.Connection) -> None:
-        if db is self._at_hand:
-            self._glance_until = float("inf")
 
     def _connection(self) -> apsw.Connection:
         db: apsw.Connection | None = getattr(self._local, "db", None)
@@ -127,3 +157,8 @@ class Readers:
         with self._lock:
             self._open.append(db)
         return db
+
+
+def _end(db: apsw.Connection) -> None:
+    if db.in_transaction:  # a damaged file has ended it already
+        db.execute("ROLLBACK")
