@@ -17,7 +17,7 @@ import msgspec
 from clew.domain.conversation.ids import ID_ALPHABET, SESSION_ID_LENGTH, PrincipalId, SessionId
 from clew.domain.conversation.messages import Role
 from clew.domain.ledger.commits import SessionPatch
-from clew.domain.ledger.errors import Busy, LedgerError
+from clew.domain.ledger.errors import Busy, LedgerError, Refused
 from clew.domain.ledger.rows import SessionRow, TurnRow, TurnState
 from clew.runtime.ports.people import Approver, Watch
 from clew.runtime.ports.tools import Tool
@@ -26,7 +26,6 @@ from clew.runtime.talk import Services
 from clew.runtime.turns.job import TurnJob, TurnSettings
 from clew.runtime.turns.openings import GoOn, Opening, Recover, Work
 from clew.runtime.turns.outcome import CANCELLED
-from clew.runtime.turns.recovering import GivenUp
 from clew.runtime.turns.running import RunningTurn
 
 PROMPT: Final = """\
@@ -78,13 +77,16 @@ async def finished(services: Services, task: SideTask, watch: Watch, approver: A
     while turn is None or turn.state in _OPENING or turn.end_reason == CANCELLED:
         # A turn was cancelled by who has lost the session that it works for: whoever has it now begins another.
         opens = None if turn is None else _OPENING.get(turn.state)
-        opening: Opening = Work(task=task.text) if opens is None else opens()
+        unanswered = False
+        begin = Work(task=task.text, key=f"work-{turn.turn if turn is not None else 0}")
         try:
-            unanswered = await _run(services, task, opening, watch, approver)
+            unanswered = await _run(services, task, begin if opens is None else opens(), watch, approver)
         except Busy:
             await asyncio.sleep(POLL_SECONDS)  # another process is at it: its end is waited for
-        except GivenUp:
-            pass  # that ended it, and is on disk
+        except Refused:
+            if await ledger.turn(task.principal, side) == turn:
+                raise
+            # It was given up, or ended meanwhile: looked at again.
         if unanswered:
             await services.desk.stop(task.principal, side)
         turn = await ledger.turn(task.principal, side)

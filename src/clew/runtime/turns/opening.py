@@ -81,7 +81,8 @@ async def open_turn(means: Means, job: TurnJob) -> OpenedTurn:
             work = _hear(work, opening, turn, events)
         elif isinstance(opening, Work):
             task = event_message(TASK, opening.task, 0)
-            work = msgspec.structs.replace(work, op=Append(messages=(task,), turn=turn))
+            op = Append(messages=(task,), turn=turn)
+            work = msgspec.structs.replace(work, op=op, idempotency_key=opening.key)
         try:
             committed = await ledger.commit(work)
         except HeadMoved:

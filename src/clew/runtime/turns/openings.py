@@ -45,6 +45,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """A side session is given its task: stored as an event, since nobody said it."""
 
     task: str
+    key: str
+    """Idempotency key: of several who saw that it is to be begun, one begins it."""
 
 
 Opening = Say | Hear | Again | GoOn | Recover | Work
