@@ -311,7 +311,7 @@ class Gateway:
         if api is not None:
             api.outdated = self._outdate
         self._wings = [Wing(channel, self._ended) for channel in channels]
-        services = api.services if api is not None else channels[0].services
+        self._services = services = api.services if api is not None else channels[0].services
         self.health = Health(self._wings, self._ended, services.ledger, services.meter)
         endpoints = [*self.health.endpoints, *(one for channel in channels for one in channel.endpoints)]
         self._listener = listen(endpoints) if listen is not None else None
@@ -348,7 +348,7 @@ class Gateway:
         beside = [asyncio.create_task(wing.deliver()) for wing in self._wings]
         beside += [asyncio.create_task(wing.watch()) for wing in self._wings]
         beside += [asyncio.create_task(wing.remind()) for wing in self._wings]
-        if (jobs := self._wings[0].channel.services.jobs) is not None:
+        if (jobs := self._services.jobs) is not None:
             beside.append(asyncio.create_task(jobs.run()))
         if self._listener is not None:
             beside += [
