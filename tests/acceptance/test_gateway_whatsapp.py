@@ -135,7 +135,7 @@ async def test_whoever_cannot_sign_leaves_nothing(tmp_path: Path) -> None:
 
 async def test_a_closed_window_is_said_and_opened_by_the_template(tmp_path: Path) -> None:
     """What did not arrive is logged; the template goes out once in its place; and whoever writes again is answered. A token
-    that is taken back ends the gateway, and is said."""
+    that is taken back is said once, in the log and by the health of the gateway, which listens no longer."""
     async with whatsapp(tmp_path / "home", CLEW__GATEWAY__WHATSAPP__TEMPLATE="come_back/de") as served:
         api, ann = served.api, served.api.person(ANN, "Ann")
         await served.start()
@@ -148,8 +148,10 @@ async def test_a_closed_window_is_said_and_opened_by_the_template(tmp_path: Path
         api.revoked = True
         api.fail("messages", Fault(status=401, code=190))
         api.say(ann, "three")
-        assert served.process is not None
-        assert await asyncio.wait_for(served.process.wait(), SECONDS_MAX) == 1
-        await served.stop()
+        async with httpx.AsyncClient() as client, asyncio.timeout(SECONDS_MAX):
+            health = api.hook.replace("/whatsapp", "/healthz")
+            while "whatsapp refused us" not in (await client.get(health)).json()["reasons"]:
+                pass  # each look is a call that waits for its answer
+        assert await served.stop() == 1
         assert served.log.count("refused") == 1, served.log
         assert "131047" in served.log or "24 hours" in served.log
