@@ -1,4 +1,4 @@
-"""A prompt of an editor that is cancelled while its turn begins."""
+"""Prompts of an editor that end before their turn has begun."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from clew.adapters.stores.memory import MemoryLedger
 from clew.domain.conversation.ids import LOCAL
+from clew.domain.ledger.rows import InboxState
 from clew.domain.models.request import ModelRequest
 from clew.surfaces.acp.content import Said
 from clew.surfaces.acp.editor import Editor
@@ -38,6 +39,13 @@ def deaf(*_: object) -> None:
     pass
 
 
+async def opened(world: World) -> EditorSession:
+    number = world.services.desk.new_id()
+    left = await world.services.desk.open(LOCAL, place_of(number), cwd="/work", session=number)
+    editor = Editor(Peer(deaf, serve=refused, heard=deaf, broke=deaf), nothing)
+    return EditorSession(number, world.services, left.row, Path("/work"), editor)
+
+
 @pytest.mark.parametrize("ticks", range(1, 80))
 async def test_a_cancel_at_any_moment_ends_the_prompt(ticks: int) -> None:
     """Between any two steps from its arrival to the model's first words: cancelled, and the next prompt works."""
@@ -47,10 +55,7 @@ async def test_a_cancel_at_any_moment_ends_the_prompt(ticks: int) -> None:
         return say("half", hold) if "next" not in str(request.messages[-1]) else say("fine")
 
     world = World(MemoryLedger(), answer)
-    number = world.services.desk.new_id()
-    left = await world.services.desk.open(LOCAL, place_of(number), cwd="/work", session=number)
-    editor = Editor(Peer(deaf, serve=refused, heard=deaf, broke=deaf), nothing)
-    session = EditorSession(number, world.services, left.row, Path("/work"), editor)
+    session = await opened(world)
     prompting = asyncio.create_task(session.prompt(Said("go", ()), nothing))
     for _ in range(ticks):
         await asyncio.sleep(0)
@@ -63,3 +68,27 @@ async def test_a_cancel_at_any_moment_ends_the_prompt(ticks: int) -> None:
     assert await session.prompt(Said("next", ()), nothing) == "end_turn"
     await session.close()
     assert world.model.open_streams == 0
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_what_waits_is_taken_back_where_it_waits(is_cancelled: bool) -> None:
+    """The thread moved to another session meanwhile: nobody would answer it there, and somebody might in the old one."""
+    hold = Hold()
+    world = World(MemoryLedger(), [say("half", hold)])
+    session = await opened(world)
+    number = await session.talk.ensure_session()
+    running = asyncio.create_task(session.prompt(Said("go", ()), nothing))
+    await hold.reached()
+    waiting = asyncio.create_task(session.prompt(Said("then", ()), nothing))
+    while not await world.ledger.queued(LOCAL, number):  # noqa: ASYNC110 - a step of the loop at a time
+        await asyncio.sleep(0)
+    assert await session.prompt(Said("/branch", ()), nothing) == "end_turn"
+    assert await session.talk.ensure_session() != number
+    if is_cancelled:
+        session.cancel()
+    hold.release()
+    ended, _ = await asyncio.wait([running, waiting], timeout=10)
+    assert ended == {running, waiting}
+    assert (running.result(), waiting.result()) == ("cancelled" if is_cancelled else "end_turn", "cancelled")
+    assert [row.state for row in await world.ledger.received(LOCAL, number, 10)][-1] == InboxState.CANCELLED
+    await session.close()

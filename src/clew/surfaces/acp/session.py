@@ -71,7 +71,7 @@ class _Facts(NamedTuple):
 
 
 class _Cancelled(Exception):
-    """The prompt was cancelled before its turn began."""
+    """The prompt ends before its turn began: it was cancelled, taken back, or waits where the thread is no more."""
 
 
 class Prompt:
@@ -225,8 +225,15 @@ class EditorSession:
         if any(file.media_type.startswith("audio/") for file in said.files):
             await prompt.leavable(self._refuse_deaf())
         async with self._sending:
+            session = (
+                await self.talk.ensure_session()
+            )  # where it waits, wherever a command moves the thread meanwhile
             sent = await self.talk.send(said.text, said.files)
-        return await self._when_its_turn_comes(prompt, sent.received)
+        try:
+            return await self._when_its_turn_comes(prompt, sent.received)
+        except BaseException:  # nobody is going to answer it, and it may be sent again
+            await self.talk.services.desk.withdraw(LOCAL, session, (sent.received,), "cancel")
+            raise
 
     async def _command(self, prompt: Prompt, text: str) -> StopReason:
         try:
@@ -254,16 +261,11 @@ class EditorSession:
 
     async def _when_its_turn_comes(self, prompt: Prompt, number: InboxId | None) -> StopReason:
         """Takes what waits, in order, until this message was taken, by whomever; None: until nothing waits."""
+        await prompt.leavable(self._one_turn.acquire())
         try:
-            await prompt.leavable(self._one_turn.acquire())
-            try:
-                return await self._take_waiting(prompt, number)
-            finally:
-                self._one_turn.release()
-        except BaseException:
-            if number is not None:  # nobody is going to answer it, and it may be sent again
-                await self._withdraw(number)
-            raise
+            return await self._take_waiting(prompt, number)
+        finally:
+            self._one_turn.release()
 
     async def _take_waiting(self, prompt: Prompt, number: InboxId | None) -> StopReason:
         reason: StopReason = "end_turn"
@@ -324,7 +326,7 @@ class EditorSession:
         """What became of a message that waits no more: a turn took it, here or elsewhere, or it was taken back."""
         taken = await prompt.leavable(self.talk.answered_elsewhere(number))
         if taken is None:
-            return "cancelled"
+            raise _Cancelled
         if self.talk.running is None or self.talk.running.turn != taken.turn:
             self._say(
                 taken.text or f"Another process has taken this into turn {taken.turn}; /history shows it."
@@ -333,10 +335,6 @@ class EditorSession:
 
     async def _inbox(self) -> Sequence[Any]:
         return await self.talk.services.ledger.received(LOCAL, await self.talk.ensure_session(), limit=200)
-
-    async def _withdraw(self, number: InboxId) -> None:
-        session = await self.talk.ensure_session()
-        await self.talk.services.desk.withdraw(LOCAL, session, (number,), "cancel")
 
     # -- how a turn came out -------------------------------------------------------------------------------------
     async def _reason(self, prompt: Prompt, live: LiveTurn, outcome: TurnOutcome) -> StopReason:
