@@ -16,6 +16,7 @@ from clew.domain.models.request import ModelRequest, TextPart, UserTurn
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.ports.models import ModelChoice, ModelUnavailable
+from clew.runtime.ports.people import NobodyToAsk, nobody_watches
 from clew.runtime.ports.tools import ToolContext
 from clew.runtime.turns import TurnSettings
 from clew.runtime.turns.waiting import BusyMode
@@ -221,6 +222,29 @@ async def test_stop_ends_the_turn_that_a_message_waits_for() -> None:
             await second.paper.shows("echo 2")
             assert "Stopped." in second.paper.text
             assert "Stopped before it was sent." not in second.paper.text
+
+
+async def test_stop_ends_what_a_dead_process_left_and_no_more() -> None:
+    """What was sent while it was being gone on with is not cut along with it: it is answered next."""
+    ledger, hold, again = MemoryLedger(), Hold(), Hold()
+    left = World(ledger, [say("half", hold)]).talk()
+    turn = await left.say("1", nobody_watches, NobodyToAsk())
+    running = asyncio.create_task(turn.finish())
+    await hold.reached()
+
+    def answer(request: ModelRequest) -> Step:
+        return say("half an", again) if len(request.messages) == 1 else echo(request)
+
+    async with chatting(World(ledger, answer, owner="there")) as chat:
+        chat.talk.session = left.session
+        chat.types("2")
+        await chat.paper.shows("this waits for its end")
+        chat.world.owners.dead.add("me")
+        await again.reached()
+        chat.types("/stop")
+        await chat.paper.shows("echo 2")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_after_a_failure_messages_go_on_waiting() -> None:

@@ -176,13 +176,17 @@ class TurnDriver:
         self.waiting_shown = tuple(f"{_WHAT[body.mode]}: {body.text}" for body in bodies)
 
     def interrupt(self) -> bool:
-        """Stops the turn, and lets it record its end; False when none runs."""
+        """Stops the turn, and lets it record its end; False when none runs. One that a process had left, and that is
+        finished before ours begins, is stopped alone."""
         if not self.is_busy:
             return False
+        before = self._talk.running if self._running is None else None
+        if before is not None and before.session == self._talk.session and not before.has_ended:
+            before.stop(STOPPED)
+            return True
         self._stop_asked = True
-        running = self._running or self._talk.running  # the latter: one that is finished before ours begins
-        if running is not None and not running.has_ended:
-            running.stop(STOPPED)
+        if self._running is not None and not self._running.has_ended:
+            self._running.stop(STOPPED)
         elif self._preparing is not None:
             self._preparing.cancel()
         return True
@@ -206,10 +210,10 @@ class TurnDriver:
         self._screen.end()
 
     async def stop(self) -> None:
-        """Stops the turn; its end is on disk when this returns."""
+        """Stops the turn, and what would come behind it; its end is on disk when this returns."""
         task = self._task
-        self.interrupt()
-        if task is not None:
+        if self.interrupt() and task is not None:
+            self._stop_asked = True
             await task
 
     def leave(self) -> bool:
