@@ -61,12 +61,12 @@ def ranked_by(facts: Sequence[Fact], typed: str) -> tuple[Fact, ...]:
     """Those standing that share a telling word with the text; what few facts have counts more, then the newer."""
     there = standing(facts)
     asked = telling(typed)
-    often = Counter(word for fact in there for word in asked & _telling(fact.text))
+    shared = {fact.id: both for fact in there if (both := asked & _telling(fact.text))}
+    often = Counter(word for both in shared.values() for word in both)
     scores = {
-        fact.id: sum(math.log1p(len(there) / often[word]) for word in asked & _telling(fact.text))
-        for fact in there
+        ident: sum(math.log1p(len(there) / often[word]) for word in both) for ident, both in shared.items()
     }
-    found = [fact for fact in there if scores[fact.id] > 0]
+    found = [fact for fact in there if fact.id in scores]
     return tuple(sorted(found, key=lambda fact: (-scores[fact.id], -fact.said_at, -fact.id)))
 
 

@@ -16,9 +16,10 @@ from clew.domain.conversation.ids import FactId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head
 from clew.domain.ledger.errors import HeadMoved
 from clew.domain.ledger.rows import Handle, OpKind, SessionRow
-from clew.domain.memory.facts import EXTRACT, FACTS_MAX, Fact, NewFact, Trace, admitted
+from clew.domain.memory.facts import EXTRACT, FACTS_MAX, Fact, Kind, NewFact, Trace, admitted
 from clew.domain.memory.recall import line
 
+_KIND: Final = {kind.value: kind for kind in Kind}
 _COLUMNS: Final = "f.id, f.owner, f.kind, f.text, f.session_id, f.message, f.confidence, f.supersedes, f.said_at, f.created_at"
 _MINE: Final = (
     "IN (SELECT ?1 UNION ALL"
@@ -37,7 +38,18 @@ INSERT INTO fact(owner, kind, text, session_id, message, confidence, supersedes,
 
 
 def facts(db: apsw.Connection, principal: PrincipalId, session: SessionId | None = None) -> tuple[Fact, ...]:
-    return rows.many(Fact, fetch(db, _FACTS, (principal, session)))
+    return _facts(fetch(db, _FACTS, (principal, session)))
+
+
+def _facts(found: Iterable[rows.Row]) -> tuple[Fact, ...]:
+    """Made by hand: hundreds are read for a turn, and converting them took longer than all the rest of recalling."""
+    return tuple(
+        Fact(
+            id=ident, owner=owner, kind=_KIND[kind], text=text, session=session, message=message, confidence=confidence,
+            supersedes=supersedes, said_at=said_at, created_at=at,
+        )
+        for ident, owner, kind, text, session, message, confidence, supersedes, said_at, at in found
+    )  # fmt: skip
 
 
 def keep_facts(
@@ -90,8 +102,8 @@ def forget_facts(
 def drop_facts_of(db: apsw.Connection, session: SessionId, limit: int) -> int:
     """Drops facts that were said in a session that is being deleted; others may stand in their place in their chain."""
     actor, at = fetch(db, "SELECT actor, at FROM purge WHERE session_id = ?", (session,))[0]
-    doomed = rows.many(
-        Fact, fetch(db, f"SELECT {_COLUMNS} FROM fact f WHERE session_id = ? LIMIT ?", (session, limit))
+    doomed = _facts(
+        fetch(db, f"SELECT {_COLUMNS} FROM fact f WHERE session_id = ? LIMIT ?", (session, limit))
     )
     _drop(db, doomed, actor, at)
     return len(doomed)
