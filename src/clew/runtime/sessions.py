@@ -405,7 +405,8 @@ class SessionDesk:
             parent=row.id,
             at=at,
             summary=row.handle.summary,
-            prefix=await self.ledger.prefix(principal, row.id),
+            # The prompt of somebody else's session may hold what is remembered of them.
+            prefix=await self.ledger.prefix(principal, row.id) if row.owner == principal else None,
         )
 
     async def withdraw(

@@ -15,11 +15,15 @@ from clew.domain.memory.recall import (
     RECALLED_MAX,
     core,
     core_text,
+    line,
     ranked_by,
     recalled,
     recalled_text,
+    without,
 )
+from clew.domain.models.request import ModelProfile
 from clew.domain.tools.spec import ToolResult
+from clew.domain.turn.prefix import Instructions, freeze
 from clew.domain.turn.prompt import canonical
 from clew.testing.scripted_model import ask, say
 from clew.testing.world import RecordingTool, World, command, exchange
@@ -80,6 +84,23 @@ def test_the_core_is_what_there_was_then() -> None:
     many = (*tuple(fact(n, f"w{n}", kind=Kind.WORK) for n in range(1, 60)), fact(60, "Is called Ann"))
     assert len(core(many, 60)) == CORE_MAX
     assert "Is called Ann" in texts(core(many, 60))
+
+
+def test_a_prompt_without_a_fact_is_as_if_it_had_never_been_known() -> None:
+    """Byte for byte, whatever else stands in it, down to no facts at all."""
+    facts = (fact(1, "Likes tea"), fact(2, "Is called Ann"))
+    model = ModelProfile(name="m", provider="scripted")
+    own = Instructions(source="AGENTS.md", text=f"Note:\n{line(facts[0])}\n")
+    for instructions in ((), (own,)):
+        prompts = [
+            freeze(model, (), instructions, core_text(known)).system_prompt
+            for known in (facts, facts[1:], facts[:1], ())
+        ]
+        assert without(prompts[0], facts[0]) == prompts[1]
+        assert without(prompts[0], facts[1]) == prompts[2]
+        assert without(prompts[1], facts[1]) == without(prompts[2], facts[0]) == prompts[3]
+        assert without(prompts[1], facts[0]) == prompts[1]
+        assert without(prompts[3], facts[0]) == prompts[3]
 
 
 def test_no_fact_can_close_the_tag_around_it() -> None:
@@ -156,6 +177,13 @@ async def test_nobody_is_told_what_is_remembered_of_another() -> None:
     assert ["Rome" in told for told in mind.told] == [True, False]
     assert ["Oslo" in told for told in mind.told] == [False, False]
     assert "Oslo" not in await command(hers, "/memory")
+    his.session = session
+    await command(his, "/branch")
+    fork = his.session or pytest.fail("no session")
+    assert fork != session
+    assert await mind.world.ledger.prefix(bob, fork) is None
+    await exchange(his, "where do I live?")
+    assert ("Rome" in mind.told[-1], "Oslo" in mind.told[-1]) == (False, True)
     assert "Rome" not in await command(guest, "/memory")
 
 

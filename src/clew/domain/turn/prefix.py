@@ -52,9 +52,13 @@ def freeze(
         ToolDeclaration(name=t.name, description=t.description, parameters=t.parameters)
         for t in sorted(offered, key=lambda tool: tool.name)
     )
-    encoded = _encode(declarations).decode()
-    digest = hashlib.sha256(f"{len(prompt)}:{prompt}{encoded}".encode()).hexdigest()
-    return Prefix(sha256=digest, system_prompt=prompt, tools=encoded)
+    return digested(prompt, _encode(declarations).decode())
+
+
+def digested(prompt: str, tools: str) -> Prefix:
+    """A prefix of these bytes; `tools` is canonical JSON."""
+    digest = hashlib.sha256(f"{len(prompt)}:{prompt}{tools}".encode()).hexdigest()
+    return Prefix(sha256=digest, system_prompt=prompt, tools=tools)
 
 
 def instructions_in(prefix: Prefix, source: str) -> str:

@@ -13,10 +13,11 @@ from clew.domain.ledger.errors import HeadMoved
 from clew.domain.ledger.rows import JobState, OpKind, Prefix
 from clew.domain.memory.facts import EXTRACT, FACTS_MAX, Fact, Kind, NewFact, Trace, chain, standing, trace_of
 from clew.domain.memory.recall import core_text
+from clew.domain.turn.prefix import digested
 from clew.runtime.ports.ledger import Ledger
 from clew.testing.contracts.ledger_case import LedgerCase, Reopen
 from clew.testing.contracts.ledger_people import LAPTOP, PHONE, linked, paired
-from clew.testing.ledgers import ANN, BOB, START_MS, begin, do, handle_of, say, session_id, sha256
+from clew.testing.ledgers import ANN, BOB, START_MS, begin, do, say, session_id
 
 LATE = START_MS + 5000
 
@@ -42,8 +43,7 @@ def extracting(session: SessionId, upto: str = "1.1", **rest: Any) -> NewJob:
 
 
 def frozen(*facts: Fact) -> Prefix:
-    prompt = f"You help.\n{core_text(facts)}"
-    return Prefix(sha256=sha256(prompt), system_prompt=prompt, tools="[]")
+    return digested("\n".join(["You help.\n", *([core_text(facts)] if facts else [])]), "[]")
 
 
 class FactContract(LedgerCase):
@@ -166,14 +166,14 @@ class FactContract(LedgerCase):
         await do(ledger, other, actor=BOB, op=Note(kind=OpKind.REFREEZE), patch=SessionPatch(prefix=bobs))
         await forget(ledger, rum)
         row = await ledger.session(ANN, handle.session)
-        assert (row.prefix, row.handle.head) == (None, handle.head)
+        assert (row.prefix, row.handle.head) == (frozen(tea).sha256, handle.head)
         (op,) = await ledger.ops(ANN, handle.session, limit=1)
         assert (op.kind, op.version) == (OpKind.REFREEZE, handle.version + 1)
         assert (await ledger.session(BOB, other.session)).prefix == bobs.sha256
-        handle = await handle_of(ledger, handle.session)
-        await do(ledger, handle, op=Note(kind=OpKind.REFREEZE), patch=SessionPatch(prefix=frozen(tea)))
-        (op,) = await ledger.ops(ANN, handle.session, limit=1)
-        assert op.version == handle.version + 1
+        await forget(ledger, tea)
+        assert (await ledger.session(ANN, handle.session)).prefix == frozen().sha256
+        prefix = await ledger.prefix(ANN, handle.session)
+        assert prefix == frozen()
 
     async def test_facts_go_with_the_session_they_were_said_in(self, ledger: Ledger) -> None:
         """From prompts of other sessions too; what a person had kept by a command, and what stands in its place, stays."""
@@ -187,7 +187,7 @@ class FactContract(LedgerCase):
         await ledger.forget(ANN, handle.session, LATE)
         assert await said(ledger) == ["Drinks tea", "Lives in Oslo"]
         assert [fact.supersedes for fact in await ledger.facts(ANN)] == [None, None]
-        assert (await ledger.session(ANN, other.session)).prefix is None
+        assert (await ledger.session(ANN, other.session)).prefix == frozen(tea).sha256
 
     async def test_quiet_sessions_are_found_once(self, ledger: Ledger) -> None:
         """Those in which something was said then, and for whose head no job is kept."""

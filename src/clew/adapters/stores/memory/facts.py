@@ -12,7 +12,8 @@ from clew.domain.conversation.ids import FactId, MessageId, PrincipalId, Session
 from clew.domain.ledger.errors import HeadMoved
 from clew.domain.ledger.rows import JobState, OpKind, Origin, SessionRow
 from clew.domain.memory.facts import EXTRACT, FACTS_MAX, Fact, NewFact, Trace, admitted
-from clew.domain.memory.recall import line
+from clew.domain.memory.recall import line, without
+from clew.domain.turn.prefix import digested
 
 
 def facts(state: State, principal: PrincipalId, session: SessionId | None = None) -> tuple[Fact, ...]:
@@ -85,12 +86,18 @@ def _is_theirs(state: State, principal: PrincipalId, owner: PrincipalId) -> bool
 
 def _refreeze(state: State, fact: Fact, actor: PrincipalId, at: int) -> None:
     who = state.joined.get(fact.owner, fact.owner)
-    held = {sha for sha, prefix in state.prefixes.items() if f"\n{line(fact)}\n" in prefix.system_prompt}
+    said = f"\n{line(fact)}\n"
+    held = {sha: prefix for sha, prefix in state.prefixes.items() if said in prefix.system_prompt}
     for row in list(state.sessions.values()):
-        if row.prefix in held and row.id not in state.purged and _is_theirs(state, who, row.owner):
+        prefix = held.get(row.prefix or "")
+        if prefix is not None and row.id not in state.purged and _is_theirs(state, who, row.owner):
+            other = digested(without(prefix.system_prompt, fact), prefix.tools)
+            if other == prefix:
+                continue  # it stands elsewhere in it: in a project's instructions
+            state.prefixes.setdefault(other.sha256, other)
             after = replace(row.handle, version=row.handle.version + 1)
             write_op(state, row.handle, after, OpKind.REFREEZE, actor=actor, at=at, key=None)
-            state.sessions[row.id] = replace(state.sessions[row.id], prefix=None)
+            state.sessions[row.id] = replace(state.sessions[row.id], prefix=other.sha256)
     used = {row.prefix for row in state.sessions.values()}
-    for sha in held - used:
+    for sha in held.keys() - used:
         del state.prefixes[sha]

@@ -10,14 +10,15 @@ from msgspec.structs import replace
 
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
-from clew.adapters.stores.sqlite.open_session import write_op
+from clew.adapters.stores.sqlite.open_session import store_prefix, write_op
 from clew.adapters.stores.sqlite.people import IS_OWNER
 from clew.domain.conversation.ids import FactId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head
 from clew.domain.ledger.errors import HeadMoved
-from clew.domain.ledger.rows import Handle, OpKind, SessionRow
+from clew.domain.ledger.rows import Handle, OpKind, Prefix, SessionRow
 from clew.domain.memory.facts import EXTRACT, FACTS_MAX, Fact, Kind, NewFact, Trace, admitted
-from clew.domain.memory.recall import line
+from clew.domain.memory.recall import line, without
+from clew.domain.turn.prefix import digested
 
 _KIND: Final = {kind.value: kind for kind in Kind}
 _COLUMNS: Final = "f.id, f.owner, f.kind, f.text, f.session_id, f.message, f.confidence, f.supersedes, f.said_at, f.created_at"
@@ -139,25 +140,29 @@ def _drop(db: apsw.Connection, doomed: Iterable[Fact], actor: PrincipalId, at: i
 
 
 def _refreeze(db: apsw.Connection, fact: Fact, actor: PrincipalId, at: int) -> None:
-    """The next turn of a session whose prompt held the fact freezes another; the one that did is gone, whoever used it
-    before."""
-    held = fetch(db, "SELECT sha256 FROM prefix WHERE instr(system_prompt, ?)", (f"\n{line(fact)}\n",))
+    """A session whose prompt held the fact has one without it; the one that did is gone, whoever used it before."""
+    query = "SELECT sha256, system_prompt, tools FROM prefix WHERE instr(system_prompt, ?)"
+    held = rows.many(Prefix, fetch(db, query, (f"\n{line(fact)}\n",)))
     who = _person(db, fact.owner)
-    for (sha256,) in held:
+    for prefix in held:
+        other = digested(without(prefix.system_prompt, fact), prefix.tools)
+        if other == prefix:
+            continue  # it stands elsewhere in it: in a project's instructions
         query = (
             "SELECT id, head_branch, head_seq, version, epoch, summary_id FROM session s"
             f" WHERE owner {_MINE} AND prefix_sha256 = ?2 AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = s.id)"
         )
-        for row in fetch(db, query, (who, sha256)):
-            _freeze_anew(db, row, actor, at)
+        for row in fetch(db, query, (who, prefix.sha256)):
+            store_prefix(db, other)
+            _freeze_anew(db, row, other, actor, at)
         db.execute(
             "DELETE FROM prefix WHERE sha256 = ?1 AND NOT EXISTS (SELECT 1 FROM session WHERE prefix_sha256 = ?1)",
-            (sha256,),
+            (prefix.sha256,),
         )
 
 
-def _freeze_anew(db: apsw.Connection, row: rows.Row, actor: PrincipalId, at: int) -> None:
+def _freeze_anew(db: apsw.Connection, row: rows.Row, prefix: Prefix, actor: PrincipalId, at: int) -> None:
     session, branch, seq, version, epoch, summary = row
     before = Handle(session=session, head=Head(branch, seq), version=version, epoch=epoch, summary=summary)
     write_op(db, before, replace(before, version=version + 1), OpKind.REFREEZE, actor=actor, at=at)
-    db.execute("UPDATE session SET prefix_sha256 = NULL WHERE id = ?", (session,))
+    db.execute("UPDATE session SET prefix_sha256 = ? WHERE id = ?", (prefix.sha256, session))
