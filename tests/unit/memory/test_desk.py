@@ -150,5 +150,5 @@ async def test_what_the_model_keeps_names_its_source() -> None:
     session = talk.session or pytest.fail("no session")
     (fact,), (asked, *_) = await world.ledger.facts(LOCAL), await world.ledger.path(LOCAL, session)
     assert (fact.session, fact.message, fact.confidence) == (session, asked.id, 0.9)
-    await world.ledger.forget(LOCAL, session, world.clock.now_ms())
+    assert "What was remembered of it (1) is forgotten." in await command(talk, f"/delete {session}")
     assert await world.ledger.facts(LOCAL) == ()

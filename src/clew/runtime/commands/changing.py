@@ -229,10 +229,13 @@ async def delete(context: CommandContext, arguments: str) -> CommandReply:
     if typed != session:
         raise CommandError(f"This cannot be undone. To delete this session, type: /delete {session}")
     reminders = sum(job.session == session for job in await context.ledger.jobs(context.principal, REMINDER))
+    facts = sum(fact.session == session for fact in await context.ledger.facts(context.principal))
     gone = await context.ledger.forget(context.principal, session, context.clock.now_ms())
     kept = f" Branches still hold some of it: {', '.join(gone.kept_for)}." if gone.kept_for else ""
     if reminders:
         kept += f" With it {reminders} reminder{'s' if reminders > 1 else ''} that had been asked for in it."
+    if facts:
+        kept += f" What was remembered of it ({facts}) is forgotten."
     left = await context.desk.open(context.principal, context.place, cwd=str(context.cwd))
     return CommandReply(
         text=f"Deleted {session}: {gone.messages} messages.{kept}", session=left.row.id, ends_turn=True
