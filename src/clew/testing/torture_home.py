@@ -32,7 +32,7 @@ END_SECONDS_MAX: Final = 25.0
 ORPHAN_SECONDS_MAX: Final = 5.0
 RANDOM_EVERY: Final = 7
 """In each so-manieth round kills come at random instants only."""
-POINTS_PER_ROUND: Final = 5
+POINTS_PER_ROUND: Final = 6
 COMPANY_SHARE: Final = 0.2
 """Of the crashes at a point, after the first: with others who use the sessions meanwhile."""
 COLD_SHARE: Final = 0.04
