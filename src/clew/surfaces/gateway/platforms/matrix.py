@@ -406,8 +406,12 @@ class Matrix:
             self._people.pop(room, None)
         invited = [at for at, event in enumerate(events) if event.moves(self.account, "invite")]
         if invited:
-            return events[invited[-1] + 1 :]
-        is_cut = info.timeline.limited and not any(event.moves(self.account, "invite") for event in state)
+            events = events[invited[-1] + 1 :]
+        is_cut = (
+            not invited
+            and info.timeline.limited
+            and not any(event.moves(self.account, "invite") for event in state)
+        )
         if is_cut and (self._position or not events or self._is_new(events[0])):
             events = await self._missed(room, info.timeline.prev_batch) + events
         return events if self._position else [event for event in events if self._is_new(event)]
