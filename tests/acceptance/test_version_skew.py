@@ -195,7 +195,8 @@ def test_nothing_is_imported_from_the_new_package(chat: Chat, scripted: Server, 
         person.sees("Where should the model run?")
         person.types(Key.CTRL_C)
         person.waits_for_end()
-        assert "model.name" in person.transcript.rpartition("nmae")[2]
+        said = person.transcript.rpartition("nmae")[2].replace("\n", "")  # the folder of a test may be long
+        assert "model.name" in said
         assert "two versions" not in person.transcript
 
 
