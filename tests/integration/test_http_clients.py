@@ -17,6 +17,7 @@ from tests.integration.fuzz_http import INSTALLED, fuzzed
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.timeout(300),
     pytest.mark.skipif(
         not (INSTALLED / ".ready").exists(),
         reason=f"openai and llm are not installed: {INSTALLED}.log says why",
