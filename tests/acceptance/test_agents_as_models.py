@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sqlite3
 import sys
 from pathlib import Path
@@ -34,7 +36,14 @@ class Agents:
         lines = [line.split(" ") for line in self.path.read_text().splitlines()]
         return [int(pid) for said, pid, *_ in lines if said == what]
 
+    def end(self) -> None:
+        """What a test that failed has left."""
+        for pid in self.living():
+            os.killpg(pid, signal.SIGKILL)
+
     def living(self) -> set[int]:
+        if not self.path.exists():
+            return set()
         return {pid for pid in self.pids("started") if find(frozenset([pid]), frozenset())}
 
 
@@ -111,10 +120,11 @@ async def test_an_agent_that_is_not_there(clew: CommandLine, tmp_path: Path) -> 
     assert "There is no agent 'gemeni'" in ran.out + ran.err
 
 
-async def test_agents_behind_a_gateway(tmp_path: Path) -> None:
+async def test_agents_behind_a_gateway(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Two chats share one process and know nothing of each other; /undo, /retry, /compress, a model changed and changed back,
     /stop and kill -9 leave the agent knowing what the ledger holds, and no process is left, however little it wants to end."""
     agents = Agents(tmp_path / "agent.log")
+    request.addfinalizer(agents.end)
     arguments = ["-m", "clew.testing.fake_agent", "--stubborn", "--log", str(agents.path)]
     settings = {
         "CLEW_MODEL": "acp:pretended/fast",
