@@ -31,7 +31,8 @@ CAPPED: Final = MappingProxyType(
 
 
 class Way(NamedTuple):
-    """How a process comes to a point. `{}` stands for a word that is said once only, ` | ` parts lines typed into a chat.
+    """How a process comes to a point. `{}` stands for a word that is said once only, ` | ` parts lines typed into a chat;
+    `{session}` is one that is there for this way alone.
 
     What follows the words is for the scripted model (`torture_model`): the calls that it asks for, one after the other.
     """
@@ -43,6 +44,8 @@ class Way(NamedTuple):
     """In a session of its own."""
     crashes: tuple[str, ...] = ()
     """Before that, processes die at these points: the first in a turn with a call, the others in what follows."""
+    at: str = ""
+    """The write that it is, where another way to it has its name."""
 
 
 class Write(NamedTuple):
@@ -122,6 +125,7 @@ WRITES: Final = (
     Write("ask", Way("{} shell", environ=ASKING)),
     Write("park", Way("{} shell", environ=ASKING)),
     Write("decide", Way("/approve", first=("{} shell",), environ=ASKING)),
+    Write("deny", Way("/deny", first=("{} shell",), environ=ASKING, at="decide")),
     Write("go on", Way("/approve", first=("{} shell",), environ=ASKING)),
     Write("close", Way("{} shell fail")),
     Write("event", Way("{} background wait")),
@@ -142,6 +146,9 @@ WRITES: Final = (
     Write("point", Way("{} hello | {} hello", first=("/branch",))),
     Write("leave", Way("/new")),
     Write("title", Way("/title {}")),
+    Write("delete", Way("/delete {session}")),
+    Write("erase", Way("/delete {session}")),
+    Write("delete end", Way("/delete {session}")),
 )
 """Every write that a session lives by. `MOMENTS` are what happens between two of them."""
 
@@ -163,6 +170,12 @@ _SMALL_WRITES: Final = {
     "point_conversation": "point",
     "lease_compaction": "compaction lease",
     "end_compaction": "compaction end",
+    "_condemn": "delete",
+    "_delete_messages": "erase",
+    "_strip": "erase",
+    "_strip_session": "erase",
+    "drop_facts_of": "erase",
+    "_finish": "delete end",
 }
 
 

@@ -256,6 +256,7 @@ class CrashingProgram(Program):
             ledger = cast(SqliteLedger, services.ledger)
             loses = "opening" if broken == "loses openings" else ""
             ledger._writer = CrashingWriter(ledger._writer, crash, loses=loses)
+            ledger._purger._writer = ledger._writer
             yield msgspec.structs.replace(
                 services,
                 models=CrashingModels(services.models, crash),

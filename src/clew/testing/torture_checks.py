@@ -40,6 +40,8 @@ class Expected(msgspec.Struct, kw_only=True):
 
     accepted: dict[str, bool] = msgspec.field(default_factory=dict)
     """Of each message, by its first word: was it taken for certain? If not, it may be there, or not."""
+    forgotten: set[str] = msgspec.field(default_factory=set)
+    """First words of messages that were deleted for certain."""
     runs: list[tuple[str, int]] = msgspec.field(default_factory=list)
     """(call, wall clock in ms) of each run of a tool."""
 
@@ -49,7 +51,8 @@ async def wrong_in(folder: Path, expected: Expected, sessions: frozenset[str]) -
     home = folder / HOME
     wrong = list(_messages(home / LEDGER_FILE, expected.accepted))
     with closing(sqlite3.connect(home / LEDGER_FILE)) as db:
-        known = [SessionId(row[0]) for row in db.execute("SELECT id FROM session")]
+        living = "SELECT id FROM session WHERE id NOT IN (SELECT session_id FROM purge)"
+        known = [SessionId(row[0]) for row in db.execute(living)]
         reserved = [row[0] for row in db.execute("SELECT session_id FROM usage WHERE state = 'reserved'")]
     wrong += [
         f"{session}: money is set aside for ever"
@@ -75,7 +78,17 @@ async def wrong_in(folder: Path, expected: Expected, sessions: frozenset[str]) -
                 wrong.append(f"{session}: {error!r}")
     finally:
         await ledger.close()
+    wrong += _left_of_the_forgotten(home, expected.forgotten)
     return wrong + [f"the effect {effect} belongs to no call" for effect in effects if effect not in asked]
+
+
+def _left_of_the_forgotten(home: Path, words: Iterable[str]) -> Iterator[str]:
+    """Whoever opened the ledger last has brought every deletion to its end: no file holds a word of it."""
+    files = {path.name: path.read_bytes() for path in home.glob("clew*.db*")}
+    for word in words:
+        for name, content in files.items():
+            if word.encode() in content:
+                yield f"the message {word} was deleted, and {name} holds it"
 
 
 def _messages(path: Path, accepted: Mapping[str, bool]) -> Iterator[str]:
@@ -86,6 +99,7 @@ def _messages(path: Path, accepted: Mapping[str, bool]) -> Iterator[str]:
         )
         waiting = (
             "SELECT json_extract(body, '$.text') FROM inbox WHERE kind = 'message' AND state <> 'consumed'"
+            " AND session_id NOT IN (SELECT session_id FROM purge)"
         )
         said.update(str(row[0]).split()[0] for row in db.execute(waiting))
     for word, was_taken in accepted.items():

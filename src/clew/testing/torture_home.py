@@ -37,6 +37,10 @@ COMPANY_SHARE: Final = 0.2
 """Of the crashes at a point, after the first: with others who use the sessions meanwhile."""
 COLD_SHARE: Final = 0.04
 KILL_WITHIN_SECONDS: Final = 0.15
+STAND_WITHIN_SECONDS: Final = 0.4
+STAND_SECONDS: Final = (0.1, 3.0)
+"""Below what a writer waits for another; above what a lease lasts here."""
+LEASED: Final = {"CLEW__TURN__LEASE_SECONDS": "1"}
 LINES: Final = (
     "{} hello",
     "{} shell",
@@ -76,6 +80,8 @@ class TorturedHome:
         self._usable: set[str] = set()
         """Sessions that nobody was told to use since somebody came after."""
         self._of_round: list[Process] = []
+        self._gone: set[str] = set()
+        """Sessions that were deleted."""
 
     def close(self) -> None:
         """Leaves no process behind, whatever was wrong."""
@@ -98,12 +104,13 @@ class TorturedHome:
         """One round; what is wrong after it."""
         self._of_round.clear()
         if self._report.rounds % RANDOM_EVERY == 0:
-            started = self._random_wave()
+            started = [*self._random_wave(), *self._standing_wave()]
         else:
             started = [
                 process for _ in range(POINTS_PER_ROUND) for process in self._wave_at(self._next_point())
             ]
-        sessions = {_session_of(process) for process in started}
+        used = {_session_of(process) for process in started}
+        sessions = {self._sessions[0] if session in self._gone else session for session in used}
         wrong = [said for session in sorted(sessions) for said in self._come_after(session)]
         return wrong + self._look(frozenset(sessions - {""}))
 
@@ -132,17 +139,24 @@ class TorturedHome:
             self._to_the_end(self._clew(line, session, way))
         for n, crash in enumerate(way.crashes):
             self._to_the_end(self._clew("{} hello" if n else "{} shell", session, way, crash=crash))
-        started = [self._clew(way.last, session, way, crash=point)]
+        crash = f"{point.partition(' ')[0]} {way.at}" if way.at else point
+        started = [self._clew(way.last, session, way, crash=crash)]
         if self._report.kills.get(point) and self._random.random() < COMPANY_SHARE:
             started += self._company(1)
         self._wait(started)
         reached = self._report.kills if started[0].was_killed else self._report.missed
         reached[point] = reached.get(point, 0) + 1
+        if "{session}" in way.last and point != "before delete":
+            self._gone.add(session)
+            words = {word for one in self._words if _opened(one) == session for word in self._words[one]}
+            self._expected.forgotten |= words
+            self._expected.accepted |= dict.fromkeys(words, False)
         return started
 
     def _session_for(self, point: str, way: Way) -> str:
         """Any; but the first time one of its own, for ways on which what others left in a session could be met."""
-        if self._report.kills.get(point) or not ("/" in way.last or "|" in way.last):
+        is_alone = "{session}" in way.last
+        if not is_alone and (self._report.kills.get(point) or not ("/" in way.last or "|" in way.last)):
             return self._random.choice(self._sessions)
         opened: str = self._to_the_end(self._clew("{} hello", "", NEW)).json["session"]
         return opened
@@ -150,6 +164,19 @@ class TorturedHome:
     def _random_wave(self) -> list[Process]:
         started = self._company(self._random.choice((2, 3)))
         self._wait(started)
+        return started
+
+    def _standing_wave(self) -> list[Process]:
+        """Several use one session; some stand still, longer than their lease lasts or not, and wake behind the others."""
+        session = self._random.choice(self._sessions)
+        started = [self._clew(self._random.choice(LINES), session, Way("", environ=LEASED)) for _ in range(3)]
+        now = time.monotonic()
+        for process in started[:2]:
+            stops = now + self._random.uniform(0.0, STAND_WITHIN_SECONDS)
+            goes_on = stops + self._random.uniform(*STAND_SECONDS)
+            process.stands = [(goes_on, signal.SIGCONT), (stops, signal.SIGSTOP)]
+        self._wait(started)
+        self._report.stands += sum(not process.stands for process in started[:2])
         return started
 
     def _company(self, count: int) -> list[Process]:
@@ -191,7 +218,7 @@ class TorturedHome:
         said: list[str] = []
         for part in line.split(" | "):
             word = f"w{self._report.messages + 1}-{os.getpid()}"
-            said.append(part.format(word))
+            said.append(part.format(word, session=session))
             if word in said[-1] and not part.startswith("/title"):
                 words.append(word)
                 self._report.messages += 1
@@ -267,6 +294,11 @@ def _floor_seconds() -> float:
         subprocess.run([sys.executable, "-c", "import apsw, click, httpx, msgspec"], check=True)
         took.append(time.monotonic() - began)
     return max(took)
+
+
+def _opened(process: Process) -> str:
+    """The session that it was told to open, or to use."""
+    return _session_of(process) or str(process.json.get("session", ""))
 
 
 def _session_of(process: Process) -> str:

@@ -69,6 +69,8 @@ class Process:
         self.what = what
         self.started = time.monotonic()
         self.kill_at = float("inf")
+        self.stands: list[tuple[float, signal.Signals]] = []
+        """When it is stopped where it stands, and when it goes on, first things last."""
         self.status: int | None = None
         self._pipe = pipe
         self._out = out
@@ -81,6 +83,14 @@ class Process:
         """This process alone, as the kernel's out-of-memory killer would: what its tools started is not touched."""
         self.kill_at = float("inf")
         os.kill(self.pid, signal.SIGKILL)
+
+    def stand_or_go(self) -> None:
+        os.kill(self.pid, self.stands.pop()[1])
+
+    @property
+    def next_at(self) -> float:
+        """When something is to be done to it."""
+        return min(self.kill_at, *(at for at, _ in self.stands[-1:]), float("inf"))
 
     def hear(self) -> bool:
         """Takes what was told; False once the process has ended."""
@@ -203,7 +213,9 @@ class Processes:
             for process in waiting:
                 if process.kill_at <= now:
                     process.kill()
-            until = min([deadline, *(process.kill_at for process in waiting)])
+                elif process.next_at <= now:
+                    process.stand_or_go()
+            until = min([deadline, *(process.next_at for process in waiting)])
             heard: list[Process | Terminal] = [one.terminal for one in waiting if one.terminal is not None]
             for ready in select.select([*heard, *waiting], [], [], max(until - now, 0))[0]:
                 if isinstance(ready, Terminal):

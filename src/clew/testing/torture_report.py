@@ -23,6 +23,8 @@ class Report(msgspec.Struct, kw_only=True):
     writes: dict[str, int] = msgspec.field(default_factory=dict)
     """How often each kind of write was told to be durable."""
     random_kills: int = 0
+    stands: int = 0
+    """How often a process was stopped where it stood, and woke later."""
     messages: int = 0
     runs: int = 0
     ready: list[float] = msgspec.field(default_factory=list)
@@ -33,6 +35,7 @@ class Report(msgspec.Struct, kw_only=True):
     def add(self, other: Report) -> None:
         self.rounds += other.rounds
         self.random_kills += other.random_kills
+        self.stands += other.stands
         self.messages += other.messages
         self.runs += other.runs
         self.writes = dict(Counter(self.writes) + Counter(other.writes))
@@ -46,6 +49,7 @@ class Report(msgspec.Struct, kw_only=True):
         lines = [f"{self.kills.get(point, 0):7} {point}" + self._missed(point) for point in POINTS]
         lines += [
             f"{self.random_kills:7} at random instants",
+            f"{self.stands:7} processes stood still meanwhile",
             f"{sum(self.kills.values()) + self.random_kills:7} kills in {self.rounds} rounds, {self.seconds:.0f} s; "
             f"{self.messages} messages said, {self.runs} runs of tools",
             f"ready again: {_spread(self.ready)}; from a cold start: {_spread(self.ready_cold)}",

@@ -277,6 +277,29 @@ async def test_a_turn_that_was_cut_in_mid_answer_is_simply_asked_again(ledger: S
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("has_called", [False, True])
+async def test_what_happened_meanwhile_is_told_in_the_turn_that_goes_on(
+    ledger: SqliteLedger, has_called: bool
+) -> None:
+    """Such as that the session moved to another directory; once, and after the results of its calls."""
+    hold = Hold()
+    steps = [*([ask("mark")] if has_called else []), say("never", hold)]
+    async with killed(another(ledger, steps, tools=(tool(),), owner="one"), hold) as session:
+        second = another(ledger, [say("done"), say("more")], "one", tools=(tool(),))
+        talk = second.talk(session)
+        await talk.happened("moved", "The session moved.")
+        outcome = await talk.recover(nobody_watches, NobodyToAsk())
+        assert outcome is not None
+        assert outcome.status == TurnStatus.DONE
+        assert "The session moved." in sent(second, 0)
+        await exchange(talk, "and now?")
+        assert sent(second, 1).count("The session moved.") == 1
+        roles = [m.role for m in await ledger.path(LOCAL, session) if m.turn == 1]
+        calls = [Role.ASSISTANT, Role.TOOL] if has_called else []
+        assert roles == [Role.USER, *calls, Role.EVENT, Role.ASSISTANT]
+
+
+@pytest.mark.anyio
 async def test_an_old_turn_is_only_announced(ledger: SqliteLedger) -> None:
     """Its calls are settled, the session goes on, and the sentence is said once."""
     hold = Hold()
