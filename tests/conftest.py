@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import signal
 
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "repeatable",
+    settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]),
+)
+settings.register_profile("random", settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]))
+settings.load_profile("repeatable")
+"""The same examples every time, however slow the machine; `ARGS='--hypothesis-profile random'` looks for new ones."""
+
 
 def pytest_configure() -> None:
     """Ctrl-C reaches the programs that tests start, also where the tests themselves run in the background."""

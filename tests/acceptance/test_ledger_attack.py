@@ -7,11 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from clew.testing.attack import attack
-
-pytestmark = pytest.mark.timeout(50)
 
 
 def test_nothing_acknowledged_is_lost_when_writers_are_killed_inside_transactions(tmp_path: Path) -> None:
