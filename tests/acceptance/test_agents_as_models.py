@@ -17,6 +17,7 @@ from clew.testing.command_line import CommandLine
 from clew.testing.model_server import ModelServer, echo
 from clew.testing.telegram import Person
 from tests.acceptance.serving import gateway
+from tests.acceptance.test_editor_turns import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -168,7 +169,7 @@ async def test_agents_behind_a_gateway(tmp_path: Path, request: pytest.FixtureRe
 
         await says(ann, "HANG", "working")
         await says(ann, "/stop", "Stopped")
-        assert len(agents.pids("cancelled")) == 1
+        await until(lambda: len(agents.pids("cancelled")) == 1)
         await says(ben, "KNOWS beta", "beta: 1")
         assert agents.pids("session")[:2] == agents.pids("cancelled") * 2
 
