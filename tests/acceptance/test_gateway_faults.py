@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -13,6 +15,7 @@ from clew.testing.crashing import CLOCK, set_jump
 from clew.testing.model_server import ModelServer, Served, echo
 from clew.testing.telegram import Fault
 from tests.acceptance.serving import SECONDS_MAX, Gateway, gateway
+from tests.acceptance.test_editor_turns import until
 from tests.acceptance.test_version_skew import migrated
 
 pytestmark = pytest.mark.anyio
@@ -249,15 +252,21 @@ async def test_a_newer_ledger_ends_it_with_code_75(tmp_path: Path) -> None:
         await served.until(lambda: "echo: two" in served.api.shown(42))
 
 
+def states_of_replies(home: Path) -> list[str]:
+    with closing(sqlite3.connect(f"file:{home / 'clew.db'}?mode=ro", uri=True)) as db:
+        return [state for (state,) in db.execute("SELECT state FROM outbox WHERE kind = 'reply'")]
+
+
 async def test_a_server_error_is_no_second_answer(tmp_path: Path) -> None:
     """A refusal for good is not tried again, and what follows is delivered."""
     async with gateway(tmp_path / "home", ModelServer(echo)) as served:
         ann = served.api.person(42, "Ann")
         await served.start()
-        served.api.fail(
-            "sendMessage", *[Fault(status=403, description="Forbidden: bot was blocked by the user")] * 2
-        )
+        blocked = Fault(status=403, description="Forbidden: bot was blocked by the user")
+        served.api.fail("sendMessage", *[blocked] * 20)
         served.api.say(ann, "one")
+        await until(lambda: "failed" in states_of_replies(tmp_path / "home"))
+        served.api.forgive("sendMessage")
         served.api.say(ann, "two")
         await served.until(lambda: "echo: two" in served.api.shown(42))
         assert served.api.shown(42) == ["echo: two"]

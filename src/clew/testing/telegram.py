@@ -159,6 +159,10 @@ class BotApi(WireServer):
         """The next calls of a method meet these, one each."""
         self._faults.setdefault(method, []).extend(faults)
 
+    def forgive(self, method: str) -> None:
+        """The faults of a method that were not met yet are taken back."""
+        self._faults.pop(method, None)
+
     @property
     def unconfirmed(self) -> int:
         """Updates that the bot has not confirmed by an offset."""
