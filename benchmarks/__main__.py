@@ -28,7 +28,7 @@ def main() -> None:
         report = Report(lines)
         report.machine(options.dir, messages)
         try:
-            asyncio.run(_run(names, report, options.dir, options.quick, messages))
+            asyncio.run(_run(names, report, options.dir.resolve(), options.quick, messages))
         finally:
             print(report.table())
     print(f"\nmilliseconds; floor: bare SQLite at its median, in the same run; JSON lines in {options.json}")

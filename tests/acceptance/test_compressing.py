@@ -79,10 +79,12 @@ async def test_odd_settings_are_refused_at_the_start(tmp_path: Path) -> None:
     """One sentence each, before anything is asked of a model."""
     clew = CommandLine(tmp_path / "home")
     for name, value, words in (
-        ("TRIGGER", "1.1", "compaction.trigger is 1.1"),
-        ("TARGET", "0.9", "has to be below trigger"),
+        ("COMPACTION__TRIGGER", "1.1", "compaction.trigger is 1.1"),
+        ("COMPACTION__TARGET", "0.9", "has to be below trigger"),
+        ("MODEL__SUMMARY_MODEL", "acp:gemeni", "model.summary_model: There is no agent 'gemeni'"),
+        ("MODEL__SUMMARY_MODEL", "anthropic:claude", "model.summary_model: anthropic needs a key"),
     ):
-        ran = await clew.run("run", "hi", environ={f"CLEW__COMPACTION__{name}": value})
+        ran = await clew.run("run", "hi", environ={f"CLEW__{name}": value})
         assert (ran.code, ran.out) == (2, "")
         assert words in ran.err
         assert len(ran.err.strip().splitlines()) == 1

@@ -19,6 +19,7 @@ from clew.adapters.system.instructions import read_instructions
 from clew.bootstrap.agents import AgentsLater
 from clew.bootstrap.exporting import exporter
 from clew.bootstrap.models import Connections, open_models
+from clew.config.errors import Problem, SettingsError
 from clew.config.home import Home, ensure_home
 from clew.config.settings import Settings
 from clew.domain.compaction.policy import Shares
@@ -32,8 +33,9 @@ from clew.runtime.jobs import Jobs
 from clew.runtime.memory.desk import MemoryDesk
 from clew.runtime.memory.extraction import Extraction
 from clew.runtime.metering import Meter
+from clew.runtime.model_choice import DetectedModels
 from clew.runtime.ports.ledger import Ledger
-from clew.runtime.ports.models import ModelSource
+from clew.runtime.ports.models import ModelSource, ModelUnavailable
 from clew.runtime.ports.tools import Surroundings, Tool
 from clew.runtime.ports.world import Clock
 from clew.runtime.sessions import SessionDesk
@@ -68,6 +70,7 @@ async def opened_services(
         models = open_models(settings.model, home, environ, connections, agents)
         stack.push_async_callback(models.close)
         stack.push_async_callback(agents.aclose)
+        await _check_summary_model(settings.model.summary_model, models)
 
         def instructions(cwd: Path) -> Sequence[Instructions]:
             return read_instructions(cwd, settings.instructions.files)
@@ -134,6 +137,16 @@ async def opened_services(
             after=_following(settings, stack),
             in_memory=in_memory,
         )
+
+
+async def _check_summary_model(name: str, models: DetectedModels) -> None:
+    try:
+        if name:
+            await models.check(name)
+    except ModelUnavailable as error:
+        raise SettingsError(
+            Problem(path=("model", "summary_model"), sentence=f"model.summary_model: {error}")
+        ) from error
 
 
 def _following(settings: Settings, stack: AsyncExitStack) -> Callable[[Talk, TurnOutcome], None]:

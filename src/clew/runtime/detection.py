@@ -188,6 +188,17 @@ def _providers(environ: Mapping[str, str]) -> tuple[KnownProvider, ...]:
     )
 
 
+def names_provider(name: str, environ: Mapping[str, str]) -> bool:
+    """Whether a model's name says where it runs, so that no server need be asked for it."""
+    return bool(_provider_in(name, _providers(environ)))
+
+
+def _provider_in(name: str, providers: Collection[KnownProvider]) -> str:
+    provider, _, model = name.partition(":")
+    named = {known.name for known in providers} | _LOCAL_NAMES | OTHER_PROVIDERS
+    return provider if provider == EMBEDDED or (model and provider in named) else ""
+
+
 class _Search:
     """What there is to choose from, and the ways to choose."""
 
@@ -245,11 +256,8 @@ class _Search:
 
     def _split(self, name: str) -> tuple[str, str]:
         """`provider:model` in two; a colon after anything else belongs to the name, as in `llama3.2:3b`."""
-        provider, _, model = name.partition(":")
-        named = {known.name for known in self._providers} | _LOCAL_NAMES | OTHER_PROVIDERS
-        if provider == EMBEDDED or (model and provider in named):
-            return provider, model
-        return "", name
+        provider = _provider_in(name, self._providers)
+        return (provider, name.partition(":")[2]) if provider else ("", name)
 
     async def _at_address(self, settings: ModelSettings) -> Detected:
         at_home = (known for known in self._providers if known.base_url == settings.base_url.rstrip("/"))

@@ -8,7 +8,7 @@ import msgspec
 
 from clew.config.settings import ModelSettings
 from clew.domain.models.answer import Usage
-from clew.runtime.detection import AGENT, Detected, Probe, detect
+from clew.runtime.detection import AGENT, Detected, Probe, detect, names_provider
 from clew.runtime.ports.models import Cost, ModelChoice, ModelClient, ModelUnavailable
 
 Price = Callable[[Usage], Cost | None]
@@ -57,6 +57,13 @@ class DetectedModels:
             probe=self._probe,
             embedded=self._embedded(),
         )
+
+    async def check(self, name: str) -> None:
+        """Raises ModelUnavailable for a name that cannot be right, as far as that shows without asking a server."""
+        if name.startswith(f"{AGENT}:"):
+            self._agents(name)
+        elif not self._settings.base_url and names_provider(name, self._environ):
+            await self.detect(name)
 
     async def choose(self, name: str | None) -> ModelChoice:
         known = self._chosen.get(name or "")
