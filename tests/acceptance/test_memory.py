@@ -116,20 +116,22 @@ async def test_facts_are_there_once_whenever_it_is_killed(tmp_path: Path, point:
 
 
 async def test_nobody_is_told_what_another_said(tmp_path: Path) -> None:
-    """Two people that contradict each other, in one gateway: no request, search or list of one holds a fact of the other."""
+    """Two people that contradict each other, in one gateway, and the group they share: no request, search or list of one
+    holds a fact of the other, and the group is told its own alone."""
     home, mind = tmp_path / "home", Mind()
     model = ModelServer(mind)
-    async with gateway(home, model, **ON) as served:
+    async with gateway(home, model, CLEW__GATEWAY__GROUP_SESSIONS_PER_USER="false", **ON) as served:
         ann, ben = served.api.person(42, "Ann"), served.api.person(43, "Ben")
+        together = ann.at(-1001)
         await served.start()
-        for person, chat, what in ((ann, 42, "apples"), (ben, 43, "bananas")):
-            served.api.say(person, f"I like {what}")
+        for person, chat, what in ((ann, 42, "apples"), (ben, 43, "bananas"), (together, -1001, "cherries")):
+            served.api.say(person, f"@clew_bot I like {what}")
             await served.until(lambda chat=chat: served.api.shown(chat) == ["ok"])
-            served.api.say(person, "/new")
-        await remembered(served, lambda: len(facts(home)) == 2)
+            served.api.say(person, "/new@clew_bot")
+        await remembered(served, lambda: len(facts(home)) == 3)
         before = len(model.requests)
         for person, chat in ((ann, 42), (ben, 43)):
-            served.api.say(person, "what do I like? apples? bananas?")
+            served.api.say(person, "what do I like? apples? bananas? cherries?")
             await served.until(lambda chat=chat: len(served.api.shown(chat)) == 3)
             served.api.say(person, "/memory")
             await served.until(lambda chat=chat: len(served.api.shown(chat)) == 4)
@@ -137,10 +139,13 @@ async def test_nobody_is_told_what_another_said(tmp_path: Path) -> None:
             await served.until(lambda chat=chat: len(served.api.shown(chat)) == 5)
         assert re.fullmatch(r"\d+: “Likes apples”", served.api.shown(42)[3])
         assert re.fullmatch(r"\d+: “Likes bananas”", served.api.shown(43)[3])
+        served.api.say(ben.at(-1001), "@clew_bot what do we like? apples? bananas? cherries?")
+        await served.until(lambda: len(served.api.shown(-1001)) == 3)
         asked = [body.decode() for body in model.requests[before:]]
-        assert ["Likes apples" in body for body in asked] == [True, False]
-        assert ["Likes bananas" in body for body in asked] == [False, True]
-        assert len({owner for owner, _ in facts(home)}) == 2
+        assert ["Likes apples" in body for body in asked] == [True, False, False]
+        assert ["Likes bananas" in body for body in asked] == [False, True, False]
+        assert ["Likes cherries" in body for body in asked] == [False, False, True]
+        assert len({owner for owner, _ in facts(home)}) == 3
     listed = await served.clew.run("memory", "list", environ=ON)
     assert (listed.code, listed.out) == (0, "Nothing is remembered.\n")
 
