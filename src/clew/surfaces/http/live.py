@@ -6,12 +6,13 @@ saw gets every later op, once, also from another process after a crash. Everythi
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import msgspec
 
 from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.conversation.messages import Message, Role
 from clew.domain.ledger.errors import NotFound
 from clew.domain.ledger.rows import OpKind, OpRow, TurnState
 from clew.runtime.ports.ledger import Ledger
@@ -56,21 +57,31 @@ async def first_version(ledger: Ledger, who: PrincipalId, session: SessionId, la
 async def follow(
     ledger: Ledger, lines: Lines, who: PrincipalId, session: SessionId, seen: int
 ) -> AsyncIterator[Event]:
-    """Without end, but that of the session. Begins with the state of its newest turn, if there is one."""
+    """Without end, but that of the session. Begins with the state of its newest turn, if there is one. What is answered comes
+    before its answer, whose pieces come before the op that holds it whole."""
     newest: tuple[int, TurnState] | None = None
     with lines.following(session) as follower:
         try:
             while True:
+                is_told = False
                 for news in follower.taken():
                     if isinstance(news, StepRecorded):  # what comes next is of another step
                         async for op in _since(ledger, who, session, seen):
                             seen = op.version
-                            yield await _committed(ledger, who, session, op)
+                            yield _committed(op, await _appended(ledger, who, session, op))
                     elif (delta := _delta(news)) is not None:
+                        if not is_told:  # what is answered comes before its answer
+                            async for op in _since(ledger, who, session, seen):
+                                messages = await _appended(ledger, who, session, op)
+                                if any(message.role is Role.ASSISTANT for message in messages):
+                                    break  # this delta may be of that answer
+                                seen = op.version
+                                yield _committed(op, messages)
+                            is_told = True
                         yield Event(event="delta", data=msgspec.json.encode(delta))
                 async for op in _since(ledger, who, session, seen):
                     seen = op.version
-                    yield await _committed(ledger, who, session, op)
+                    yield _committed(op, await _appended(ledger, who, session, op))
                 turn = await ledger.turn(who, session)
                 if turn is not None and newest != (turn.turn, turn.state):
                     newest = turn.turn, turn.state
@@ -93,13 +104,17 @@ async def _since(ledger: Ledger, who: PrincipalId, session: SessionId, seen: int
             yield op
 
 
-async def _committed(ledger: Ledger, who: PrincipalId, session: SessionId, op: OpRow) -> Event:
-    messages = []
-    if op.kind in _APPENDS:
-        above = 0 if op.from_head is None else op.from_head.seq
-        path = await ledger.path(who, session, op.to_head, above=above)
-        messages = [views.message(message) for message in path]
-    return Event(event="op", data=msgspec.json.encode(views.op(op, messages)), id=op.version)
+async def _appended(ledger: Ledger, who: PrincipalId, session: SessionId, op: OpRow) -> Sequence[Message]:
+    """The messages that an op brought."""
+    if op.kind not in _APPENDS:
+        return ()
+    above = 0 if op.from_head is None else op.from_head.seq
+    return await ledger.path(who, session, op.to_head, above=above)
+
+
+def _committed(op: OpRow, messages: Sequence[Message]) -> Event:
+    data = msgspec.json.encode(views.op(op, [views.message(message) for message in messages]))
+    return Event(event="op", data=data, id=op.version)
 
 
 def _delta(news: TurnNews) -> views.DeltaEvent | None:
