@@ -433,10 +433,10 @@ async def test_so_many_lines_and_no_more() -> None:
 async def test_the_instructions_of_the_project_are_named() -> None:
     """Its instructions, once; again when they change."""
     async with chatting(World(MemoryLedger(), echo)) as chat:
-        chat.world.instructions.append(Instructions(source="/there/AGENTS.md", text="a"))
+        chat.world.instructions.append(Instructions(source="/work/AGENTS.md", text="a"))
         chat.loop.name_instructions(first=True)
         chat.loop.name_instructions()
-        chat.world.instructions[0] = Instructions(source="/there/AGENTS.md", text="b")
+        chat.world.instructions[0] = Instructions(source="/work/AGENTS.md", text="b")
         chat.types("hi")
         await chat.paper.shows("echo hi")
         assert chat.paper.text.count("Project instructions: AGENTS.md") == 1
