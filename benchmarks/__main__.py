@@ -20,6 +20,7 @@ MESSAGES = 200_000
 
 def main() -> None:
     options = _options()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # nobody who starts Clew waits for a compiler each time
     names = options.only or list(families())
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.dir.mkdir(parents=True, exist_ok=True)
