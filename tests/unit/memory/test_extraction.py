@@ -346,6 +346,25 @@ async def test_a_forgotten_fact_is_in_no_later_request() -> None:
     assert await texts(restarted) == []
 
 
+async def test_no_word_from_before_a_fact_was_forgotten_is_looked_through() -> None:
+    """So that no model can take it for something said since; what is said afterwards is looked through."""
+    mind = Mind(finds=noting("tea|now", "Is fond of Camellia"))
+    talk = mind.world.talk()
+    await command(talk, "/memory add Drinks tea")
+    await exchange(talk, "I drink tea")
+    await command(talk, "/memory forget tea")
+    await command(talk, "/new")
+    await mind.look()
+    assert mind.looked == [], "nobody is paid for reading what may bring nothing"
+    talk.session = (await mind.world.ledger.sessions(LOCAL))[0].id
+    await exchange(talk, "and now?")
+    await command(talk, "/new")
+    await mind.look()
+    (asked,) = mind.looked
+    assert "and now?" in asked
+    assert "I drink tea" not in asked
+
+
 async def test_its_cost_is_the_sessions_that_it_reads() -> None:
     """As rows of what was used, for /usage and for the caps."""
     mind = Mind(finds=TEA)

@@ -88,13 +88,20 @@ class Extraction:
         return Done(facts=await self._found(job, row, messages))
 
     async def _unread(self, job: JobRow, row: SessionRow) -> Sequence[Message]:
-        """What people and the model said since the job before, in this session: what it was forked with is another's."""
+        """What people and the model said since the job before, in this session: what it was forked with is another's.
+
+        Nothing from before a fact was forgotten: a model could take it for something said since.
+        """
         head = upto(job.payload)
         done = {upto(row.payload) for row in await self._ledger.done_jobs(EXTRACT, job.session)}
         above = max((at.seq for at in done if at.branch == head.branch and at.seq <= head.seq), default=0)
         path = await self._ledger.path(job.owner, job.session, head, above=above)
         start = max((n for n, message in enumerate(path, 1) if message.head in done), default=0)
-        messages = [m for m in path[start:] if m.role in (Role.USER, Role.ASSISTANT) and m.text.strip()]
+        before = await self._ledger.forgotten_upto(job.owner)
+        messages = [
+            m for m in path[start:]
+            if m.role in (Role.USER, Role.ASSISTANT) and m.text.strip() and m.id > before
+        ]  # fmt: skip
         if row.parent is None:
             return messages
         own = {b.id for b in await self._ledger.branches(job.owner, row.id) if b.session == row.id}

@@ -14,6 +14,7 @@ from clew.domain.conversation.ids import (
     CallId,
     ConversationId,
     FactId,
+    MessageId,
     OutboxId,
     OwnerId,
     PrincipalId,
@@ -466,6 +467,10 @@ class Ledger(Protocol):
 
     async def facts(self, principal: PrincipalId, session: SessionId | None = None) -> tuple[Fact, ...]:
         """All of the principal's own, superseded ones too, oldest first; with a session, none unless that is their own."""
+        ...
+
+    async def forgotten_upto(self, principal: PrincipalId) -> MessageId:
+        """The newest message there was when the principal last had a fact forgotten; 0 if they never had."""
         ...
 
     async def conversation(self, route_key: str) -> ConversationRow | None:

@@ -139,8 +139,10 @@ class FactContract(LedgerCase):
         waiting = await ledger.add_job(extracting(handle.session), most=9)
         with pytest.raises(HeadMoved):
             await ledger.forget_facts(ANN, (rum.id,), (), LATE)
+        assert await ledger.forgotten_upto(ANN) == 0
         await forget(ledger, gin)
         for each in (ledger, await reopen()):
+            assert (await each.forgotten_upto(ANN), await each.forgotten_upto(BOB)) == (message.id, 0)
             assert await each.facts(ANN) == ()
             assert await each.due_jobs(EXTRACT, None, LATE) == ()
             assert not await each.move_job(

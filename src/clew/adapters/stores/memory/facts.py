@@ -60,6 +60,12 @@ def forget_facts(
             state.jobs[job.id] = replace(job, state=JobState.CANCELLED, lease_owner=None)
 
 
+def forgotten_upto(state: State, principal: PrincipalId) -> MessageId:
+    who = state.joined.get(principal, principal)
+    there = (trace.upto for owner, trace in state.forgotten.values() if _is_theirs(state, who, owner))
+    return max(there, default=MessageId(0))
+
+
 def drop(state: State, doomed: Iterable[Fact], actor: PrincipalId, at: int) -> None:
     """Others may stand in their place in their chain."""
     for fact in sorted(doomed, key=lambda fact: -fact.id):

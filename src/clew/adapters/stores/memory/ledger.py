@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from clew.adapters.stores.memory import outbox, reads, small_writes
 from clew.adapters.stores.memory import people as who
 from clew.adapters.stores.memory.commit import commit
-from clew.adapters.stores.memory.facts import facts, forget_facts, keep_facts, quiet_sessions
+from clew.adapters.stores.memory.facts import facts, forget_facts, forgotten_upto, keep_facts, quiet_sessions
 from clew.adapters.stores.memory.jobs import add_job, beat_job, done_jobs, due_jobs, jobs, move_job, take_job
 from clew.adapters.stores.memory.opening import open_session, point
 from clew.adapters.stores.memory.purge import forget, was_forgotten
@@ -153,6 +153,7 @@ class MemoryLedger(Ledger):
     done_jobs = _read(done_jobs)
     quiet_sessions = _read(quiet_sessions)
     facts = _read(facts)
+    forgotten_upto = _read(forgotten_upto)
     conversation = _read(reads.conversation)
     search = _read(search)
     was_forgotten = _read(was_forgotten)

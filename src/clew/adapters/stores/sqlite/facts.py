@@ -12,7 +12,7 @@ from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.open_session import store_prefix, write_op
 from clew.adapters.stores.sqlite.people import IS_OWNER
-from clew.domain.conversation.ids import FactId, PrincipalId, SessionId
+from clew.domain.conversation.ids import FactId, MessageId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head
 from clew.domain.ledger.errors import HeadMoved
 from clew.domain.ledger.rows import Handle, OpKind, Prefix, SessionRow
@@ -98,6 +98,11 @@ def forget_facts(
         f"UPDATE job SET state = 'cancelled', lease_owner = NULL WHERE owner {_MINE} AND kind = ?2 AND state = 'queued'",
         (principal, EXTRACT),
     )
+
+
+def forgotten_upto(db: apsw.Connection, principal: PrincipalId) -> MessageId:
+    query = f"SELECT coalesce(max(upto), 0) FROM forgotten WHERE owner {_MINE}"
+    return MessageId(fetch(db, query, (_person(db, principal),))[0][0])
 
 
 def drop_facts_of(db: apsw.Connection, session: SessionId, limit: int) -> int:

@@ -13,7 +13,7 @@ import apsw
 from clew.adapters.stores.sqlite import outbox, read, small_writes
 from clew.adapters.stores.sqlite import people as who
 from clew.adapters.stores.sqlite.commit import commit, committed_before
-from clew.adapters.stores.sqlite.facts import facts, forget_facts, keep_facts, quiet_sessions
+from clew.adapters.stores.sqlite.facts import facts, forget_facts, forgotten_upto, keep_facts, quiet_sessions
 from clew.adapters.stores.sqlite.in_use import InUse
 from clew.adapters.stores.sqlite.jobs import (
     add_job,
@@ -220,6 +220,7 @@ class SqliteLedger:
     done_jobs = _glanced(done_jobs)
     quiet_sessions = _read(quiet_sessions)
     facts = _glanced(facts)
+    forgotten_upto = _glanced(forgotten_upto)
     conversation = _glanced(read.conversation)
     was_forgotten = _glanced(was_forgotten)
     usage = _read(read.usage)
