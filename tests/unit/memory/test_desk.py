@@ -58,6 +58,7 @@ async def test_facts_are_kept_listed_and_forgotten() -> None:
         ("/memory add", "needs words"),
         ("/memory add …!?", "needs words"),
         ("/memory add " + "tea " * 25_000, "at most 500 characters, and this has 99,999"),
+        ("/memory add my key is sk-proj-0123456789abcdef", "looks like a key"),
         ("/memory frobnicate 1", "takes list, add TEXT or forget N"),
         ("/memory list everything", "takes list, add TEXT or forget N"),
     ],

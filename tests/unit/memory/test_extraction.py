@@ -176,7 +176,7 @@ async def test_garbage_is_no_fact(answer: str) -> None:
     "entry",
     [
         {"text": "x" * 100_000}, {"text": " \n "}, {"text": "tea", "kind": "secret"}, {"text": "tea", "confidence": 7},
-        {"text": "tea", "message": -1}, {"text": "tea", "message": 2}, {"text": "tea", "replaces": 4711},
+        {"text": "The key is sk-proj-0123456789abcdef"}, {"text": "tea", "message": -1}, {"text": "tea", "message": 2}, {"text": "tea", "replaces": 4711},
     ],
 )  # fmt: skip
 async def test_an_entry_that_is_no_fact_is_left_out(entry: dict[str, object]) -> None:

@@ -5,22 +5,16 @@ Servers quote the key they refuse, proxies quote whole headers: whatever a provi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote
+
+from clew.domain.conversation.keys import KEY_SHAPES
 
 REDACTED: Final = "[redacted]"
 
 _SECRET_LENGTH_MIN: Final = 6
 """Shorter ones ("none", "EMPTY") are placeholders, and taking them out would mangle ordinary words."""
-
-_KEY_SHAPES: Final = re.compile(
-    r"(?i:\bbearer\s+)[\w.~+/=-]{6,}"
-    r"|\b(?:sk|pk|rk|gsk|xai|csk|nvapi|hf|r8)[-_][\w-]{16,}"
-    r"|\bAIza[\w-]{20,}"
-    r"|\bAKIA[A-Z0-9]{12,}"
-)
 
 
 class Redactor:
@@ -37,4 +31,4 @@ class Redactor:
         """The text without secrets."""
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
-        return _KEY_SHAPES.sub(REDACTED, text)
+        return KEY_SHAPES.sub(REDACTED, text)

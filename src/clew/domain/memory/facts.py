@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from clew.domain.conversation.ids import FactId, MessageId, PrincipalId, SessionId
+from clew.domain.conversation.keys import KEY_SHAPES
 from clew.domain.conversation.text import clean
 from clew.domain.conversation.words import words
 
@@ -127,6 +128,8 @@ def stated(raw: str) -> str:
         )
     if not words(text):
         raise Unusable("A fact needs words: nothing was kept.")
+    if KEY_SHAPES.search(text):
+        raise Unusable("That holds what looks like a key, and every request would: nothing was kept.")
     return text
 
 
