@@ -1,4 +1,4 @@
-"""Programs that are not ours, unmodified: `openai`, `llm` and `schemathesis` talk to a real `clew serve`."""
+"""Programs that are not ours, unmodified: `openai`, `llm`, `aider` and `schemathesis` talk to a real `clew serve`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from clew.testing.model_server import ModelServer, echo
+from clew.testing.model_server import ModelServer, Served, echo
 from tests.acceptance.serving_http import SECONDS_MAX, Api, api
 from tests.integration.fuzz_http import INSTALLED, fuzzed
 
+AIDER = INSTALLED.parent / "aider" / "bin" / "aider"
+"""Too large to be installed for every run of the tests: `python3 -m venv .counterparts/aider`, and pip's `aider-chat` in it."""
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.timeout(300),
@@ -30,9 +32,16 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def answer(body: Any) -> Served:
+    """An echo; what aider asks for is a new file, as it wants files to be written."""
+    if "say goodbye" in str(body["messages"][-1]):
+        return Served(text="It says goodbye.\n\nhello.py\n```\nprint('goodbye')\n```\n")
+    return echo(body)
+
+
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Api]:
-    async with api(tmp_path, ModelServer(echo)) as served:
+    async with api(tmp_path, ModelServer(answer)) as served:
         served.clew.environ["CLEW__HTTP__REQUESTS_PER_MINUTE"] = "0"
         served.show(await served.key())
         await served.start()
@@ -90,6 +99,22 @@ async def test_llm_asks_and_goes_on(served: Api) -> None:
     more, key = {"LLM_USER_PATH": str(home)}, ("--key", key_of(served))
     assert await ran(served, llm, "-m", "clew", *key, "hi there", **more) == "echo: hi there\n"
     assert await ran(served, llm, "-c", "--no-stream", *key, "and more", **more) == "echo: and more\n"
+    assert (await served.client.get("/v1/clew/sessions")).json()["data"] == []
+
+
+@pytest.mark.skipif(not AIDER.exists(), reason=f"aider is not installed: {AIDER} is not there")
+async def test_aider_edits_a_file(served: Api) -> None:
+    """As docs/http.md has it set up, streamed and not; and no session is made."""
+    edited = served.clew.cwd / "hello.py"
+    environ = {"OPENAI_API_BASE": f"http://127.0.0.1:{served.port}/v1", "OPENAI_API_KEY": key_of(served)}
+    for how in ("--stream", "--no-stream"):
+        edited.write_text("print('hello')\n")
+        await ran(
+            served, AIDER, "--model", "openai/clew", "--no-git", "--yes-always", "--analytics-disable", "--no-check-update",
+            "--no-show-model-warnings", how, "--message", "say goodbye", edited.name,
+            **environ, LITELLM_LOCAL_MODEL_COST_MAP="True",
+        )  # fmt: skip
+        assert edited.read_text() == "print('goodbye')\n"
     assert (await served.client.get("/v1/clew/sessions")).json()["data"] == []
 
 
