@@ -10,9 +10,10 @@ import httpx
 import msgspec
 import pytest
 
+from clew.adapters.stores.memory import MemoryLedger
 from clew.config.settings import HttpSettings
 from clew.domain.conversation.ids import LOCAL, PrincipalId, SessionId
-from clew.domain.ledger.rows import TurnState
+from clew.domain.ledger.rows import InboxRow, TurnState
 from clew.domain.models.answer import AskedCall, FailureKind, StopReason, Usage
 from clew.domain.models.request import ModelRequest
 from clew.domain.routing.keys import PLAIN, account
@@ -402,16 +403,48 @@ async def test_a_response_is_carried_on_or_forked_by_its_id() -> None:
 
 
 async def test_results_of_calls_carry_a_response_on() -> None:
-    """As items of the input, by the id of the response that asked."""
-    async with serving([ask("weather"), say("sunny")]) as served, served.client() as client:
+    """As items of the input, by the id of the response that asked. Each response of the turn has its own, and is carried on by it."""
+    script = [ask("weather"), ask("weather"), say("sunny"), say("welcome"), say("sorry")]
+    async with serving(script) as served, served.client() as client:
         tool = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
-        first = (await client.post(RESPONSES, json={"model": "clew", "input": "?", "tools": [tool]})).json()
-        call = first["output"][0]
-        items = [{"type": "function_call_output", "call_id": call["call_id"], "output": "blue sky"}]
-        body = {"model": "clew", "input": items, "previous_response_id": first["id"], "tools": [tool]}
-        second = (await client.post(RESPONSES, json=body)).json()
-        assert second["output"][0]["content"][0]["text"] == "sunny"
-        assert said(served.model)[-1] == ("tool", "blue sky")
+
+        async def respond(given: Any, previous: dict[str, Any] | None) -> dict[str, Any]:
+            ident = None if previous is None else previous["id"]
+            body = {"model": "clew", "input": given, "previous_response_id": ident, "tools": [tool]}
+            answer = await client.post(RESPONSES, json=body)
+            assert answer.status_code == 200, answer.text
+            found: dict[str, Any] = {**answer.json(), "session": answer.headers[SESSION]}
+            return found
+
+        def output(response: dict[str, Any], text: str) -> list[dict[str, Any]]:
+            call = response["output"][0]["call_id"]
+            return [{"type": "function_call_output", "call_id": call, "output": text}]
+
+        first = await respond("?", None)
+        second = await respond(output(first, "blue sky"), first)
+        third = await respond(output(second, "no wind"), second)
+        assert third["output"][0]["content"][0]["text"] == "sunny"
+        assert said(served.model)[-1] == ("tool", "no wind")
+        fourth = await respond("thanks", third)
+        beside = await respond("never mind", second)
+        assert len({r["id"] for r in (first, second, third, fourth)}) == 4
+        assert len({r["session"] for r in (first, second, third, fourth)}) == 1
+        assert beside["session"] != first["session"]
+        assert "sunny" not in str(said(served.model))
+        assert ("tool", "blue sky") in said(served.model)
+
+
+async def test_results_are_sent_all_at_once() -> None:
+    """One that is missing is named, nothing is taken, and the turn goes on waiting for all of them."""
+    async with serving([TWO_CALLS, say("ok")]) as served, served.client() as client:
+        first = await client.post(CHAT, json=chat("?", tools=[WEATHER]), headers={SESSION: "new"})
+        one, other = first.json()["choices"][0]["message"]["tool_calls"]
+        headers = {SESSION: first.headers[SESSION]}
+        part = await client.post(CHAT, json=chat(result(one, "x")), headers=headers)
+        assert (part.status_code, other["id"] in part.text) == (400, True)
+        both = chat(result(one, "x"), result(other, "y"))
+        assert (await client.post(CHAT, json=both, headers=headers)).status_code == 200
+        assert said(served.model)[-2:] == [("tool", "x"), ("tool", "y")]
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------
@@ -556,11 +589,30 @@ async def test_web_pages_are_let_in_where_the_settings_say_so() -> None:
             assert answer.headers.get("access-control-allow-origin") == allowed
 
 
+class Unhurried(MemoryLedger):
+    """Says what waits in a session only when so many more requests were let in, and had time to ask as well."""
+
+    awaited = 0
+
+    async def identified(self, platform: str, external_id: str) -> PrincipalId | None:
+        self.awaited -= 1
+        return await super().identified(platform, external_id)
+
+    async def queued(self, principal: PrincipalId, session: SessionId) -> tuple[InboxRow, ...]:
+        waiting = await super().queued(principal, session)
+        await until(lambda: self.awaited <= 0)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        return waiting
+
+
 async def test_responses_that_are_carried_on_at_once_do_not_meet() -> None:
-    """Two clients that name the same response at the same time: one has its session, the other a fork."""
-    async with serving(echo) as served, served.client() as client:
-        first = (await client.post(RESPONSES, json={"model": "clew", "input": "a"})).json()
-        body = {"model": "clew", "input": "b", "previous_response_id": first["id"]}
-        answers = await asyncio.gather(*(client.post(RESPONSES, json=body) for _ in range(4)))
+    """Of clients that name the same response at the same time one has its session, the others a fork each."""
+    async with serving(echo, ledger=(ledger := Unhurried())) as served:
+        async with served.client(await served.key("ann")) as client:
+            first = (await client.post(RESPONSES, json={"model": "clew", "input": "a"})).json()
+            body = {"model": "clew", "input": "b", "previous_response_id": first["id"]}
+            ledger.awaited = 4
+            answers = await asyncio.gather(*(client.post(RESPONSES, json=body) for _ in range(4)))
         assert {a.json()["output"][0]["content"][0]["text"] for a in answers} == {"3: b"}
         assert len({a.headers[SESSION] for a in answers}) == 4

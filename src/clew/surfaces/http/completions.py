@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response
 
 from clew.domain.conversation.ids import PrincipalId, SessionId
-from clew.domain.conversation.messages import Head
+from clew.domain.conversation.messages import Head, Role
 from clew.domain.ledger.commits import AsObserver, Commit, NewSession, SessionPatch
 from clew.domain.ledger.errors import HeadMoved, NotFound
 from clew.domain.ledger.rows import Origin, SessionRow, TurnState
@@ -26,6 +26,7 @@ from clew.surfaces.http.models import Offered
 from clew.surfaces.http.operations import Asking, Operation
 from clew.surfaces.http.stateless import Stateless
 from clew.surfaces.http.streaming import EventStream, unless_gone
+from clew.surfaces.http.surroundings import client_tool_names
 from clew.wire import openai_chat, openai_responses
 
 SESSION: Final = "X-Clew-Session"
@@ -83,7 +84,7 @@ class Completions:
         named = asking.request.headers.get(SESSION)
         answering = await unless_gone(asking.request, self._begin(asking.caller, asked, named), _nothing)
         frame = chat.Frame(
-            id=f"chatcmpl-{answering.began.session}-{answering.began.turn}",
+            id=f"chatcmpl-{answering.began.ident}",
             created=self._services.clock.now_ms() // 1000,
             model=answering.model,
         )
@@ -112,7 +113,7 @@ class Completions:
         answering = await unless_gone(asking.request, begin, _nothing)
         answer = responses.Answer(
             openai_responses.Response(
-                id=responses.response_id(answering.began.session, answering.began.turn),
+                id=responses.response_id(answering.began),
                 created_at=self._services.clock.now_ms() // 1000,
                 status="in_progress",
                 model=answering.model,
@@ -216,7 +217,7 @@ class Completions:
         gone = not_found(f"There is no response {previous[:60]!r}.")
         if named is None:
             raise gone
-        session, number = named
+        session = named.session
         try:
             row = await self.writable(caller.who, session)
         except NotFound:
@@ -225,28 +226,41 @@ class Completions:
         results, _ = newest(asked.said)
         if results:
             return session  # its turn waits for them
-        turn = await ledger.turn(caller.who, session)
-        is_newest = turn is not None and turn.turn == number and turn.state != TurnState.RUNNING
-        if is_newest and not await ledger.queued(caller.who, session):
+        turn, last_step = await ledger.turn(caller.who, session), await self._handed_over(caller.who, named)
+        is_newest = turn is not None and turn.turn == named.turn and turn.state != TurnState.RUNNING
+        if is_newest and last_step is None and not await ledger.queued(caller.who, session):
             last = await ledger.path(caller.who, session, above=max(row.handle.head.seq - 1, 0))
-            if last and last[-1].turn == number:
+            if last and last[-1].turn == named.turn:
                 return session
-        end = await self._end_of(caller.who, session, number)
+        end = await self._end_of(caller.who, named, last_step)
         if end is None:
             raise gone
         return (await self._services.desk.fork(caller.who, session, caller.surface, end)).id
 
-    async def _end_of(self, who: PrincipalId, session: SessionId, turn: int) -> Head | None:
-        """The last message of a turn, on the path or off it."""
+    async def _handed_over(self, who: PrincipalId, response: Began) -> int | None:
+        """The step whose calls the response ended with, where it ended with calls that the client ran."""
         ledger = self._services.ledger
-        path = await ledger.path(who, session)
-        if found := [message.head for message in path if message.turn == turn]:
-            return found[-1]
-        for branch in reversed(await ledger.branches(who, session)):
-            if branch.session == session:
-                own = await ledger.segment(who, session, branch.id)
-                if found := [message.head for message in own if message.turn == turn]:
-                    return found[-1]
+        theirs = client_tool_names(await ledger.prefix(who, response.session))
+        calls = await ledger.calls(who, response.session, response.turn)
+        steps = (c.step for c in calls if c.step > response.after and c.name in theirs and c.started_at)
+        return min(steps, default=None)
+
+    async def _end_of(self, who: PrincipalId, response: Began, step: int | None) -> Head | None:
+        """The last message of a response, on the path or off it: what asks for the calls of this step, or the turn's last."""
+        ledger, session = self._services.ledger, response.session
+        branches = reversed(await ledger.branches(who, session))
+        own = [branch.id for branch in branches if branch.session == session]
+        for branch in (None, *own):
+            messages = (
+                await ledger.path(who, session)
+                if branch is None
+                else await ledger.segment(who, session, branch)
+            )
+            of_turn = [m for m in messages if m.turn == response.turn]
+            if step is not None:
+                of_turn = [m for m in of_turn if m.step == step and m.role is Role.ASSISTANT]
+            if of_turn:
+                return of_turn[-1].head
         return None
 
 

@@ -39,6 +39,13 @@ class Began(msgspec.Struct, frozen=True, kw_only=True):
 
     session: SessionId
     turn: int
+    after: int = 0
+    """The step whose calls the client ran: it is answered from there on."""
+
+    @property
+    def ident(self) -> str:
+        """What names this answer alone."""
+        return f"{self.session}_{self.turn}" + (f"_{self.after}" if self.after else "")
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -93,8 +100,8 @@ class Exchange:
                 if isinstance(piece, Ended):
                     return
 
-    def began(self, session: SessionId, turn: int) -> None:
-        self._add(Began(session=session, turn=turn))
+    def began(self, session: SessionId, turn: int, after: int = 0) -> None:
+        self._add(Began(session=session, turn=turn, after=after))
 
     def watch(self, news: TurnNews) -> None:
         match news:

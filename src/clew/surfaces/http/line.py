@@ -16,7 +16,7 @@ import structlog
 
 from clew.domain.conversation.ids import CallId, InboxId, PrincipalId, SessionId
 from clew.domain.ledger.errors import LedgerError, NotFound, Outdated, Refused
-from clew.domain.ledger.rows import CallState, TurnState
+from clew.domain.ledger.rows import CallRow, CallState, TurnState
 from clew.domain.routing.keys import WITH_TOOLS
 from clew.runtime.delivery import raised_at
 from clew.runtime.ports.models import ModelUnavailable
@@ -28,12 +28,13 @@ from clew.runtime.turns.waiting import BusyMode
 from clew.surfaces.http.asked import Brought, ToolSaid, UserSaid
 from clew.surfaces.http.errors import ApiError, as_answer, bad_request
 from clew.surfaces.http.exchange import Exchange
-from clew.surfaces.http.surroundings import Surroundings
+from clew.surfaces.http.surroundings import Surroundings, client_tool_names
 
 LOG: Final = structlog.get_logger("clew.http")
 WENT_ON: Final = "the client went on without the results of its tools"
 SHUTDOWN: Final = "shutdown"
 STOPPING: Final = "Clew is being stopped: what was not begun waits in the session."
+_OVER: Final = (CallState.FINISHED, CallState.NOT_RUN)
 Watcher = Callable[[SessionId, TurnNews], None]
 
 
@@ -97,20 +98,22 @@ class Line:
         """The turn that waits for these results goes on. Raises ApiError when none does, or for other ones."""
         ledger, who = self.talk.services.ledger, self.talk.principal
         turn = await ledger.turn(who, self.session)
-        over = (CallState.FINISHED, CallState.NOT_RUN)
-        waiting: set[str] = set()
+        waiting: dict[str, CallRow] = {}
         if turn is not None and turn.state == TurnState.RUNNING:
+            theirs = client_tool_names(await ledger.prefix(who, self.session))
             calls = await ledger.calls(who, self.session, turn.turn)
-            waiting = {call.id for call in calls if call.state not in over}
-        for said in results:
-            if said.call not in waiting:
-                raise bad_request(f"No call {said.call!r} of this session waits for a result.", "messages")
-        await self._surroundings.restore(self.talk.principal, self.session)
+            waiting = {call.id: call for call in calls if call.name in theirs and call.state not in _OVER}
+        sent = {said.call for said in results}
+        if unasked := sent - set(waiting):
+            raise bad_request(f"No call {min(unasked)!r} of this session waits for a result.", "messages")
+        if missing := set(waiting) - sent:
+            raise bad_request(f"The result of call {min(missing)!r} is not among them.", "messages")
+        await self._surroundings.restore(who, self.session)
         for user in users:
             await self.talk.queue(user.text, user.files, BusyMode.STEER)
         exchange = self._current = _exchange(brought)
         assert turn is not None
-        exchange.began(self.session, turn.turn)
+        exchange.began(self.session, turn.turn, max(call.step for call in waiting.values()))
         for said in results:
             self._surroundings.results.deliver(said)
         self.wake()

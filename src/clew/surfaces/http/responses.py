@@ -1,6 +1,7 @@
 """`POST /v1/responses`: its body as what is asked for, and pieces of an answer as its wire has them.
 
-The id of a response is its session and turn, so it can be named after a restart, and carried on.
+The id of a response is its session and turn, and the step that it goes on from where the client ran tools in that turn: so
+it can be named after a restart, and carried on.
 """
 
 from __future__ import annotations
@@ -17,21 +18,23 @@ from clew.runtime.turns import NewFile
 from clew.surfaces.http.asked import Asked, AssistantSaid, Brought, Said, ToolSaid, UserSaid, file_of
 from clew.surfaces.http.chat import client_tools
 from clew.surfaces.http.errors import bad_request, unsupported
-from clew.surfaces.http.exchange import Call, Ended, Piece, Text
+from clew.surfaces.http.exchange import Began, Call, Ended, Piece, Text
 from clew.wire import openai_responses as wire
 from clew.wire.openai_chat import CalledFunction, DeclaredFunction
 
-_ID: Final = re.compile(r"resp_([0-9a-z]{12})_([0-9]{1,9})", re.ASCII)
+_ID: Final = re.compile(r"resp_([0-9a-z]{12})_([0-9]{1,9})(?:_([0-9]{1,9}))?", re.ASCII)
 
 
-def response_id(session: SessionId, turn: int) -> str:
-    return f"resp_{session}_{turn}"
+def response_id(began: Began) -> str:
+    return f"resp_{began.ident}"
 
 
-def named(ident: str) -> tuple[SessionId, int] | None:
-    """The session and turn of a response's id; None for what is none."""
+def named(ident: str) -> Began | None:
+    """Where the response with this id began; None for what is no id."""
     match = _ID.fullmatch(ident)
-    return None if match is None else (SessionId(match[1]), int(match[2]))
+    if match is None:
+        return None
+    return Began(session=SessionId(match[1]), turn=int(match[2]), after=int(match[3] or 0))
 
 
 def read(request: wire.ResponsesRequest) -> Asked:

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from clew.domain.conversation.ids import CallId, PrincipalId, SessionId
+from clew.domain.ledger.rows import Prefix
 from clew.domain.models.request import ToolDeclaration
 from clew.domain.turn.prefix import Instructions, instructions_in
 from clew.runtime.commands.values import Processes
@@ -57,8 +58,7 @@ class Surroundings:
         """The turn that is gone on with has what it began with."""
         prefix = await self._plain.ledger.prefix(who, session)
         if prefix is not None:
-            said = instructions_in(prefix, CLIENT_TOOLS).partition("\n")[0]
-            names = said.removeprefix(_NAMES).split(", ") if said.startswith(_NAMES) else []
+            names = client_tool_names(prefix)
             tools = tuple(
                 ClientTool(name=tool.name, description=tool.description, parameters=tool.parameters)
                 for tool in _declared(prefix.tools)
@@ -89,6 +89,12 @@ class Surroundings:
         if text := self._brought.instructions.strip():
             said.append(Instructions(source=CLIENT, text=text))
         return said
+
+
+def client_tool_names(prefix: Prefix | None) -> frozenset[str]:
+    """The tools that the client runs, of the turns that have this prefix."""
+    said = "" if prefix is None else instructions_in(prefix, CLIENT_TOOLS).partition("\n")[0]
+    return frozenset(said.removeprefix(_NAMES).split(", ")) if said.startswith(_NAMES) else frozenset()
 
 
 class _Limited:
