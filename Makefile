@@ -28,7 +28,7 @@ export PROMPT
 .PHONY: help
 help: ## List the targets
 	@echo 'usage: make TARGET'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make run PROMPT='What is a clew?'            one question, one answer"
 	@echo "  echo 'What is a clew?' | make run            the same, from standard input"
@@ -157,6 +157,10 @@ docs: $(DEV_READY) ## Write docs/settings.md from the code
 acp-types: $(DEV_READY) ## Write the types of the Agent Client Protocol from its schema; needs npm
 	@$(BIN)/python scripts/acp_types.py
 
+.PHONY: wheel
+wheel: $(RUN_READY) ## Build the wheel of Clew, into dist/
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check wheel --no-deps --no-build-isolation --wheel-dir dist .
+
 .PHONY: lint
 lint: $(DEV_READY) ## Check style, types and import contracts
 	@$(BIN)/ruff check .
@@ -194,4 +198,4 @@ lock: $(CREATED) ## Write the lock files anew from pyproject.toml
 .PHONY: clean
 clean: ## Remove what was built: the virtual environment, caches, build output
 	@rm -rf $(VENV) $(COUNTERPARTS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
-	@find src tests $(wildcard benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find src tests $(wildcard benchmarks scripts) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""What a benchmark says: a row with its measurements, and the claims it makes against DESIGN's budgets."""
+"""What a benchmark says: a row with its measurements, and the claims it makes against the budgets."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from clew.adapters.tools.declared import ToolFailed
 from clew.adapters.tools.processes import BackgroundProcesses
 from clew.adapters.tools.toolbox import OUR_KEYS, LocalToolbox, ToolboxOptions
 from clew.adapters.tools.web_search import Provider, WebSearch
-from clew.config.errors import Problem, SettingsError
 from clew.config.home import Home
 from clew.config.secrets import load_secrets
 from clew.config.settings import Settings
@@ -126,14 +125,9 @@ class SettingsToolmaker:
         wanted = self._settings.tools.web_search_provider
         if not wanted:
             return None
-        known = tuple(Provider)
-        provider = next((name for name in known if name == wanted), None)
-        if provider is None:
-            sentence = f"there is no web search {wanted}; there is {', '.join(known)}"
-            raise SettingsError(Problem(path=("tools", "web_search_provider"), sentence=sentence))
         key = load_secrets(self._home, self._environ).get(self._settings.tools.web_search_api_key_env)
         base_url = self._settings.tools.web_search_base_url
-        return WebSearch(provider=provider, base_url=base_url, api_key=key.reveal() if key else "")
+        return WebSearch(provider=Provider(wanted), base_url=base_url, api_key=key.reveal() if key else "")
 
     def _hidden(self) -> frozenset[str]:
         """Variables that hold keys: commands of the model do not get to see them."""

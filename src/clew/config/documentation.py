@@ -33,7 +33,6 @@ is written `a,b`. For the most common ones there are short names:
 | `CLEW_MODEL` | `model.name` |
 | `CLEW_BASE_URL` | `model.base_url` |
 | `CLEW_API_KEY` | the key itself; `model.api_key_env` then names this variable |
-| `CLEW_DATABASE_URL` | the address itself; `database.url_env` then names this variable |
 
 Secrets do not belong in `config.toml`. A setting whose name ends in `_env` names an environment variable, or an
 entry of `secrets.toml` beside it (`NAME = "secret"`, readable by its owner only), that holds the secret.

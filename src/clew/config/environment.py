@@ -1,7 +1,7 @@
-"""Settings from the environment: `CLEW__SECTION__KEY` for any of them, and four short names.
+"""Settings from the environment: `CLEW__SECTION__KEY` for any of them, and three short names.
 
-`CLEW_API_KEY` and `CLEW_DATABASE_URL` hold secrets, so what becomes a setting is only where to find them. A
-short name that is empty counts as unset, as in the files of container tools; long names win over short ones.
+`CLEW_API_KEY` holds a secret, so what becomes a setting is only where to find it. A short name that is empty counts as
+unset, as in the files of container tools; long names win over short ones.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from clew.config.schema import TOP, Leaf, Named, Node, Path, child
 
 PREFIX: Final = "CLEW__"
 VALUES: Final[Mapping[str, Path]] = {"CLEW_MODEL": ("model", "name"), "CLEW_BASE_URL": ("model", "base_url")}
-SECRETS: Final[Mapping[str, Path]] = {
-    "CLEW_API_KEY": ("model", "api_key_env"),
-    "CLEW_DATABASE_URL": ("database", "url_env"),
-}
+SECRETS: Final[Mapping[str, Path]] = {"CLEW_API_KEY": ("model", "api_key_env")}
+DATABASE: Final = "CLEW_DATABASE_URL"
 
 
 def variables(environ: Mapping[str, str], known: Iterable[Path]) -> Iterator[tuple[str, Path, str]]:

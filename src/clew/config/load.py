@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from clew.config.environment import variables
+from clew.config.environment import DATABASE, variables
 from clew.config.errors import Misfit, Problem, SettingsError
 from clew.config.home import Home
 from clew.config.lines import lines_of, toml_problem
@@ -116,6 +116,8 @@ def _in_file(value: object, path: Path, node: Node | None, source: Source) -> It
 def _in_environment(environ: Mapping[str, str], known: Iterable[Path]) -> Iterator[Given | Problem]:
     for name, path, text in variables(environ, known):
         yield _fitted(path, text, Source(Layer.ENVIRONMENT, name), fit_text)
+    if environ.get(DATABASE):
+        yield Problem(place=DATABASE, sentence="no other database than clew.db in CLEW_HOME can be used yet")
 
 
 def _fitted(path: Path, value: _Raw, source: Source, fits: Callable[[Path, _Raw], object]) -> Given | Problem:

@@ -181,14 +181,15 @@ class ReviewSettings(Section, frozen=True, kw_only=True):
 
 
 class RetentionSettings(Section, frozen=True, kw_only=True):
-    """What becomes of old sessions. Live, shared and forked-from sessions are never touched."""
+    """What `clew sessions prune` does to old sessions; nothing is done by itself. Live, shared and forked-from sessions are
+    never touched."""
 
     archive_days: Count = 0
-    """Archive after so many days without activity; 0 for never."""
+    """Archive what was not used for so many days; 0 for never."""
     delete_days: Count = 0
-    """Delete after so many days without activity; 0 for never."""
+    """Delete what was not used for so many days; 0 for never."""
     max_mb: Count = 0
-    """Delete the oldest sessions when the ledger grows beyond this; 0 for no limit."""
+    """Delete the oldest sessions where the ledger is larger than this; 0 for no limit."""
 
 
 class ResetOverride(Section, frozen=True, kw_only=True):
@@ -225,11 +226,8 @@ class ResetSettings(Section, frozen=True, kw_only=True):
     timezone: str = "UTC"
     """Time zone of `at`, such as `Europe/Athens`."""
     telegram: PlatformReset = PlatformReset()
-    discord: PlatformReset = PlatformReset()
-    slack: PlatformReset = PlatformReset()
     matrix: PlatformReset = PlatformReset()
     whatsapp: PlatformReset = PlatformReset()
-    email: PlatformReset = PlatformReset()
 
 
 class ReminderSettings(Section, frozen=True, kw_only=True):
@@ -263,22 +261,6 @@ class TelegramSettings(PlatformSettings, frozen=True, kw_only=True):
     """Name of the variable or secret that holds what Telegram shows with each update (letters, digits, `_`, `-`)."""
 
 
-class DiscordSettings(PlatformSettings, frozen=True, kw_only=True):
-    """Discord. It is used when its token is there."""
-
-    token_env: SecretName = "DISCORD_BOT_TOKEN"
-    """Name of the variable or secret that holds the bot's token."""
-
-
-class SlackSettings(PlatformSettings, frozen=True, kw_only=True):
-    """Slack, in socket mode. It is used when its tokens are there."""
-
-    token_env: SecretName = "SLACK_BOT_TOKEN"
-    """Name of the variable or secret that holds the bot token (`xoxb-`)."""
-    app_token_env: SecretName = "SLACK_APP_TOKEN"
-    """Name of the variable or secret that holds the app-level token (`xapp-`)."""
-
-
 class MatrixSettings(PlatformSettings, frozen=True, kw_only=True):
     """Matrix. It is used when its token is there; `base_url` is the address of the account's homeserver, and `allow` has ids
     such as `@ann:example.org`."""
@@ -303,25 +285,6 @@ class WhatsAppSettings(PlatformSettings, frozen=True, kw_only=True):
     """Path that Meta posts to."""
     template: str = ""
     """Template (`name` or `name/language`) sent to whoever did not write for 24 hours; empty for none."""
-
-
-class EmailSettings(Section, frozen=True, kw_only=True):
-    """E-mail. It is used when an address and its password are there."""
-
-    address: str = ""
-    """The address Clew reads and writes as."""
-    password_env: SecretName = "EMAIL_PASSWORD"
-    """Name of the variable or secret that holds the mailbox's password."""
-    imap_host: str = ""
-    """Server that mail is read from."""
-    imap_port: Port = 993
-    """Its port."""
-    smtp_host: str = ""
-    """Server that mail is sent through."""
-    smtp_port: Port = 465
-    """Its port."""
-    allow: tuple[str, ...] = ()
-    """Addresses of the people who may write to Clew without being paired."""
 
 
 class OtherPlatformSettings(Section, frozen=True, kw_only=True):
@@ -353,11 +316,8 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
     edits: Literal["retry", "ignore"] = "retry"
     """What an edit of the last answered message does: take the answer back and answer anew, or nothing."""
     telegram: TelegramSettings = TelegramSettings()
-    discord: DiscordSettings = DiscordSettings()
-    slack: SlackSettings = SlackSettings()
     matrix: MatrixSettings = MatrixSettings()
     whatsapp: WhatsAppSettings = WhatsAppSettings()
-    email: EmailSettings = EmailSettings()
     platforms: Mapping[str, OtherPlatformSettings] = {}
 
 
@@ -443,10 +403,10 @@ class ToolSettings(Section, frozen=True, kw_only=True):
 
     allow_private_addresses: bool = False
     """Let web tools reach this machine and the local network."""
-    web_search_provider: str = ""
+    web_search_provider: Literal["", "brave", "searxng"] = ""
     """Who searches the web; empty for no web search."""
     web_search_base_url: Url = ""
-    """Address of the search service, where it is not the public one."""
+    """Address of the search service: of SearXNG always, of Brave where it is not the public one."""
     web_search_api_key_env: SecretName = ""
     """Name of the variable or secret that holds its key."""
 
@@ -465,13 +425,6 @@ class TerminalSettings(Section, frozen=True, kw_only=True):
     """Show what the model thinks before it answers."""
     tool_output_lines: Count = 10
     """Lines of a tool's output that are shown; the model sees more."""
-
-
-class DatabaseSettings(Section, frozen=True, kw_only=True):
-    """Where the ledger is kept."""
-
-    url_env: SecretName = ""
-    """Name of the variable or secret that holds a Postgres address; empty for `clew.db`."""
 
 
 class Settings(Section, frozen=True, kw_only=True):
@@ -498,4 +451,3 @@ class Settings(Section, frozen=True, kw_only=True):
     tools: ToolSettings = ToolSettings()
     instructions: InstructionSettings = InstructionSettings()
     terminal: TerminalSettings = TerminalSettings()
-    database: DatabaseSettings = DatabaseSettings()

@@ -21,7 +21,7 @@ OPENAI_WIRE: Final = ""
 EMBEDDED: Final = "embedded"
 AGENT: Final = "acp"
 """The provider that is another agent. Its models' names begin with it, and are taken before everything else that is set."""
-EMBEDDED_MODEL: Final = "SmolLM2-135M-Instruct"
+EMBEDDED_MODEL: Final = "smollm2"
 LOCAL_SECONDS_MAX: Final = 0.3
 """A server on this machine answers within milliseconds; whoever has one that does not waits this long."""
 ASKED_SECONDS_MAX: Final = 5.0

@@ -1,4 +1,4 @@
-"""Requests are built from stored rows, always valid, each a prefix of the next (DESIGN rule 8)."""
+"""Requests are built from stored rows, always valid, each a prefix of the next."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class ToolDeclaration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a provider is sent. A pure function of stored rows and the model's profile (DESIGN rule 8)."""
+    """Everything a provider is sent. A pure function of stored rows and the model's profile."""
 
     model: str
     system: str

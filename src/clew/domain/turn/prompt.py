@@ -1,4 +1,4 @@
-"""The request as a function of what is stored (DESIGN rule 8).
+"""The request as a function of what is stored.
 
 Given the frozen prefix, the path, the summary in force, the turn's overlays and the model's profile, the same request
 comes out, today or after a restart. Whatever a provider would refuse is repaired here, from stored rows alone, and

@@ -1,4 +1,4 @@
-"""What a process that ended left of its turn, and what becomes of it (DESIGN §4).
+"""What a process that ended left of its turn, and what becomes of it.
 
 Pure: from the turn's messages, its calls and who was asked about them. A call whose result is stored is never run again;
 one that had started is unknown, and is run again only if that is safe; a planned one is not run, unless a person was asked.

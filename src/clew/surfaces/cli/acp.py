@@ -18,7 +18,10 @@ from clew.surfaces.cli.host import Host
 )
 @click.pass_obj
 def acp(host: Host, setup: bool, check: bool) -> int:
-    """Speak the Agent Client Protocol on standard input and output. Editors start this; see docs/editors.md."""
+    """Be an agent in an editor (Agent Client Protocol).
+
+    Editors start this, and speak to it over standard input and output; docs/editors.md says how.
+    """
     if setup:
         from clew.surfaces.cli.setup import run_setup  # noqa: PLC0415  prompt_toolkit: 0.08 s that no editor waits for
 

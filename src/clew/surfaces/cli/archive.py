@@ -31,6 +31,7 @@ CHUNK_BYTES = 1 << 20
     default="md",
     show_default=True,
     type=click.Choice([f.value for f in ExportFormat]),
+    help="How it is written.",
 )
 @click.option(
     "--output",
@@ -43,7 +44,10 @@ CHUNK_BYTES = 1 << 20
 async def export_(
     services: Services, session: str, wanted: str, output: Path | None, whole_tree: bool
 ) -> None:
-    """Write SESSION for people (md, html), programs (json) or another Clew (jsonl)."""
+    """Write SESSION to a file.
+
+    md and html are for people, json for programs, jsonl for another Clew.
+    """
     ident = await services.ledger.resolve(LOCAL, session)
     parts = export(services.ledger, LOCAL, ident, ExportFormat(wanted), whole_tree=whole_tree)
     sink: BinaryIO = sys.stdout.buffer if output is None else _new_file(output)
@@ -70,7 +74,10 @@ def _new_file(path: Path) -> BinaryIO:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of the sessions.")
 @opened
 async def import_(services: Services, source: str, as_json: bool) -> None:
-    """Read sessions from the jsonl file SOURCE (or `-`); each gets a new id and its whole history."""
+    """Read sessions from the jsonl file SOURCE (or `-`).
+
+    Each gets a new id, and has its whole history.
+    """
     with _opened(source) as stream:
         rows = await import_jsonl(
             services.ledger,

@@ -1,4 +1,4 @@
-"""Exit codes, a promise to scripts (DESIGN §13), and which error means which."""
+"""Exit codes, a promise to scripts, and which error means which."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def sentence_of(error: BaseException) -> str:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     if isinstance(error, EXPECTED):
         return str(error)
-    return f"An error inside Clew: {error!r}. Run again with --debug to see where."
+    return f"An error inside Clew: {error!r}. Run it again as `clew --debug …` to see where."
 
 
 def name_of(error: BaseException) -> str:

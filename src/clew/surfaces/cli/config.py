@@ -12,7 +12,14 @@ from clew.surfaces.cli.output import json_line
 @click.group(invoke_without_command=True)
 @click.pass_context
 def config(ctx: click.Context) -> None:
-    """Show and change settings. Alone: the ones that are not defaults."""
+    """Show and change settings.
+
+    Alone it shows the ones that are not defaults. docs/settings.md says what each one does.
+
+    \b
+    clew config set turn.busy steer
+    clew config unset turn.busy
+    """
     if ctx.invoked_subcommand is None:
         _show(ctx.obj, everything=False, as_json=False)
 

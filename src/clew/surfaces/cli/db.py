@@ -46,7 +46,10 @@ def backup(host: Host, target: Path) -> None:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.pass_obj
 def restore(host: Host, source: Path) -> None:
-    """Put the backup SOURCE in the ledger's place; the replaced one is kept aside."""
+    """Put the backup SOURCE in the ledger's place.
+
+    The replaced one is kept aside.
+    """
     aside = host.keeper().restore(source)
     click.echo(f"Restored from {source}." + (f" The ledger that was here is now {aside}." if aside else ""))
 

@@ -30,6 +30,16 @@ _COMMANDS: Final = {
     "doctor": ("clew.surfaces.cli.doctor", "doctor"),
 }
 
+_EPILOG: Final = """\b
+Examples:
+  clew                                     chat in this directory
+  clew run "What is in this folder?"       one message, one answer
+  clew run --continue "And the one above?"
+  clew setup                               choose the model that answers
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused, 75 updated (start it again), 130 interrupted.
+"""
+
 
 class LazyGroup(click.Group):
     """Knows every subcommand by name, and imports only the one that runs."""
@@ -44,18 +54,35 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as unknown:
+            if " " in unknown.command_name:
+                raise click.UsageError(
+                    "That is no command; to say something: clew run TEXT.", ctx=ctx
+                ) from None
+            raise click.exceptions.NoSuchCommand(
+                unknown.command_name, possibilities=_COMMANDS, ctx=ctx
+            ) from None
+
 
 @click.group(
-    cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EPILOG,
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
-@click.option("--session", "session", metavar="ID", help="Chat: go on with this session.")
+@click.option("--session", "-s", "session", metavar="ID", help="Chat: go on with this session.")
 @click.option("--continue", "-c", "go_on", is_flag=True, help="Chat: go on with the last session.")
 @click.option("--resume", "-r", "pick", is_flag=True, help="Chat: pick the session to go on with.")
 @click.version_option(package_name="clew", message="clew %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool, session: str | None, go_on: bool, pick: bool) -> None:
-    """An assistant that never loses the thread. Without a command: chat."""
+    """An agent that never loses the thread. Without a command: chat."""
     if ctx.invoked_subcommand is None:
         from clew.surfaces.cli.chat import chat  # noqa: PLC0415  prompt_toolkit and rich: 0.2 s
 
@@ -80,8 +107,15 @@ def _main(host: Host, arguments: list[str]) -> int:
         return Exit.INTERRUPTED
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as help_:
+        help_.show()
+        return Exit.USAGE
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "clew"
+        click.echo(f"clew: {error.format_message()} `{command} --help` says more.", err=True)
+        return Exit.USAGE
     except click.ClickException as error:
-        error.show()
+        click.echo(f"clew: {error.format_message()}", err=True)
         return Exit.USAGE
     except BrokenPipeError:
         return Exit.FAILED  # whoever read our output is gone: nothing more can be said

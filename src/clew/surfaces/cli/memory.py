@@ -17,7 +17,7 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def memory() -> None:
-    """List, add and forget what is remembered of you from one session to the next."""
+    """What is remembered of you from one session to the next."""
 
 
 @memory.command("list")
@@ -35,20 +35,21 @@ def list_(host: Host, as_json: bool) -> None:
 
 
 @memory.command()
-@click.argument("text")
+@click.argument("text", nargs=-1, required=True)
 @_AS_JSON
 @click.pass_obj
-def add(host: Host, text: str, as_json: bool) -> None:
+def add(host: Host, text: tuple[str, ...], as_json: bool) -> None:
     """Keep TEXT as a fact."""
+    typed = " ".join(text)
     if as_json:
-        fact, _ = with_services(host, lambda services: _of(services).keep(LOCAL, text))
+        fact, _ = with_services(host, lambda services: _of(services).keep(LOCAL, typed))
         click.echo(json_line(_public(fact)))
     else:
-        click.echo(shown(with_services(host, lambda services: _of(services).add(LOCAL, text))))
+        click.echo(shown(with_services(host, lambda services: _of(services).add(LOCAL, typed))))
 
 
 @memory.command()
-@click.argument("which", nargs=-1)
+@click.argument("which", nargs=-1, required=True)
 @_AS_JSON
 @click.pass_obj
 def forget(host: Host, which: tuple[str, ...], as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""What `clew run` prints: words for people, or the JSON that scripts rely on (DESIGN §13)."""
+"""What `clew run` prints: words for people, or the JSON that scripts rely on."""
 
 from __future__ import annotations
 

@@ -47,9 +47,9 @@ def pair() -> None:
 @click.option("--admin", is_flag=True, help="Whoever it is may also decide for others in shared groups.")
 @click.pass_obj
 def code(host: Host, name: str | None, me: bool, admin: bool) -> int:
-    """Make a code with which somebody (NAME, or yourself with --me) pairs an account on a chat platform.
+    """Make a code that pairs an account on a chat platform.
 
-    The same NAME again is the same person with another account.
+    It is for somebody (NAME), or yourself (--me). The same NAME again is the same person with another account.
     """
     if me == (name is not None):
         raise UsageError("Say who is paired: clew pair NAME for somebody else, or clew pair --me.")
@@ -71,9 +71,9 @@ def code(host: Host, name: str | None, me: bool, admin: bool) -> int:
 @click.option("--me", is_flag=True, help="One of the two is you in this terminal.")
 @click.pass_obj
 def link(host: Host, me: bool) -> int:
-    """Make a code with which two accounts become one person, who sees the sessions of both.
+    """Make a code with which two accounts become one person.
 
-    What came together stays so: `clew pair unlink` parts them for what is said afterwards.
+    That person sees the sessions of both. What came together stays so: `clew pair unlink` parts them for what is said afterwards.
     """
 
     async def offer(services: Services, code: str, expires_at: int) -> None:
@@ -88,7 +88,10 @@ def link(host: Host, me: bool) -> int:
 @pair.command("list")
 @click.pass_obj
 def list_(host: Host) -> int:
-    """Say who is known, with their role and accounts. Whom the settings name is there once they said something."""
+    """Say who is known, with their role and accounts.
+
+    Whom the settings name is there once they said something.
+    """
     for person in with_services(host, lambda services: services.ledger.people()):
         accounts = ", ".join(
             f"{platform} {id_}" for platform, id_ in person.accounts if platform not in keys.SURFACES
@@ -99,10 +102,13 @@ def list_(host: Host) -> int:
 
 @pair.command()
 @click.argument("platform")
-@click.argument("id_")
+@click.argument("id_", metavar="ID")
 @click.pass_obj
 def revoke(host: Host, platform: str, id_: str) -> int:
-    """Take an account back, as `clew pair list` shows it: from now on it is a stranger's."""
+    """Make an account a stranger's again.
+
+    PLATFORM and ID are as `clew pair list` shows them.
+    """
     if not with_services(host, lambda services: services.ledger.unpair(Account(platform, id_))):
         raise UsageError(f"{platform} {id_} is nobody's account.")
     if id_ in getattr(getattr(host.settings().gateway, platform, None), "allow", ()):
@@ -112,12 +118,12 @@ def revoke(host: Host, platform: str, id_: str) -> int:
 
 @pair.command()
 @click.argument("platform")
-@click.argument("id_")
+@click.argument("id_", metavar="ID")
 @click.pass_obj
 def unlink(host: Host, platform: str, id_: str) -> int:
-    """Make an account a person of its own again, as `clew pair list` shows it.
+    """Make an account a person of its own again.
 
-    What was said before stays with the person it was; the account begins anew, and neither sees what the other says.
+    PLATFORM and ID are as `clew pair list` shows them. What was said before stays with the person it was; the account begins anew, and neither sees what the other says.
     """
     account = Account(platform, id_)
     person = with_services(host, lambda services: services.ledger.unlink(account))
@@ -130,14 +136,20 @@ def unlink(host: Host, platform: str, id_: str) -> int:
 @click.argument("what", type=click.Choice(["admin", "user"]))
 @click.pass_obj
 def role(host: Host, name: str, what: str) -> int:
-    """Say whether somebody may decide for others in shared groups (admin) or not (user)."""
+    """Say whether NAME decides for others.
+
+    An admin does in shared groups, a user does not.
+    """
     with_services(host, lambda services: services.ledger.set_role(PrincipalId(name), what))
     return Exit.DONE
 
 
 @pair.group()
 def key() -> None:
-    """Keys for the HTTP API of `clew serve`. What is kept of a key is its hash."""
+    """Keys for the HTTP API of `clew serve`.
+
+    What is kept of a key is its hash.
+    """
 
 
 @key.command("create")
@@ -145,7 +157,10 @@ def key() -> None:
 @click.option("--tools", is_flag=True, help="The agent's own tools work for whoever shows it.")
 @click.pass_obj
 def create_key(host: Host, name: str | None, tools: bool) -> int:
-    """Make a key of yours, or of somebody who is known (NAME, see `clew pair list`). It is shown once."""
+    """Make a key of yours, or of NAME's.
+
+    It is shown once. `clew pair list` shows who is known.
+    """
     principal, surface = PrincipalId(name or LOCAL), keys.WITH_TOOLS if tools else keys.PLAIN
 
     async def made(services: Services) -> str:
@@ -166,7 +181,10 @@ def create_key(host: Host, name: str | None, tools: bool) -> int:
 @key.command("list")
 @click.pass_obj
 def list_keys(host: Host) -> int:
-    """Say whose keys there are: id, whose it is, and whether the agent's own tools work for it."""
+    """Say whose keys there are.
+
+    A line each: id, whose it is, and whether the agent's own tools work for it.
+    """
     for ident, person, surface in with_services(host, _keys):
         click.echo(
             f"{ident[: keys.SHOWN_LENGTH]}\t{person}\t{'tools' if surface == keys.WITH_TOOLS else '-'}"
@@ -175,10 +193,13 @@ def list_keys(host: Host) -> int:
 
 
 @key.command("revoke")
-@click.argument("id_")
+@click.argument("id_", metavar="ID")
 @click.pass_obj
 def revoke_key(host: Host, id_: str) -> int:
-    """Take a key back, by its id in `clew pair key list`: from the next request on it opens nothing."""
+    """Take the key ID back.
+
+    `clew pair key list` shows the ids. From the next request on it opens nothing.
+    """
 
     async def revoked(services: Services) -> bool:
         named = [

@@ -40,7 +40,10 @@ def prune(  # noqa: PLR0917 - options of a command
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Archive or delete old sessions; never one in use, shared, or forked from. Shows the plan unless --yes."""
+    """Archive or delete old sessions.
+
+    Never one in use, shared, or forked from. Shows the plan unless --yes.
+    """
     rules = host.settings().retention
     planned = host.keeper().old_sessions(
         archive_days=rules.archive_days if archive_days is None else archive_days,

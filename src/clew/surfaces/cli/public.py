@@ -1,4 +1,4 @@
-"""What other programs see of a session: the columns of the view v_session, a promise (DESIGN §13)."""
+"""What other programs see of a session: the columns of the view v_session, a promise."""
 
 from __future__ import annotations
 

@@ -18,7 +18,10 @@ from clew.surfaces.cli.output import json_line, shown
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.pass_context
 def reminders(ctx: click.Context, as_json: bool) -> None:
-    """List your reminders, the next first; /remind in a chat keeps one."""
+    """List your reminders, the next first.
+
+    `/remind in 20m tea` keeps one: in a chat, or by `clew run`.
+    """
     if ctx.invoked_subcommand is not None:
         return
     host: Host = ctx.obj
@@ -30,7 +33,7 @@ def reminders(ctx: click.Context, as_json: bool) -> None:
 
 
 @reminders.command()
-@click.argument("number", type=click.IntRange(1))
+@click.argument("number", type=int)
 @click.pass_obj
 def cancel(host: Host, number: int) -> None:
     """Take back the reminder NUMBER."""

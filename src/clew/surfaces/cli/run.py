@@ -63,7 +63,15 @@ def run(  # noqa: PLR0917
     as_json: bool,
     as_stream: bool,
 ) -> int:
-    """Say TEXT (or what standard input holds, with `-` or nothing) and print the answer. Takes /commands too."""
+    """Say TEXT and print the answer.
+
+    Without TEXT, or with `-`, what standard input holds is said. Commands such as /undo work too; /help lists them.
+
+    \b
+    clew run "What is in this folder?"
+    clew run --continue "And the one above?"
+    git diff | clew run --json -
+    """
     printer = Printer(as_json=as_json, as_stream=as_stream)
     try:
         said = _said(text)

@@ -18,7 +18,11 @@ from clew.surfaces.cli.logs import log_to_stderr
 @click.option("--check", is_flag=True, help="Say what is ready and what is not, a line each, and end.")
 @click.pass_obj
 def serve(host: Host, check: bool) -> int:
-    """Talk to people on chat platforms (Telegram, Matrix), and to programs over HTTP."""
+    """Talk to people on chat platforms, and to programs over HTTP.
+
+    Telegram, Matrix and WhatsApp, and clients of OpenAI's API; docs/gateway.md and docs/http.md say how. Stop it by Ctrl-C
+    or SIGTERM: what runs is given time to end.
+    """
     if check:
         return _check(host)
     log_to_stderr(host.settings().gateway.log)

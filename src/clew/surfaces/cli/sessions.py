@@ -31,7 +31,9 @@ def sessions() -> None:
 
 
 @sessions.command("list")
-@click.option("--limit", "-n", default=20, show_default=True, type=click.IntRange(1, 10_000))
+@click.option(
+    "--limit", "-n", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many."
+)
 @click.option("--archived", is_flag=True, help="The archived ones instead.")
 @click.option(
     "--sides", is_flag=True, help="Those too that worked beside another: subagents, /background, reviews."
@@ -110,7 +112,7 @@ def _call_facts(call: CallRow | None) -> dict[str, str | int | None]:
 
 @sessions.command()
 @click.argument("words", nargs=-1, required=True)
-@click.option("--limit", "-n", default=20, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--limit", "-n", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many.")
 @click.option("--newest", is_flag=True, help="Newest first instead of best first.")
 @click.option("--session", "within", type=REFERENCE, metavar="ID", help="Only in this session.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
@@ -118,7 +120,13 @@ def _call_facts(call: CallRow | None) -> dict[str, str | int | None]:
 async def search(  # noqa: PLR0917
     services: Services, words: tuple[str, ...], limit: int, newest: bool, within: str | None, as_json: bool
 ) -> None:
-    """Find WORDS in everything that was said. "A phrase", -without, pre*."""
+    """Find WORDS in everything that was said.
+
+    \b
+    clew sessions search parser               that word
+    clew sessions search '"late at night"'    a phrase
+    clew sessions search 'pars* -lexer'       what begins so, without another word
+    """
     ledger = services.ledger
     only = await ledger.resolve(LOCAL, within) if within else None
     order = Order.NEWEST if newest else Order.RANKED

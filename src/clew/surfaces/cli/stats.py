@@ -61,7 +61,10 @@ def stats() -> None:
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Write a plot to this file.")
 @click.pass_obj
 def cold_start(host: Host, as_json: bool, svg: Path | None) -> int:
-    """Where the time of turns with other agents went (model acp:NAME)."""
+    """Where the time of turns with other agents went.
+
+    Only turns whose model is another agent (acp:NAME) are measured.
+    """
     groups = grouped(_read(host.home.logs / "cold-start.jsonl"))
     if as_json:
         click.echo(json_line(groups))

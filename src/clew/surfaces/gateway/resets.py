@@ -26,11 +26,8 @@ def reset_policy(settings: ResetSettings, platform: str, kind: ChatKind) -> Rese
 def _levels(settings: ResetSettings, platform: str, kind: ChatKind) -> tuple[ResetOverride, ...]:
     platforms = {
         "telegram": settings.telegram,
-        "discord": settings.discord,
-        "slack": settings.slack,
         "matrix": settings.matrix,
         "whatsapp": settings.whatsapp,
-        "email": settings.email,
     }
     own = platforms.get(platform)
     if own is None:

@@ -35,7 +35,14 @@ def setup(  # noqa: PLR0917
     model: str | None,
     key_stdin: bool,
 ) -> int:
-    """Choose the model that answers, and keep its key. Without options it asks; with them it does as told."""
+    """Choose the model that answers, and keep its key.
+
+    Without options it asks; with them it does as told.
+
+    \b
+    clew setup --base-url http://127.0.0.1:11434/v1 --model llama3.2
+    clew setup --provider anthropic --key-stdin < key.txt
+    """
     if provider is None and base_url is None and not demo:
         if model or key_stdin:
             raise UsageError("Say where the model runs: --provider NAME, --base-url URL or --demo.")
