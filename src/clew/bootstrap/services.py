@@ -84,6 +84,7 @@ async def opened_services(
 
         def over(
             store: Ledger,
+            models: ModelSource,
             caps: Caps,
             remind: Callable[[], Reminders] | None = None,
             memory: MemoryDesk | None = None,
@@ -121,12 +122,12 @@ async def opened_services(
                 is_replaced=is_replaced,
             )
 
-        def in_memory(caps: Caps) -> Services:
+        def in_memory(models: ModelSource) -> Services:
             from clew.adapters.stores.memory import MemoryLedger  # noqa: PLC0415  no start waits for it
 
-            return over(MemoryLedger(), caps)
+            return over(MemoryLedger(), models, Caps(usd_per_session=settings.limits.usd_per_session))
 
-        kept = over(ledger, caps_of(settings), cache(reminders), memory)
+        kept = over(ledger, models, caps_of(settings), cache(reminders), memory)
         stack.push_async_callback(kept.runner.compactor.close)
         yield msgspec.structs.replace(
             kept,

@@ -14,17 +14,10 @@ import msgspec
 
 from clew.domain.conversation.ids import InboxId, PrincipalId, SessionId
 from clew.domain.ledger.commits import (
-    AddUsage,
-    AsObserver,
-    Caps,
-    Commit,
-    NewSession,
     Received,
-    UsageState,
 )
 from clew.domain.ledger.errors import NotFound, Outdated, Refused
-from clew.domain.ledger.rows import Origin, SessionRow, TurnState, UsageTotals
-from clew.domain.ledger.spending import left_of_day
+from clew.domain.ledger.rows import SessionRow, TurnState
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.commands import CommandContext, CommandError, CommandReply, run_command
@@ -54,6 +47,7 @@ from clew.runtime.turns.waiting import (
     Speaker,
     pack_event,
 )
+from clew.runtime.unkept import Tab
 
 if TYPE_CHECKING:
     from clew.runtime.reminders import Reminders  # phrases and time zones: 20 ms that no start waits for
@@ -119,17 +113,16 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """Makes the tool by which a turn hands tasks to subagents."""
     after: Callable[[Talk, TurnOutcome], None] | None = None
     """Follows a finished turn beside the talk. None where nothing is kept."""
-    in_memory: Callable[[Caps], Services] | None = None
-    """Makes services over a ledger that lives in memory only: what is said there is gone with it. It spends within
-    these caps. Whoever made them closes their compactor."""
+    in_memory: Callable[[ModelSource], Services] | None = None
+    """Makes services over a ledger that lives in memory only: what is said there is gone with it. Of the caps it keeps the one of
+    a session; its models keep the others. Whoever made them closes their compactor."""
 
 
 class _BeforeTemporary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a temporary talk goes back to, and the row that its usage is counted under."""
+    """What a temporary talk goes back to."""
 
     services: Services
     session: SessionId | None
-    counted: SessionId
 
 
 class Talk:
@@ -413,15 +406,12 @@ class Talk:
         kept = self.services
         if self.session is not None:
             await self._stop(kept, self.session)
-        counted = kept.desk.new_id()
-        row = NewSession(
-            id=counted, owner=self.principal, surface=self.place.surface, origin=Origin.NEW, temporary=True
-        )
-        await kept.ledger.open(row, actor=self.principal, at=kept.clock.now_ms())
-        caps = kept.runner.settings.caps.today(kept.clock.now_ms())
-        spent = await kept.ledger.spent(self.principal, None, caps.day_began)
-        self._before_temporary = _BeforeTemporary(services=kept, session=self.session, counted=counted)
-        self.services, self.session = in_memory(left_of_day(caps, spent)), None
+        tab = Tab(
+            kept.desk, kept.clock, kept.runner.settings.caps,
+            who=self.principal, surface=self.place.surface, task="temporary",
+        )  # fmt: skip
+        self._before_temporary = _BeforeTemporary(services=kept, session=self.session)
+        self.services, self.session = in_memory(tab.models(kept.models)), None
         return CommandReply(
             text="Temporary: from here on nothing that is said is kept; only what it used is counted. "
             "It has no title, search or export. /temporary again ends it, and the words are gone.",
@@ -429,16 +419,14 @@ class Talk:
         )
 
     async def _come_back(self) -> CommandReply:
-        """Counts what was used, and lets the words go."""
+        """Lets the words go."""
         kept, self._before_temporary = self._before_temporary, None
         assert kept is not None
         if self.session is not None:
             await self._stop(self.services, self.session)
             await self._close_tools(self.session)
-        used = await self.services.ledger.usage(self.principal)
         await self.services.runner.compactor.close()
         self.services, self.session = kept.services, kept.session
-        await self._count(kept.counted, used)
         where = (
             f"Back in session {self.session}."
             if self.session
@@ -446,19 +434,6 @@ class Talk:
         )
         return CommandReply(
             text=f"The temporary talk is over, and its words are gone. {where}", ends_turn=True
-        )
-
-    async def _count(self, counted: SessionId, used: UsageTotals) -> None:
-        ledger = self.services.ledger
-        handle = (await ledger.session(self.principal, counted)).handle
-        usage = AddUsage(
-            turn=0, step=0, attempt=1, task="temporary", model="", state=UsageState.SETTLED, input=used.input,
-            output=used.output, cache_read=used.cache_read, cache_write=used.cache_write, cost_usd=used.cost_usd,
-        )  # fmt: skip
-        fence = AsObserver(version=handle.version, head=handle.head)
-        now = self.services.clock.now_ms()
-        await ledger.commit(
-            Commit(session=counted, actor=self.principal, at=now, fence=fence, usage=(usage,))
         )
 
     async def _stop(self, services: Services, session: SessionId) -> None:

@@ -16,9 +16,13 @@ from clew.adapters.stores.memory import MemoryLedger
 from clew.config.settings import HttpSettings
 from clew.domain.conversation.ids import LOCAL, PrincipalId
 from clew.domain.ledger.commits import Caps
+from clew.domain.models.answer import Usage
+from clew.domain.models.request import ModelProfile
 from clew.domain.routing.keys import PLAIN, WITH_TOOLS, account
+from clew.runtime.ports.models import Cost, ModelSource, no_price
 from clew.runtime.ports.tools import Tool
 from clew.runtime.talk import Services
+from clew.runtime.turns import TurnSettings
 from clew.surfaces.http import HttpApi, Listener
 from clew.testing.scripted_model import Script, ScriptedModel
 from clew.testing.world import World
@@ -39,10 +43,13 @@ class Served:
         tools: tuple[Tool, ...] = (),
         settings: HttpSettings | None = None,
         caps: Caps | None = None,
+        profile: ModelProfile | None = None,
+        price: Callable[[Usage], Cost | None] = no_price,
         names: tuple[str, ...] = ("other-model",),
     ) -> None:
         self.ledger = ledger or MemoryLedger()
-        self.world = World(self.ledger, script, tools=tools)
+        turns = TurnSettings(caps=caps or Caps())
+        self.world = World(self.ledger, script, tools=tools, settings=turns, profile=profile, price=price)
         self.model = self.world.model
         self.model._names = names
         services = msgspec.structs.replace(self.world.services, in_memory=self._in_memory)
@@ -54,12 +61,10 @@ class Served:
         self.lived = 0
         """How many ledgers were made for requests without a session."""
 
-    def _in_memory(self, caps: Caps) -> Services:
+    def _in_memory(self, models: ModelSource) -> Services:
         self.lived += 1
         world = World(MemoryLedger(), (), tools=self._tools, seed=1000 + self.lived)
-        services = world.services
-        models = self.world.services.models
-        return msgspec.structs.replace(services, models=models)
+        return msgspec.structs.replace(world.services, models=models)
 
     async def key(self, name: str, *, tools: bool = False) -> str:
         """A key of somebody."""

@@ -13,11 +13,13 @@ import pytest
 from clew.adapters.stores.memory import MemoryLedger
 from clew.config.settings import HttpSettings
 from clew.domain.conversation.ids import LOCAL, PrincipalId, SessionId
+from clew.domain.ledger.commits import Caps
 from clew.domain.ledger.rows import InboxRow, TurnState
 from clew.domain.models.answer import AskedCall, FailureKind, StopReason, Usage
-from clew.domain.models.request import ModelRequest
+from clew.domain.models.request import ModelProfile, ModelRequest
 from clew.domain.routing.keys import PLAIN, account
 from clew.domain.tools.spec import Effect
+from clew.runtime.ports.models import Cost
 from clew.testing.scripted_model import Hold, Step, ask, fail, say
 from clew.testing.world import RecordingTool
 from tests.unit.http.serving import KEY, chat, events, said, serving, until
@@ -121,6 +123,32 @@ async def test_two_clients_that_say_the_same_do_not_meet() -> None:
         assert (await one.get("/v1/clew/sessions")).json()["data"] == []
         assert (await one.get("/v1/clew/search", params={"q": "hi"})).json()["data"] == []
         assert (await served.ledger.usage(LOCAL)).input == 20
+
+
+@pytest.mark.parametrize("third", [{}, {SESSION: "new"}])
+async def test_all_at_once_they_spend_no_more_than_the_day_has(third: dict[str, str]) -> None:
+    """As many run side by side as the cap has room for, with a session or without; what is refused is told so at once."""
+    holds = [Hold(), Hold()]
+    script = [Step(deltas=(hold,), usage=Usage(input=0, output=1_000)) for hold in holds]
+    async with (
+        serving(
+            script,
+            caps=Caps(usd_per_day=2.5),
+            profile=ModelProfile(name="scripted-model", max_output=1_000),
+            price=lambda usage: Cost(usd=usage.output / 1_000, source="test"),
+        ) as served,
+        served.client() as client,
+    ):
+        asked = [asyncio.create_task(client.post(CHAT, json=chat("hi"))) for _ in holds]
+        for hold in holds:
+            await hold.reached()
+        refused = await client.post(CHAT, json=chat("hi"), headers=third)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+        assert "$2.0000 of the $2.5 allowed a day (limits.usd_per_day)" in refused.text
+        for hold in holds:
+            hold.release()
+        assert [(await one).status_code for one in asked] == [200, 200]
+        assert (await served.ledger.usage(LOCAL)).cost_usd == 2.0
 
 
 async def test_what_a_client_brings_is_the_whole_talk() -> None:

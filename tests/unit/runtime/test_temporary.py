@@ -14,7 +14,7 @@ from clew.domain.ledger.commits import Caps
 from clew.domain.models.answer import Usage
 from clew.domain.models.request import ModelProfile
 from clew.runtime.compaction import Compactor
-from clew.runtime.ports.models import Cost
+from clew.runtime.ports.models import Cost, ModelSource
 from clew.runtime.sessions import SessionDesk
 from clew.runtime.talk import Services
 from clew.runtime.turns import TurnRunner, TurnSettings, TurnStatus
@@ -33,18 +33,20 @@ def with_memory(world: World) -> None:
     """Gives a world the services that a temporary talk goes over to."""
     kept = world.services
 
-    def in_memory(caps: Caps) -> Services:
+    def in_memory(models: ModelSource) -> Services:
         store = MemoryLedger()
         runner = TurnRunner(
             ledger=store,
             owners=world.owners,
             clock=kept.clock,
             chance=kept.chance,
-            settings=msgspec.structs.replace(kept.runner.settings, caps=caps),
-            compactor=Compactor(ledger=store, owners=world.owners, models=kept.models, clock=kept.clock),
+            settings=msgspec.structs.replace(kept.runner.settings, caps=Caps()),
+            compactor=Compactor(ledger=store, owners=world.owners, models=models, clock=kept.clock),
         )
         desk = SessionDesk(store, kept.clock, kept.chance)
-        return msgspec.structs.replace(kept, ledger=store, runner=runner, desk=desk, export=None)
+        return msgspec.structs.replace(
+            kept, ledger=store, runner=runner, desk=desk, models=models, export=None
+        )
 
     world.services = msgspec.structs.replace(kept, in_memory=in_memory)
 
@@ -95,7 +97,7 @@ async def test_leaving_the_chat_ends_a_temporary_talk(tmp_path: Path) -> None:
 
 
 async def test_a_temporary_talk_spends_what_the_day_has_left(tmp_path: Path) -> None:
-    """It is no way around a cap: what was spent before it counts, and what it spent counts after it."""
+    """It is no way around a cap: what others spend counts in it, before and while it lasts, and what it spends counts for them."""
     ledger = await open_ledger(tmp_path, HandClock())
     cost = Usage(input=0, output=1_000)
     world = World(
@@ -109,8 +111,11 @@ async def test_a_temporary_talk_spends_what_the_day_has_left(tmp_path: Path) -> 
     talk = world.talk()
     assert (await exchange(talk, "one")).status == TurnStatus.DONE
     await talk.command("/temporary")
-    ended = [(await exchange(talk, "more")).status for _ in range(3)]
-    assert ended == [TurnStatus.DONE, TurnStatus.DONE, TurnStatus.REFUSED]
+    assert (await exchange(talk, "more")).status == TurnStatus.DONE
+    assert (await ledger.usage(LOCAL)).cost_usd == 2.0, "counted as it is used"
+    beside = world.talk()
+    assert (await exchange(beside, "me too")).status == TurnStatus.DONE
+    assert (await exchange(talk, "and more")).status == TurnStatus.REFUSED
     await talk.command("/temporary")
     assert (await exchange(talk, "and now?")).status == TurnStatus.REFUSED
     assert (await ledger.usage(LOCAL)).cost_usd == 3.0

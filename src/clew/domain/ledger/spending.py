@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
 from clew.domain.ledger.commits import Caps, Reserve
 from clew.domain.ledger.errors import CapReached
 from clew.domain.ledger.rows import Spent
@@ -38,19 +36,6 @@ def capped(caps: Caps, spent: Spent) -> Iterator[tuple[str, float, float, str]]:
 def setting(cap: str) -> str:
     """Where a cap is set."""
     return cap if "." in cap else f"limits.{cap}"
-
-
-def left_of_day(caps: Caps, spent: Spent) -> Caps:
-    """The caps for whoever spends in a ledger that knows nothing of what was spent in this one today."""
-    return msgspec.structs.replace(
-        caps,
-        usd_per_user_day=_left(caps.usd_per_user_day, spent.by_owner),
-        usd_per_day=_left(caps.usd_per_day, spent.by_all),
-    )
-
-
-def _left(cap: float | None, so_far: float) -> float | None:
-    return None if cap is None else max(cap - so_far, 0.0)
 
 
 def dollars(usd: float) -> str:

@@ -1,14 +1,13 @@
 """Requests without a session: the client brings the whole talk, and takes its answer along.
 
 Rule: nothing of such a request meets another. Each runs on a ledger of its own, in memory, that ends with it; not a word is
-kept. What it used is counted under a session without words, one a person and process. A client that leaves stops its turn.
+kept. What it uses is counted as it is used. A client that leaves stops its turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -19,7 +18,6 @@ from clew.domain.conversation.ids import CallId, PrincipalId, SessionId, call_id
 from clew.domain.conversation.messages import AssistantBody, NewMessage, Role, ToolBody, ToolCall, UserBody
 from clew.domain.conversation.text import clean
 from clew.domain.ledger.commits import (
-    AddUsage,
     Append,
     AsObserver,
     Commit,
@@ -27,10 +25,8 @@ from clew.domain.ledger.commits import (
     NewSession,
     OpenTurn,
     SetTurn,
-    UsageState,
 )
-from clew.domain.ledger.rows import Handle, Origin, TurnState, UsageTotals
-from clew.domain.ledger.spending import left_of_day
+from clew.domain.ledger.rows import Handle, Origin, TurnState
 from clew.domain.routing.keys import PLAIN, WITH_TOOLS
 from clew.runtime.delivery import raised_at
 from clew.runtime.ports.people import Consent, Question
@@ -39,6 +35,7 @@ from clew.runtime.turns.job import TurnJob
 from clew.runtime.turns.openings import GoOn
 from clew.runtime.turns.running import RunningTurn
 from clew.runtime.turns.waiting import message_of_person
+from clew.runtime.unkept import Tab
 from clew.surfaces.http.asked import AssistantSaid, Brought, Said, ToolSaid, UserSaid
 from clew.surfaces.http.errors import ApiError, as_answer
 from clew.surfaces.http.exchange import Exchange
@@ -60,10 +57,7 @@ class Stateless:
         self._kept = services
         self._in_memory = services.in_memory
         self._tool_seconds = tool_seconds
-        self._counted: dict[PrincipalId, SessionId] = {}
-        self._counting = asyncio.Lock()
-        self._number = 0
-        self._under_caps = asyncio.Lock()
+        self._tabs: dict[PrincipalId, Tab] = {}
         self._turns: dict[Exchange, RunningTurn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -101,19 +95,11 @@ class Stateless:
     ) -> None:
         """The supervisor of one request: whatever goes wrong is its answer."""
         try:
-            async with AsyncExitStack() as stack:
-                caps = self._kept.runner.settings.caps.today(self._kept.clock.now_ms())
-                if caps.first is not None:  # what one may still spend is known when the one before is counted
-                    await stack.enter_async_context(self._under_caps)
-                    caps = left_of_day(caps, await self._kept.ledger.spent(who, None, caps.day_began))
-                if exchange.is_ended:
-                    return  # the client left
-                memory = self._in_memory(caps)
-                try:
-                    await self._run(memory, exchange, who, surface, said, brought, model)
-                finally:
-                    await memory.runner.compactor.close()
-                    await self._count(who, await memory.ledger.usage(who))
+            memory = self._in_memory(self._tab(who).models(self._kept.models))
+            try:
+                await self._run(memory, exchange, who, surface, said, brought, model)
+            finally:
+                await memory.runner.compactor.close()
         except Exception as error:  # noqa: BLE001 - the supervisor: logged by where it was raised, and answered with
             answer = as_answer(error)
             if answer is None:
@@ -121,6 +107,12 @@ class Stateless:
             exchange.fail(answer or ApiError(500, "internal_error", "An error inside Clew."))
         finally:
             self._turns.pop(exchange, None)
+
+    def _tab(self, who: PrincipalId) -> Tab:
+        if who not in self._tabs:
+            kept, caps = self._kept, self._kept.runner.settings.caps
+            self._tabs[who] = Tab(kept.desk, kept.clock, caps, who=who, surface=PLAIN, task="stateless")
+        return self._tabs[who]
 
     async def _run(  # noqa: PLR0917
         self,
@@ -166,26 +158,6 @@ class Stateless:
             exchange.end(await turn.finish())
         finally:
             await tools.close()
-
-    async def _count(self, who: PrincipalId, used: UsageTotals) -> None:
-        if not used.calls:
-            return
-        ledger, now = self._kept.ledger, self._kept.clock.now_ms()
-        async with self._counting:
-            if who not in self._counted:
-                new = NewSession(
-                    id=self._kept.desk.new_id(), owner=who, surface=PLAIN, origin=Origin.NEW, temporary=True
-                )
-                await ledger.open(new, actor=who, at=now)
-                self._counted[who] = new.id
-            session = self._counted[who]
-        handle = (await ledger.session(who, session)).handle
-        self._number += 1
-        row = AddUsage(
-            turn=self._number, step=0, attempt=1, task="stateless", model="", state=UsageState.SETTLED, input=used.input,
-            output=used.output, cache_read=used.cache_read, cache_write=used.cache_write, cost_usd=used.cost_usd,
-        )  # fmt: skip
-        await ledger.commit(Commit(session=session, actor=who, at=now, fence=_seen(handle), usage=(row,)))
 
 
 class _Refuses:
