@@ -6,8 +6,9 @@ again and decides again; it never carries an old decision over.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import msgspec
 
@@ -17,6 +18,7 @@ from clew.domain.ledger.commits import (
     AddReply,
     AsObserver,
     Commit,
+    Committed,
     Expand,
     MoveHead,
     NewSession,
@@ -33,9 +35,11 @@ from clew.domain.ledger.rows import CallState, InboxRow, OpKind, OpRow, Origin, 
 from clew.domain.routing.splitting import TextLimit
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.world import Chance, Clock
+from clew.runtime.turns.outbox import NOTICE
 from clew.runtime.turns.outcome import STOPPED
 from clew.runtime.turns.waiting import messages_among
 
+P = ParamSpec("P")
 T = TypeVar("T")
 TRIES_MAX: Final = 100
 TITLE_CHARACTERS_MAX: Final = 200
@@ -82,6 +86,23 @@ class LeftBehind(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: int
 
 
+def _deciding(
+    method: Callable[Concatenate[SessionDesk, P], Awaitable[T]],
+) -> Callable[Concatenate[SessionDesk, P], Coroutine[Any, Any, T]]:
+    """A method that is done again, from its beginning, where somebody was quicker."""
+
+    @wraps(method)
+    async def decided(self: SessionDesk, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        for _ in range(TRIES_MAX):
+            try:
+                return await method(self, *args, **kwargs)
+            except HeadMoved:
+                continue  # decide again from what the ledger says now
+        raise Busy("This session changes too quickly; try again.", "")
+
+    return decided
+
+
 class SessionDesk:
     """Changes sessions on behalf of a principal."""
 
@@ -93,6 +114,7 @@ class SessionDesk:
         self._chance = chance
 
     # -- opening -------------------------------------------------------------------------------------------------
+    @_deciding
     async def open(
         self,
         principal: PrincipalId,
@@ -111,74 +133,70 @@ class SessionDesk:
         `notice` is told to the place, by the same commit.
         """
         clean_title = await self.free_title(principal, title) if title else None
-
-        async def decide() -> LeftBehind:
-            new = NewSession(
-                id=session or self.new_id(),
-                owner=principal,
-                surface=place.surface,
-                origin=Origin.NEW if leaving is None else Origin.RESET,
-                title=clean_title,
-                cwd=cwd,
-                model=model,
-            )
-            point = await self._pointing(place, new.id)
-            if leaving is None:
-                await self.ledger.open(new, actor=principal, at=self._clock.now_ms(), conversation=point)
-                cancelled = 0
-            else:
-                row = await self.ledger.session(principal, leaving)
-                work = self._work(row, principal, Note(kind=OpKind.LEAVE), cut_reason="new")
-                told = await self._told(place, row, notice) if notice is not None else ()
-                jobs = extracting(row, work.at) if self._remembers else ()
-                work = msgspec.structs.replace(
-                    work, cut=True, cancel_queued=True, opens=new, conversation=point, replies=told, jobs=jobs
-                )
-                cancelled = (await self.ledger.commit(work)).cancelled
-            opened = await self.ledger.session(principal, new.id)
-            return LeftBehind(row=opened, previous=leaving, cancelled=cancelled)
-
-        return await self._decided(decide)
+        new = NewSession(
+            id=session or self.new_id(),
+            owner=principal,
+            surface=place.surface,
+            origin=Origin.NEW if leaving is None else Origin.RESET,
+            title=clean_title,
+            cwd=cwd,
+            model=model,
+        )
+        point = await self._pointing(place, new.id)
+        if leaving is None:
+            return LeftBehind(row=await self._opened(principal, new, point), previous=None, cancelled=0)
+        row = await self.ledger.session(principal, leaving)
+        left = await self._commit(
+            row,
+            principal,
+            Note(kind=OpKind.LEAVE),
+            cut=True,
+            cut_reason="new",
+            cancel_queued=True,
+            opens=new,
+            conversation=point,
+            replies=await self._told(place, row, notice) if notice is not None else (),
+            jobs=extracting(row, self._clock.now_ms()) if self._remembers else (),
+        )
+        opened = await self.ledger.session(principal, new.id)
+        return LeftBehind(row=opened, previous=leaving, cancelled=left.cancelled)
 
     async def _told(self, place: Place, row: SessionRow, notice: str) -> tuple[AddReply, ...]:
         conversation = await self.conversation_of(place, row.id)
         key = f"leave:{row.id}:{row.handle.version}"
-        return (AddReply(conversation=conversation, turn=0, part=0, kind="notice", key=key, body=notice),)
+        return (AddReply(conversation=conversation, turn=0, part=0, kind=NOTICE, key=key, body=notice),)
 
+    @_deciding
     async def consume(self, principal: PrincipalId, session: SessionId, received: InboxId) -> None:
         """What was received was done. Raises Refused when it no longer waits, NotFound without the session."""
+        await self._commit(await self.ledger.session(principal, session), principal, take=(received,))
 
-        async def decide() -> None:
-            row = await self.ledger.session(principal, session)
-            await self.ledger.commit(msgspec.structs.replace(self._work(row, principal), take=(received,)))
+    @_deciding
+    async def withdraw(
+        self, principal: PrincipalId, session: SessionId, received: Sequence[InboxId], reason: str = ""
+    ) -> tuple[InboxId, ...]:
+        """Takes back what still waits of this, and says what did; the rest was taken, or taken back, by somebody else."""
+        if not received:
+            return ()
+        row = await self.ledger.session(principal, session)
+        waiting = {one.id for one in await self.ledger.queued(principal, session)}
+        if cancel := tuple(number for number in received if number in waiting):
+            try:
+                await self._commit(row, principal, cancel=cancel, cut_reason=reason)
+            except Refused as error:
+                raise HeadMoved("One of them was taken just now.") from error
+        return cancel
 
-        await self._decided(decide)
-
-    async def cancel(
-        self, principal: PrincipalId, session: SessionId, received: InboxId, reason: str = ""
-    ) -> None:
-        """What was received is taken back. Raises Refused when it no longer waits, NotFound without the session."""
-
-        async def decide() -> None:
-            row = await self.ledger.session(principal, session)
-            work = self._work(row, principal, cut_reason=reason)
-            await self.ledger.commit(msgspec.structs.replace(work, cancel=(received,)))
-
-        await self._decided(decide)
-
+    @_deciding
     async def point(self, place: Place, session: SessionId) -> ConversationId:
         """The place's current session becomes this one."""
-
-        async def decide() -> ConversationId:
+        known = await self.ledger.conversation(place.route_key)
+        if known is None or known.session != session:
+            await self.ledger.point(await self._pointing(place, session))
             known = await self.ledger.conversation(place.route_key)
-            if known is None or known.session != session:
-                await self.ledger.point(await self._pointing(place, session))
-                known = await self.ledger.conversation(place.route_key)
-            if known is None:
-                raise HeadMoved("The conversation vanished meanwhile.")
-            return known.id
-
-        return await self._decided(decide)
+        if known is None:
+            raise HeadMoved("The conversation vanished meanwhile.")
+        return known.id
 
     async def conversation_of(self, place: Place, session: SessionId) -> ConversationId:
         """The id of a place; a place that was never used is pointed at the session."""
@@ -197,54 +215,47 @@ class SessionDesk:
         return newest[0] if newest else None
 
     # -- moving the head -----------------------------------------------------------------------------------------
+    @_deciding
     async def undo(self, principal: PrincipalId, session: SessionId, count: int = 1) -> Rewound:
         """Takes back the newest things said, in one commit: messages that wait, last first, then turns.
 
         A running turn goes on when only waiting messages are taken back; otherwise it ends with the commit. Raises
         Refused when there is less to take back; then nothing is.
         """
+        row = await self.ledger.session(principal, session)
+        own = [m for m in await self._messages_waiting(row, principal) if m.principal == principal]
+        waiting = tuple(own[-count:])
+        cancel = tuple(message.id for message in waiting)
+        turns = count - len(waiting)
+        if turns == 0:
+            await self._commit(row, principal, cancel=cancel, cut_reason="undo")
+            return Rewound(row=row, waiting=waiting)
+        starts = await self.ledger.turn_starts(principal, session, turns, row.handle.head)
+        if len(starts) < turns:
+            raise Refused(_too_many(len(starts), len(waiting)))
+        target = await self.ledger.before(principal, session, starts[-1].head)
+        undone = await self.ledger.path(principal, session, row.handle.head, above=starts[-1].seq - 1)
+        await self._move(row, principal, OpKind.UNDO, target, cancel=cancel)
+        return Rewound(
+            row=await self.ledger.session(principal, session),
+            openings=tuple(reversed(starts)),
+            waiting=waiting,
+            calls=await self._that_ran(principal, session, undone),
+        )
 
-        async def decide() -> Rewound:
-            row = await self.ledger.session(principal, session)
-            own = [m for m in await self._messages_waiting(row, principal) if m.principal == principal]
-            waiting = tuple(own[-count:])
-            cancel = tuple(message.id for message in waiting)
-            turns = count - len(waiting)
-            if turns == 0:
-                await self.ledger.commit(
-                    msgspec.structs.replace(self._work(row, principal, cut_reason="undo"), cancel=cancel)
-                )
-                return Rewound(row=row, waiting=waiting)
-            starts = await self.ledger.turn_starts(principal, session, turns, row.handle.head)
-            if len(starts) < turns:
-                raise Refused(_too_many(len(starts), len(waiting)))
-            target = await self.ledger.before(principal, session, starts[-1].head)
-            undone = await self.ledger.path(principal, session, row.handle.head, above=starts[-1].seq - 1)
-            await self._move(row, principal, OpKind.UNDO, target, cancel)
-            return Rewound(
-                row=await self.ledger.session(principal, session),
-                openings=tuple(reversed(starts)),
-                waiting=waiting,
-                calls=await self._that_ran(principal, session, undone),
-            )
-
-        return await self._decided(decide)
-
+    @_deciding
     async def redo(self, principal: PrincipalId, session: SessionId) -> Restored:
         """Takes back the newest undo that still stands. Raises Refused when there is none."""
+        row = await self.ledger.session(principal, session)
+        target = await self._redo_target(principal, session)
+        if target is None:
+            raise Refused("There is nothing to redo.")
+        await self._move(row, principal, OpKind.REDO, target)
+        return Restored(
+            row=await self.ledger.session(principal, session), messages=target.seq - row.handle.head.seq
+        )
 
-        async def decide() -> Restored:
-            row = await self.ledger.session(principal, session)
-            target = await self._redo_target(principal, session)
-            if target is None:
-                raise Refused("There is nothing to redo.")
-            await self._move(row, principal, OpKind.REDO, target)
-            return Restored(
-                row=await self.ledger.session(principal, session), messages=target.seq - row.handle.head.seq
-            )
-
-        return await self._decided(decide)
-
+    @_deciding
     async def rewind_for_retry(
         self,
         principal: PrincipalId,
@@ -255,20 +266,17 @@ class SessionDesk:
 
         By the same commit what people sent into that turn, which is off the path now, is received `again`.
         """
+        row = await self.ledger.session(principal, session)
+        starts = await self.ledger.turn_starts(principal, session, 1)
+        if not starts:
+            raise Refused("There is nothing to retry.")
+        behind = await self.ledger.path(principal, session, row.handle.head, above=starts[0].seq)
+        joined = [m for m in behind if m.role == Role.USER]
+        receives = await again(session, joined) if again is not None else ()
+        await self._move(row, principal, OpKind.RETRY, starts[0].head, receives=receives)
+        return starts[0]
 
-        async def decide() -> Message:
-            row = await self.ledger.session(principal, session)
-            starts = await self.ledger.turn_starts(principal, session, 1)
-            if not starts:
-                raise Refused("There is nothing to retry.")
-            behind = await self.ledger.path(principal, session, row.handle.head, above=starts[0].seq)
-            joined = [m for m in behind if m.role == Role.USER]
-            receives = await again(session, joined) if again is not None else ()
-            await self._move(row, principal, OpKind.RETRY, starts[0].head, receives=receives)
-            return starts[0]
-
-        return await self._decided(decide)
-
+    @_deciding
     async def resume(
         self, principal: PrincipalId, place: Place, to: SessionId, *, leaving: SessionId | None
     ) -> int:
@@ -279,30 +287,24 @@ class SessionDesk:
         if leaving is None or leaving == to:
             await self.point(place, to)
             return 0
+        row = await self.ledger.session(principal, leaving)
+        turn = await self.ledger.turn(principal, leaving)
+        if turn is not None and turn.state == TurnState.RUNNING:
+            point = await self._pointing(place, to)
+            leave = Note(kind=OpKind.LEAVE)
+            await self._commit(row, principal, leave, cut=True, cut_reason="resume", conversation=point)
+        else:
+            await self.point(place, to)
+        return len(await self._messages_waiting(row, principal))
 
-        async def decide() -> int:
-            row = await self.ledger.session(principal, leaving)
-            turn = await self.ledger.turn(principal, leaving)
-            if turn is not None and turn.state == TurnState.RUNNING:
-                work = self._work(row, principal, Note(kind=OpKind.LEAVE), cut_reason="resume")
-                point = await self._pointing(place, to)
-                await self.ledger.commit(msgspec.structs.replace(work, cut=True, conversation=point))
-            else:
-                await self.point(place, to)
-            return len(await self._messages_waiting(row, principal))
-
-        return await self._decided(decide)
-
+    @_deciding
     async def resume_at(self, principal: PrincipalId, session: SessionId, tip: Head) -> SessionRow:
         """Puts the head on another tip of the session's tree: nothing that was undone is lost."""
+        row = await self.ledger.session(principal, session)
+        await self._move(row, principal, OpKind.RESUME, tip)
+        return await self.ledger.session(principal, session)
 
-        async def decide() -> SessionRow:
-            row = await self.ledger.session(principal, session)
-            await self._move(row, principal, OpKind.RESUME, tip)
-            return await self.ledger.session(principal, session)
-
-        return await self._decided(decide)
-
+    @_deciding
     async def branch(
         self,
         principal: PrincipalId,
@@ -314,45 +316,27 @@ class SessionDesk:
     ) -> SessionRow:
         """A new session (under a new id, or `into`) that starts where the last closed turn ended. Copies nothing; the old
         one goes on as it was."""
-        clean_title = await self.free_title(principal, title) if title else None
+        row = await self.ledger.session(principal, session)
+        named = f"{row.title} (branch)" if row.title else None
+        free = await self.free_title(principal, title) if title else named
+        new = await self._forked(principal, row, Origin.FORK, place.surface, title=free)
+        new = msgspec.structs.replace(new, id=into or new.id)
+        return await self._opened(principal, new, await self._pointing(place, new.id))
 
-        async def decide() -> SessionRow:
-            row = await self.ledger.session(principal, session)
-            title = clean_title or (f"{row.title} (branch)" if row.title else None)
-            new = await self._forked(principal, row, Origin.FORK, place.surface, title)
-            new = msgspec.structs.replace(new, id=into or new.id)
-            point = await self._pointing(place, new.id)
-            await self.ledger.open(new, actor=principal, at=self._clock.now_ms(), conversation=point)
-            return await self.ledger.session(principal, new.id)
-
-        return await self._decided(decide)
-
+    @_deciding
     async def fork(self, principal: PrincipalId, session: SessionId, surface: str, at: Head) -> SessionRow:
         """A new session that starts at any position of this one's tree; no place points at it."""
+        row = await self.ledger.session(principal, session)
+        return await self._opened(principal, await self._forked(principal, row, Origin.FORK, surface, at=at))
 
-        async def decide() -> SessionRow:
-            row = await self.ledger.session(principal, session)
-            new = await self._forked(principal, row, Origin.FORK, surface, None)
-            await self.ledger.open(
-                msgspec.structs.replace(new, at=at), actor=principal, at=self._clock.now_ms()
-            )
-            return await self.ledger.session(principal, new.id)
-
-        return await self._decided(decide)
-
+    @_deciding
     async def side(
         self, principal: PrincipalId, session: SessionId, surface: str, *, title: str, cwd: str
     ) -> SessionRow:
         """A session that works beside this one, from where its last closed turn ended; no place points at it."""
-
-        async def decide() -> SessionRow:
-            row = await self.ledger.session(principal, session)
-            new = await self._forked(principal, row, Origin.SIDE, surface, title)
-            new = msgspec.structs.replace(new, cwd=cwd)
-            await self.ledger.open(new, actor=principal, at=self._clock.now_ms())
-            return await self.ledger.session(principal, new.id)
-
-        return await self._decided(decide)
+        row = await self.ledger.session(principal, session)
+        new = await self._forked(principal, row, Origin.SIDE, surface, title=title)
+        return await self._opened(principal, msgspec.structs.replace(new, cwd=cwd))
 
     async def beside(
         self,
@@ -383,14 +367,19 @@ class SessionDesk:
                 at=at,
                 summary=parent.handle.summary if at is not None else None,
             )
-            await self.ledger.open(new, actor=principal, at=self._clock.now_ms())
-        return await self.ledger.session(principal, ident)
+            return await self._opened(principal, new)
 
-    async def _forked(
-        self, principal: PrincipalId, row: SessionRow, origin: Origin, surface: str, title: str | None
+    async def _forked(  # noqa: PLR0917
+        self,
+        principal: PrincipalId,
+        row: SessionRow,
+        origin: Origin,
+        surface: str,
+        at: Head | None = None,
+        title: str | None = None,
     ) -> NewSession:
-        """What opens a session at the end of the last closed turn. Raises HeadMoved when that moved meanwhile."""
-        at = await self._last_closed(principal, row)
+        """What opens a session at the end of the last closed turn, or `at`. Raises HeadMoved when that moved meanwhile."""
+        at = at or await self._last_closed(principal, row)
         if (await self.ledger.session(principal, row.id)).handle != row.handle:
             raise HeadMoved("A turn began or ended meanwhile.")
         return NewSession(
@@ -409,105 +398,66 @@ class SessionDesk:
             prefix=await self.ledger.prefix(principal, row.id) if row.owner == principal else None,
         )
 
-    async def withdraw(
-        self, principal: PrincipalId, session: SessionId, waiting: Sequence[InboxId], reason: str
-    ) -> tuple[InboxId, ...]:
-        """Takes back messages that wait, and says which; those that were taken meanwhile stay where they are."""
-
-        async def decide() -> tuple[InboxId, ...]:
-            row = await self.ledger.session(principal, session)
-            known = {message.id for message in await self._messages_waiting(row, principal)}
-            if cancel := tuple(number for number in waiting if number in known):
-                work = self._work(row, principal, cut_reason=reason)
-                await self.ledger.commit(msgspec.structs.replace(work, cancel=cancel))
-            return cancel
-
-        return await self._decided(decide)
-
     # -- settings that leave the head alone ----------------------------------------------------------------------
     async def title(self, principal: PrincipalId, session: SessionId, title: str) -> SessionRow:
         """Raises Refused for an empty or taken title."""
         free = await self.free_title(principal, title, session)
         return await self.change(principal, session, SessionPatch(title=free), OpKind.TITLE)
 
+    @_deciding
     async def change(
         self, principal: PrincipalId, session: SessionId, patch: SessionPatch, kind: OpKind = OpKind.SETTINGS
     ) -> SessionRow:
         """Sets columns of the session as one audited op; a running turn goes on and uses them from its next."""
+        row = await self.ledger.session(principal, session)
+        await self._commit(row, principal, Note(kind=kind), patch=patch)
+        return await self.ledger.session(principal, session)
 
-        async def decide() -> SessionRow:
-            row = await self.ledger.session(principal, session)
-            work = msgspec.structs.replace(self._work(row, principal, Note(kind=kind)), patch=patch)
-            await self.ledger.commit(work)
-            return await self.ledger.session(principal, session)
-
-        return await self._decided(decide)
-
+    @_deciding
     async def expand(self, principal: PrincipalId, session: SessionId) -> SessionRow:
         """Takes the summary in force back; the one before it, or none, stands again. Raises Refused without one."""
+        row = await self.ledger.session(principal, session)
+        await self._commit(row, principal, Expand())
+        return await self.ledger.session(principal, session)
 
-        async def decide() -> SessionRow:
-            row = await self.ledger.session(principal, session)
-            await self.ledger.commit(self._work(row, principal, Expand()))
-            return await self.ledger.session(principal, session)
-
-        return await self._decided(decide)
-
+    @_deciding
     async def stop(
         self, principal: PrincipalId, session: SessionId, only: int | None = None, reason: str = STOPPED
     ) -> bool:
         """Ends a running turn (or `only` that one) from outside; False when it does not run."""
-
-        async def decide() -> bool:
-            row = await self.ledger.session(principal, session)
-            turn = await self.ledger.turn(principal, session)
-            if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
-                return False
-            if only is not None and turn.turn != only:
-                return False
-            work = self._work(row, principal, Note(kind=OpKind.STOP), cut_reason=reason)
-            await self.ledger.commit(msgspec.structs.replace(work, cut=True))
-            return True
-
-        return await self._decided(decide)
+        row = await self.ledger.session(principal, session)
+        turn = await self.ledger.turn(principal, session)
+        if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
+            return False
+        if only is not None and turn.turn != only:
+            return False
+        await self._commit(row, principal, Note(kind=OpKind.STOP), cut=True, cut_reason=reason)
+        return True
 
     def new_id(self) -> SessionId:
         return SessionId(self._chance.token(SESSION_ID_LENGTH))
 
     # -- shared steps --------------------------------------------------------------------------------------------
-    async def _decided(self, decide: Callable[[], Awaitable[T]]) -> T:
-        for _ in range(TRIES_MAX):
-            try:
-                return await decide()
-            except HeadMoved:
-                continue  # somebody was quicker: decide again from what the ledger says now
-        raise Busy("This session changes too quickly; try again.", "")
-
-    def _work(
-        self, row: SessionRow, principal: PrincipalId, op: Op | None = None, cut_reason: str = ""
-    ) -> Commit:
+    async def _commit(
+        self, row: SessionRow, principal: PrincipalId, op: Op | None = None, **rows: object
+    ) -> Committed:
+        """Against exactly what was seen. `rows` are further ones of the commit."""
         fence = AsObserver(version=row.handle.version, head=row.handle.head)
-        return Commit(
-            session=row.id,
-            actor=principal,
-            at=self._clock.now_ms(),
-            fence=fence,
-            op=op,
-            cut_reason=cut_reason,
-        )
+        work = Commit(session=row.id, actor=principal, at=self._clock.now_ms(), fence=fence, op=op)
+        return await self.ledger.commit(msgspec.structs.replace(work, **rows))
 
     async def _move(
-        self,
-        row: SessionRow,
-        principal: PrincipalId,
-        kind: OpKind,
-        to: Head,
-        cancel: tuple[InboxId, ...] = (),
-        *,
-        receives: tuple[Receive, ...] = (),
+        self, row: SessionRow, principal: PrincipalId, kind: OpKind, to: Head, **rows: object
     ) -> None:
-        work = self._work(row, principal, MoveHead(kind=kind, to=to), cut_reason=str(kind))
-        await self.ledger.commit(msgspec.structs.replace(work, cut=True, cancel=cancel, receives=receives))
+        """A turn that runs ends with it."""
+        move = MoveHead(kind=kind, to=to)
+        await self._commit(row, principal, move, cut=True, cut_reason=str(kind), **rows)
+
+    async def _opened(
+        self, principal: PrincipalId, new: NewSession, point: PointConversation | None = None
+    ) -> SessionRow:
+        await self.ledger.open(new, actor=principal, at=self._clock.now_ms(), conversation=point)
+        return await self.ledger.session(principal, new.id)
 
     async def _messages_waiting(self, row: SessionRow, principal: PrincipalId) -> list[InboxRow]:
         """Oldest first, of everybody."""

@@ -34,9 +34,9 @@ from clew.runtime.sending import Sender, Sent
 from clew.runtime.sessions import LOOKED_ON, Place, SessionDesk
 from clew.runtime.turns.opening import LeftOpen
 from clew.runtime.turns.openings import Hear, Opening, Recover, Say
-from clew.runtime.turns.outbox import Outbox
+from clew.runtime.turns.outbox import NOTICE, Outbox
 from clew.runtime.turns.outcome import STOPPED, TurnOutcome, outcome_of
-from clew.runtime.turns.recovering import NOTICE, GivenUp
+from clew.runtime.turns.recovering import GivenUp
 from clew.runtime.turns.runner import RunningTurn, TurnJob, TurnRunner
 from clew.runtime.turns.waiting import (
     EVENT,

@@ -21,8 +21,8 @@ from clew.domain.turn.recovery import (
 )
 from clew.runtime.turns.job import Means, TurnJob
 from clew.runtime.turns.opening import TRIES_MAX, OpenedTurn, claimed
+from clew.runtime.turns.outbox import NOTICE
 
-NOTICE = "notice"
 STALE = "stale"
 SET_ASIDE = "set_aside"
 

@@ -10,7 +10,6 @@ from typing import Final
 import msgspec
 
 from clew.domain.conversation.ids import PrincipalId, SessionId
-from clew.domain.ledger.errors import Refused
 from clew.domain.ledger.rows import InboxRow, InboxState
 from clew.runtime.talk import Services
 from clew.runtime.turns.waiting import MESSAGE, messages_among
@@ -45,11 +44,9 @@ async def make_way(services: Services, who: PrincipalId, session: SessionId, key
 
 
 async def _take_back(services: Services, who: PrincipalId, row: InboxRow) -> Stays | None:
-    try:
-        await services.desk.cancel(who, row.session, row.id)
-    except Refused:
-        return await make_way(services, who, row.session, row.external_key)  # a turn has just taken it
-    return None
+    if await services.desk.withdraw(who, row.session, (row.id,)):
+        return None
+    return await make_way(services, who, row.session, row.external_key)  # a turn has just taken it
 
 
 async def _undo(services: Services, who: PrincipalId, row: InboxRow) -> Stays | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -264,9 +263,7 @@ class Reception:
             session.id, EVENT, pack_bystander(Speaker(who=person, name=_name(incoming)), incoming.text), key
         )
         waiting = bystanders_among(await services.ledger.queued(who, session.id))
-        for row in waiting[:-most]:
-            with suppress(Refused):  # a turn has just taken it
-                await services.desk.cancel(who, session.id, row.id)
+        await services.desk.withdraw(who, session.id, [row.id for row in waiting[:-most]])
 
     async def _fetched(self, files: tuple[Attached, ...]) -> tuple[tuple[NewFile, ...], list[str]]:
         """The files, and a sentence for each that could not be had. Raises NotSent: then the message comes again."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Final
 
 from clew.domain.conversation.ids import PrincipalId, SessionId
-from clew.domain.ledger.errors import Refused
 from clew.domain.ledger.rows import InboxRow, TurnState
 from clew.domain.routing.routes import GROUPS, Route
 from clew.runtime.account import ACCESS
@@ -35,13 +33,15 @@ async def turned_away(
         began = why is not None or await _is_gone(access, await asker(ledger, who, session, turn.turn))
         if turn.conversation == here.id and began and await desk.stop(who, session, turn.turn, ACCESS):
             LOG.info("ended: may not talk here any more", session=session, turn=turn.turn)
-    for row in await ledger.queued(who, session):
-        if here is None or row.conversation != here.id:
-            continue
-        if why is not None or await _is_gone(access, _speaker(row)):
-            with suppress(Refused):  # somebody else was quicker
-                await desk.cancel(who, session, row.id, ACCESS)
-                LOG.info("taken back: may not talk here any more", session=session, row=row.id)
+    theirs = [
+        row.id
+        for row in await ledger.queued(who, session)
+        if here is not None
+        and row.conversation == here.id
+        and (why is not None or await _is_gone(access, _speaker(row)))
+    ]
+    for taken_back in await desk.withdraw(who, session, theirs, ACCESS):
+        LOG.info("taken back: may not talk here any more", session=session, row=taken_back)
     return why is not None
 
 
