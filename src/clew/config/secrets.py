@@ -9,21 +9,13 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path as FilePath
-from typing import Final
-from urllib.parse import quote
-
-import msgspec
 
 from clew.config.errors import SecretsError
 from clew.config.home import Home, ensure_home, exclusive, write_atomically
 from clew.config.lines import toml_problem
 from clew.config.toml_edit import edited
-
-REDACTED: Final = "[secret]"
-REDACTED_LENGTH_MIN: Final = 4
-"""A shorter secret is part of ordinary words; taking it out would destroy a text and protect nothing."""
 
 
 class Secret:
@@ -66,11 +58,6 @@ class Secrets:
         """The names in the file."""
         return tuple(self._kept)
 
-    def known(self, *names: str) -> tuple[Secret, ...]:
-        """What to redact: everything in the file, and the secrets of these names."""
-        everything = *self._kept.values(), *(self._environ.get(name, "") for name in names)
-        return tuple(Secret(text) for text in everything if text)
-
 
 def load_secrets(home: Home, environ: Mapping[str, str]) -> Secrets:
     """Reads secrets.toml, which need not exist. Raises SecretsError, also when others could read it."""
@@ -79,32 +66,6 @@ def load_secrets(home: Home, environ: Mapping[str, str]) -> Secrets:
 
 def set_secret(home: Home, name: str, text: str) -> None:
     """Keeps a secret; on disk when this returns. Raises SecretsError, HomeError."""
-    _change(home, name, text)
-
-
-def unset_secret(home: Home, name: str) -> None:
-    """Forgets a secret. Raises SecretsError, HomeError."""
-    _change(home, name, None)
-
-
-def redact(text: str, secrets: Iterable[Secret]) -> str:
-    """The text without the secrets, also where they stand as JSON or in an address.
-
-    Does not find one that was cut in two, hashed or encoded in another way.
-    """
-    spellings = {form for secret in secrets for form in _spellings(secret.reveal())}
-    for spelling in sorted(spellings, key=len, reverse=True):
-        text = text.replace(spelling, REDACTED)
-    return text
-
-
-def _spellings(text: str) -> tuple[str, ...]:
-    if len(text) < REDACTED_LENGTH_MIN:
-        return ()
-    return text, msgspec.json.encode(text).decode()[1:-1], quote(text), quote(text, safe="")
-
-
-def _change(home: Home, name: str, text: str | None) -> None:
     if not (name.isascii() and name.isidentifier()):
         raise SecretsError(
             "the name of a secret has to be like the name of a variable: letters, digits and _"
