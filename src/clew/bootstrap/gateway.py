@@ -15,7 +15,6 @@ from clew.config.secrets import Secret, Secrets, load_secrets
 from clew.config.settings import HttpSettings, Settings
 from clew.domain.routing.keys import SURFACES
 from clew.domain.routing.one_person import spelled
-from clew.runtime.metering import Meter
 from clew.runtime.ports.endpoints import Endpoint
 from clew.runtime.talk import Services
 from clew.surfaces.gateway.channel import Channel, open_channel
@@ -31,20 +30,11 @@ async def open_gateway(
     """The gateway of these settings. Raises SettingsError when there is neither a platform nor a key for the API, PlatformRefused for what is no token."""
     # What is said here is other people's too: nothing is written into the working directory on their behalf, and there
     # are no words that the inbox may not hold.
-    own = msgspec.structs.replace(services, export=None, in_memory=None)
-    meter = services.meter
-    found = (
-        _telegram(own, settings, home, environ, meter),
-        _matrix(own, settings, home, environ, meter),
-        _whatsapp(own, settings, home, environ, meter),
-    )
+    own, secrets = msgspec.structs.replace(services, export=None, in_memory=None), load_secrets(home, environ)
+    found = [make(own, settings, secrets) for make in (_telegram, _matrix, _whatsapp)]
     channels = [channel for channel in found if channel is not None]
-    channels += [
-        _other(name, own, settings, load_secrets(home, environ), meter) for name in settings.gateway.platforms
-    ]
-    owner_key = (
-        load_secrets(home, environ).get(settings.http.api_key_env) if settings.http.api_key_env else None
-    )
+    channels += [_other(name, own, settings, secrets) for name in settings.gateway.platforms]
+    owner_key = secrets.get(settings.http.api_key_env)
     api = None
     if settings.http.enabled and (channels or owner_key is not None or await _has_keys(services)):
         api = _api(services, settings.http, owner_key)
@@ -80,18 +70,16 @@ def _listener(settings: HttpSettings, api: HttpApi) -> Callable[[Sequence[Endpoi
     )
 
 
-def _telegram(
-    services: Services, settings: Settings, home: Home, environ: Mapping[str, str], meter: Meter
-) -> Channel | None:
+def _telegram(services: Services, settings: Settings, secrets: Secrets) -> Channel | None:
     own = settings.gateway.telegram
-    token = load_secrets(home, environ).get(own.token_env)
+    token = secrets.get(own.token_env)
     if token is None:
         return None
     from clew.surfaces.gateway.platforms.telegram import Telegram, Webhook  # noqa: PLC0415  0.24 s
 
     webhook = None
     if own.webhook_url:
-        secret = load_secrets(home, environ).get(own.webhook_secret_env)
+        secret = secrets.get(own.webhook_secret_env)
         if secret is None or not settings.http.enabled:
             sentence = (
                 f"gateway.telegram.webhook_url needs a secret of letters and digits in {own.webhook_secret_env}, "
@@ -103,11 +91,10 @@ def _telegram(
         token.reveal(), base_url=own.base_url, base_file_url=own.base_file_url, webhook=webhook
     )
     allow = frozenset(own.allow)
-    channel = open_channel(services, settings, platform, Path.cwd(), allow, meter=meter)
-    return msgspec.structs.replace(channel, endpoints=platform.endpoints)
+    return open_channel(services, settings, platform, Path.cwd(), allow, endpoints=platform.endpoints)
 
 
-def _other(name: str, services: Services, settings: Settings, secrets: Secrets, meter: Meter) -> Channel:
+def _other(name: str, services: Services, settings: Settings, secrets: Secrets) -> Channel:
     from clew.bootstrap.plugins import load_platform  # noqa: PLC0415  reads what is installed
 
     own = settings.gateway.platforms[name]
@@ -116,14 +103,12 @@ def _other(name: str, services: Services, settings: Settings, secrets: Secrets, 
         sentence = f"gateway.platforms.{name}: there is no token in {own.token_env}"
         raise SettingsError(Problem(path=("gateway", "platforms", name), sentence=sentence))
     platform = load_platform(name, token.reveal() if token else "", own.options)
-    return open_channel(services, settings, platform, Path.cwd(), frozenset(own.allow), meter=meter)
+    return open_channel(services, settings, platform, Path.cwd(), frozenset(own.allow))
 
 
-def _matrix(
-    services: Services, settings: Settings, home: Home, environ: Mapping[str, str], meter: Meter
-) -> Channel | None:
+def _matrix(services: Services, settings: Settings, secrets: Secrets) -> Channel | None:
     own = settings.gateway.matrix
-    token = load_secrets(home, environ).get(own.token_env)
+    token = secrets.get(own.token_env)
     if token is None:
         return None
     if not own.base_url:
@@ -139,13 +124,11 @@ def _matrix(
         return is_direct and await ledger.pairing_is_open(services.clock.now_ms())
 
     platform = Matrix(token.reveal(), own.base_url, welcomes)
-    return open_channel(services, settings, platform, Path.cwd(), frozenset(own.allow), meter=meter)
+    return open_channel(services, settings, platform, Path.cwd(), frozenset(own.allow))
 
 
-def _whatsapp(
-    services: Services, settings: Settings, home: Home, environ: Mapping[str, str], meter: Meter
-) -> Channel | None:
-    own, secrets = settings.gateway.whatsapp, load_secrets(home, environ)
+def _whatsapp(services: Services, settings: Settings, secrets: Secrets) -> Channel | None:
+    own = settings.gateway.whatsapp
     token = secrets.get(own.token_env)
     if token is None:
         return None
@@ -175,5 +158,4 @@ def _whatsapp(
     allow = frozenset(map(spelled, own.allow))
     known = partial(services.ledger.known_as, NAME)
     platform = WhatsApp(account, known, preferred=allow, base_url=own.base_url)
-    channel = open_channel(services, settings, platform, Path.cwd(), allow, meter=meter)
-    return msgspec.structs.replace(channel, endpoints=platform.endpoints)
+    return open_channel(services, settings, platform, Path.cwd(), allow, endpoints=platform.endpoints)

@@ -15,7 +15,6 @@ from clew.adapters.stores.memory import Disk, MemoryLedger
 from clew.config.settings import GatewaySettings, Settings
 from clew.domain.conversation.ids import PrincipalId
 from clew.runtime.delivery import POSSIBLY_REPEATED
-from clew.runtime.metering import Meter
 from clew.runtime.ports.endpoints import Asked
 from clew.surfaces.gateway.channel import open_channel
 from clew.surfaces.gateway.gateway import Gateway
@@ -49,11 +48,10 @@ class Two:
         self.ledger = BreakingLedger(Disk())
         self.world = World(self.ledger, answer, owner="one", clock=LoopClock(), seed=0)
         self.bad, self.good = FakeChats("bad"), FakeChats("good")
-        self.meter = Meter()
+        self.meter = self.world.services.meter
         settings = Settings(gateway=GatewaySettings(drain_seconds=5))
         self.gateway = Gateway([
-            open_channel(self.world.services, settings, FakePlatform(chats), Path("/work"), frozenset({"ann"}),
-                         meter=self.meter)
+            open_channel(self.world.services, settings, FakePlatform(chats), Path("/work"), frozenset({"ann"}))
             for chats in (self.bad, self.good)
         ])  # fmt: skip
         self.said = 0

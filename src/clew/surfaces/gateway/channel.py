@@ -14,7 +14,6 @@ from clew.config.settings import Settings
 from clew.domain.ledger.rows import Undelivered
 from clew.domain.routing.routes import Route, parse
 from clew.runtime.delivery import Delivery, RateGate
-from clew.runtime.metering import Meter
 from clew.runtime.ports.endpoints import Endpoint
 from clew.runtime.ports.platforms import Platform
 from clew.runtime.ports.tools import Surroundings
@@ -36,7 +35,6 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     """Ids of the people who may talk here without being paired."""
     endpoints: Sequence[Endpoint] = ()
     """What the HTTP listener serves for the platform."""
-    meter: Meter
 
 
 def route_of(place: Place) -> Route:
@@ -53,10 +51,10 @@ def open_channel(
     cwd: Path,
     allow: frozenset[str],
     *,
-    meter: Meter | None = None,
+    endpoints: Sequence[Endpoint] = (),
 ) -> Channel:
-    """Puts together what serves one platform. `meter` is the process's."""
-    meter = meter or Meter()
+    """Puts together what serves one platform."""
+    meter = services.meter
 
     def said(why: str, row: Undelivered) -> None:
         meter.count("clew_deliveries_troubled_total", platform=platform.name)
@@ -82,7 +80,7 @@ def open_channel(
         delivery=delivery,
         cwd=cwd,
         allow=allow,
-        meter=meter,
+        endpoints=endpoints,
     )
 
 

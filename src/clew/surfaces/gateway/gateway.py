@@ -168,7 +168,7 @@ class Wing:
                 **why,
                 again_in_seconds=seconds,
             )
-            self.channel.meter.count("clew_channel_restarts_total", platform=name, part=part)
+            self.channel.services.meter.count("clew_channel_restarts_total", platform=name, part=part)
             await asyncio.sleep(seconds)
             pause = min(pause * 2, RETRY_SECONDS[1])
 

@@ -188,7 +188,10 @@ class Line:
         LOG.info(
             "turn", turn=outcome.turn, status=outcome.status, error=code, seconds=round(seconds, 3), **cause
         )
-        meter, of = self._channel.meter, {"platform": self._channel.platform.name, "model": outcome.model}
+        meter, of = (
+            self._channel.services.meter,
+            {"platform": self._channel.platform.name, "model": outcome.model},
+        )
         meter.count("clew_turns_total", status=outcome.status, **of)
         meter.observe("clew_turn_seconds", seconds, platform=of["platform"])
         for kind in ("input", "output", "cache_read", "cache_write"):
