@@ -8,6 +8,7 @@ from typing import Final
 
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.conversation.messages import Message, Role, Status, ToolBody
+from clew.domain.conversation.text import one_line
 from clew.domain.ledger.rows import (
     ApprovalRow,
     ApprovalState,
@@ -36,8 +37,14 @@ def second(at: int) -> str:
 
 def shortened(text: str, limit: int = WORDS_MAX) -> str:
     """The start of a text, on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return one_line(text, limit)
+
+
+def came_out(turn: TurnRow) -> str:
+    """How a turn ended, if it did."""
+    took = "" if turn.finished_at is None else f" after {(turn.finished_at - turn.started_at) / 1000:.1f} s"
+    reason = f" ({turn.end_reason})" if turn.end_reason and turn.end_reason != "answered" else ""
+    return f"{turn.state}{reason}{took}"
 
 
 class Account:
@@ -112,13 +119,8 @@ class Account:
     # -- turns ---------------------------------------------------------------------------------------------------
     def turn(self, turn: TurnRow) -> list[str]:
         """A turn, what opened and joined it, and each of its calls."""
-        took = (
-            "" if turn.finished_at is None else f" after {(turn.finished_at - turn.started_at) / 1000:.1f} s"
-        )
-        reason = f" ({turn.end_reason})" if turn.end_reason and turn.end_reason != "answered" else ""
-        lines = [
-            f"turn {turn.turn}: {turn.state}{reason}{took}, started {second(turn.started_at)} UTC, model {turn.model}"
-        ]
+        began = f"started {second(turn.started_at)} UTC, model {turn.model}"
+        lines = [f"turn {turn.turn}: {came_out(turn)}, {began}"]
         if turn.error:
             lines.append(f"  error: {turn.error}")
         lines += [f"  {self._said(m)}" for m in self._path if m.turn == turn.turn and m.is_asked]

@@ -12,13 +12,12 @@ import msgspec
 from clew.adapters.mcp.settings import McpLimits, McpServer, ServerFailed
 from clew.adapters.processes.groups import StartedGroups
 from clew.domain.conversation.messages import Status
+from clew.domain.conversation.text import one_line
 from clew.domain.tools.spec import JsonObject, ToolResult, ToolSpec
 from clew.runtime.ports.tools import Tool, ToolContext
 
 if TYPE_CHECKING:
     from clew.adapters.mcp.connection import Connection
-
-DESCRIPTION_CHARS_MAX = 200
 
 
 def load() -> type[Connection]:
@@ -86,8 +85,7 @@ class RemoteTool:
 
     def describe(self, arguments: JsonObject) -> str:
         given = msgspec.json.encode(arguments).decode("utf-8", "replace") if arguments else ""
-        line = " ".join(f"{self._server.name}: {self._name} {given}".split())
-        return line if len(line) <= DESCRIPTION_CHARS_MAX else f"{line[: DESCRIPTION_CHARS_MAX - 1]}…"
+        return one_line(f"{self._server.name}: {self._name} {given}")
 
 
 class McpServers:

@@ -11,10 +11,9 @@ from typing import Generic
 
 from clew.adapters.tools.arguments import ArgumentsT, Misfit, fit, parameters_of
 from clew.domain.conversation.messages import Status
+from clew.domain.conversation.text import one_line
 from clew.domain.tools.spec import Effect, JsonObject, ToolResult, ToolSpec
 from clew.runtime.ports.tools import ToolContext
-
-DESCRIPTION_CHARS_MAX = 200
 
 
 class ToolFailed(Exception):
@@ -24,12 +23,6 @@ class ToolFailed(Exception):
 def failed(sentence: str) -> ToolResult:
     """The result that says so."""
     return ToolResult(text=sentence, status=Status.ERROR)
-
-
-def one_line(text: str, limit: int = DESCRIPTION_CHARS_MAX) -> str:
-    """The text on one line of at most `limit` characters."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
 class DeclaredTool(Generic[ArgumentsT]):

@@ -10,12 +10,13 @@ import msgspec
 from msgspec import Meta
 
 from clew.adapters.tools.arguments import Arguments
-from clew.adapters.tools.declared import DeclaredTool, ToolFailed, one_line
+from clew.adapters.tools.declared import DeclaredTool, ToolFailed
 from clew.adapters.tools.finder import FILE_BYTES_MAX, Answer, Finished, Found, Search
 from clew.adapters.tools.globs import path_pattern
 from clew.adapters.tools.kinds import size_of
 from clew.adapters.tools.paths import absolute
 from clew.adapters.tools.workers import Answered, ask_worker
+from clew.domain.conversation.text import one_line
 from clew.domain.tools.spec import Effect, ToolResult
 from clew.runtime.ports.tools import ToolContext
 

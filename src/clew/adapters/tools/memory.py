@@ -7,7 +7,8 @@ from typing import Annotated, Final, Literal, assert_never
 from msgspec import Meta
 
 from clew.adapters.tools.arguments import Arguments
-from clew.adapters.tools.declared import DeclaredTool, ToolFailed, one_line
+from clew.adapters.tools.declared import DeclaredTool, ToolFailed
+from clew.domain.conversation.text import one_line
 from clew.domain.ledger.errors import LedgerError
 from clew.domain.memory.facts import TEXT_CHARACTERS_MAX, Kind
 from clew.domain.tools.spec import Effect, ToolResult

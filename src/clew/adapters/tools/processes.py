@@ -18,7 +18,8 @@ from msgspec import Meta
 from clew.adapters.tools.arguments import Arguments
 from clew.adapters.tools.bounded import BoundedOutput
 from clew.adapters.tools.commands import Command, Origin, how_it_ended
-from clew.adapters.tools.declared import DeclaredTool, ToolFailed, one_line
+from clew.adapters.tools.declared import DeclaredTool, ToolFailed
+from clew.domain.conversation.text import one_line
 from clew.domain.tools.spec import Effect, ToolResult
 from clew.runtime.ports.tools import ToolContext
 

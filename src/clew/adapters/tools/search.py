@@ -9,7 +9,8 @@ from msgspec import Meta
 
 from clew.adapters.tools.arguments import Arguments
 from clew.adapters.tools.bounded import cut_after
-from clew.adapters.tools.declared import DeclaredTool, ToolFailed, one_line
+from clew.adapters.tools.declared import DeclaredTool, ToolFailed
+from clew.domain.conversation.text import one_line
 from clew.domain.ledger.errors import StoreUnusable
 from clew.domain.ledger.rows import Hit, SearchResult
 from clew.domain.tools.spec import Effect, ToolResult

@@ -17,12 +17,13 @@ from msgspec import Meta
 from clew.adapters.tools.addresses import AddressRefused, PublicOnlyTransport
 from clew.adapters.tools.arguments import Arguments
 from clew.adapters.tools.bounded import cut_after
-from clew.adapters.tools.declared import DeclaredTool, ToolFailed, one_line
+from clew.adapters.tools.declared import DeclaredTool, ToolFailed
 from clew.adapters.tools.html_text import Page
 from clew.adapters.tools.kinds import is_binary, size_of
 from clew.adapters.tools.limits import TimeLimits
 from clew.adapters.tools.workers import ask_worker
 from clew.domain.conversation.messages import Status
+from clew.domain.conversation.text import one_line
 from clew.domain.tools.spec import Effect, ToolFile, ToolResult
 from clew.runtime.ports.tools import ToolContext
 

@@ -11,8 +11,9 @@ from msgspec import Meta
 
 from clew.adapters.tools.arguments import Arguments
 from clew.adapters.tools.bounded import cut_after
-from clew.adapters.tools.declared import DeclaredTool, ToolFailed, one_line
+from clew.adapters.tools.declared import DeclaredTool, ToolFailed
 from clew.adapters.tools.web import tls
+from clew.domain.conversation.text import one_line
 from clew.domain.tools.spec import Effect, ToolResult
 from clew.runtime.ports.tools import ToolContext
 

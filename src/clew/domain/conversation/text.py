@@ -5,7 +5,11 @@ Lone surrogates cannot be written as UTF-8, so a text that holds one would be lo
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
+LINE_CHARACTERS_MAX: Final = 200
 
 
 class CleanText(msgspec.Struct, frozen=True):
@@ -30,6 +34,12 @@ def clean(raw: str | bytes) -> CleanText:
     except UnicodeEncodeError:
         return CleanText(_whole(raw), raw.encode("utf-8", errors="surrogatepass"))
     return CleanText(raw)
+
+
+def one_line(text: str, limit: int = LINE_CHARACTERS_MAX) -> str:
+    """The start of a text, on one line of at most `limit` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def _decoded(raw: bytes) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from clew.domain.conversation.messages import Message, Role, Status, ToolBody
-from clew.domain.ledger.rows import SessionRow, TurnRow, UsageTotals
+from clew.domain.conversation.text import one_line
+from clew.domain.ledger.rows import SessionRow, UsageTotals
 from clew.domain.ledger.spending import capped, dollars
 from clew.domain.tools.session_settings import read_settings
-from clew.runtime.account import read_account
+from clew.runtime.account import came_out, read_account
 from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
 from clew.runtime.ports.models import ModelUnavailable
 
@@ -67,13 +68,9 @@ async def history(context: CommandContext, arguments: str) -> CommandReply:
 
 
 def _history_line(message: Message) -> str:
-    text = " ".join(message.text.split())
-    if message.calls:
-        text = f"{text} [{', '.join(call.name for call in message.calls)}]".strip()
-    if len(text) > _LINE_MAX:
-        text = text[: _LINE_MAX - 1] + "…"
+    calls = f" [{', '.join(call.name for call in message.calls)}]" if message.calls else ""
     status = "" if message.status == Status.OK else f" ({message.status})"
-    return f"{message.seq:4} {message.role}{status}: {text}"
+    return f"{message.seq:4} {message.role}{status}: {one_line(message.text + calls, _LINE_MAX)}"
 
 
 async def status(context: CommandContext, arguments: str) -> CommandReply:
@@ -97,7 +94,7 @@ async def status(context: CommandContext, arguments: str) -> CommandReply:
         f"directory {row.cwd or context.cwd}",
     ]
     if turn is not None:
-        lines.append(f"last turn {_turn_line(turn)}")
+        lines.append(f"last turn {turn.turn}: {came_out(turn)}")
     return CommandReply(text="\n".join(lines))
 
 
@@ -136,12 +133,6 @@ def _cost(used: UsageTotals) -> str:
         return "cost unknown"
     calls = "1 call" if used.unpriced == 1 else f"{used.unpriced} calls"
     return f"${used.cost_usd:.4f}" + (f" and what {calls} cost, which is unknown" if used.unpriced else "")
-
-
-def _turn_line(turn: TurnRow) -> str:
-    ended = "" if turn.finished_at is None else f" after {(turn.finished_at - turn.started_at) / 1000:.1f} s"
-    reason = f" ({turn.end_reason})" if turn.end_reason and turn.end_reason != "answered" else ""
-    return f"{turn.turn}: {turn.state}{reason}{ended}"
 
 
 async def why(context: CommandContext, arguments: str) -> CommandReply:

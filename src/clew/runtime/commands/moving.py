@@ -9,6 +9,7 @@ import msgspec
 
 from clew.domain.conversation.ids import BranchId, SessionId
 from clew.domain.conversation.messages import Head, Message, ToolCall
+from clew.domain.conversation.text import one_line
 from clew.domain.ledger.errors import NotFound
 from clew.runtime.commands.values import CommandContext, CommandError, CommandReply, a_number, no_arguments
 from clew.runtime.ports.reminders import KIND as REMINDER
@@ -52,7 +53,7 @@ async def undo(context: CommandContext, arguments: str) -> CommandReply:
     drafts = [unpack(row.body).text for row in rewound.waiting]
     if drafts:
         what = "the message" if len(drafts) == 1 else f"{len(drafts)} messages"
-        lines.append(f"Taken back before it was sent: {what} “{one_line(drafts[0])}”.")
+        lines.append(f"Taken back before it was sent: {what} “{one_line(drafts[0], _SHOWN_MAX)}”.")
     if rewound.openings:
         turns = len(rewound.openings)
         what = "the last turn" if turns == 1 else f"the last {turns} turns"
@@ -143,7 +144,7 @@ async def _aimed_at(context: CommandContext, reference: str) -> tuple[SessionId,
             raise
         _, _, tip_typed = reference.rpartition("@")
         raise CommandError(
-            f"“{one_line(tip_typed)}” is no tip; `clew sessions tree` shows them, such as 12.34."
+            f"“{one_line(tip_typed, _SHOWN_MAX)}” is no tip; `clew sessions tree` shows them, such as 12.34."
         ) from None
 
 
@@ -158,10 +159,4 @@ async def _referred(context: CommandContext, reference: str) -> SessionId:
 
 def shortened(message: Message) -> str:
     """The start of a message, on one line."""
-    return one_line(message.text)
-
-
-def one_line(text: str) -> str:
-    """The start of a text, on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN_MAX else line[: _SHOWN_MAX - 1] + "…"
+    return one_line(message.text, _SHOWN_MAX)

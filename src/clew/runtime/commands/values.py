@@ -137,8 +137,6 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     handler: Handler
     aliases: tuple[str, ...] = ()
-    needs_idle: bool = False
-    """Whether it can end a running turn of the session; `CommandReply.ends_turn` says whether it did."""
 
 
 def no_arguments(name: str, arguments: str) -> None:

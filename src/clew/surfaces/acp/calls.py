@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from clew.domain.conversation.messages import Status
+from clew.domain.conversation.text import one_line
 from clew.wire.acp_types import (
     ContentPart,
     DiffPart,
@@ -57,8 +58,7 @@ class ShownCall:
     @property
     def title(self) -> str:
         telling = next((self.given[key] for key in TELLING if key in self.given), "") if self.given else ""
-        line = " ".join(f"{self.name} {telling}".split())
-        return line if len(line) <= TITLE_CHARACTERS_MAX else line[: TITLE_CHARACTERS_MAX - 1] + "…"
+        return one_line(f"{self.name} {telling}", TITLE_CHARACTERS_MAX)
 
     @property
     def kind(self) -> Kind:
