@@ -287,12 +287,16 @@ async def test_reading_is_not_asked_about(make: Make, tmp_path: Path) -> None:
     assert one.calls == []
 
 
-async def test_an_agent_that_never_answers(make: Make, tmp_path: Path, log: Log) -> None:
-    """After the time it has to get ready it is ended, and that is said."""
-    agents = make("--never-initialize", pooled=False, seconds=0.5)
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_an_agent_that_never_answers(
+    make: Make, tmp_path: Path, log: Log, warned: list[str], pooled: bool
+) -> None:
+    """After the time it has to get ready it is ended, and that is said; nobody waits for another of it as long again."""
+    agents = make("--never-initialize", pooled=pooled, seconds=0.5)
     said = await failing(agents, tmp_path)
     assert said == "The agent subject did not start: it did not answer within 0.5 s."
     assert log.living() == 0
+    assert warned == []
 
 
 async def test_an_agent_that_floods(make: Make, tmp_path: Path) -> None:

@@ -225,9 +225,8 @@ class Agent:
             async with asyncio.timeout(limits.initialize_seconds):
                 await agent._initialize()
         except TimeoutError as error:
-            raise await agent._unavailable(
-                f"it did not answer within {limits.initialize_seconds:g} s"
-            ) from error
+            silent = f"it did not answer within {limits.initialize_seconds:g} s"
+            raise await agent._unavailable(silent, is_silent=True) from error
         except AgentGone as error:
             raise await agent._unavailable("it ended") from error
         except AgentRefused as error:
@@ -239,15 +238,16 @@ class Agent:
             raise
         return agent
 
-    async def _unavailable(self, problem: str, *, for_good: bool = False) -> AgentUnavailable:
-        """The whole sentence, once nothing of the agent is left."""
+    async def _unavailable(
+        self, problem: str, *, for_good: bool = False, is_silent: bool = False
+    ) -> AgentUnavailable:
+        """The whole sentence, once nothing of the agent is left. Nobody waits as long again for one that was silent."""
         await self.close()
         said = self._process.last_words() if self._process is not None else ""
         words = f" (its last words: {said})" if said else ""
         hint = f" To get it: {self._program.install}." if self._program.install and for_good else ""
-        return AgentUnavailable(
-            f"The agent {self._program.name} did not start: {problem}{words}.{hint}", for_good=for_good
-        )
+        sentence = f"The agent {self._program.name} did not start: {problem}{words}.{hint}"
+        return AgentUnavailable(sentence, for_good=for_good or is_silent)
 
     async def _initialize(self) -> None:
         files = FileSystemCapabilities(read_text_file=True, write_text_file=True)
