@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -39,10 +40,10 @@ def deaf(*_: object) -> None:
     pass
 
 
-async def opened(world: World) -> EditorSession:
+async def opened(world: World, write: Callable[[bytes], None] = deaf) -> EditorSession:
     number = world.services.desk.new_id()
     left = await world.services.desk.open(LOCAL, place_of(number), cwd="/work", session=number)
-    editor = Editor(Peer(deaf, serve=refused, heard=deaf, broke=deaf), nothing)
+    editor = Editor(Peer(write, serve=refused, heard=deaf, broke=deaf), nothing)
     return EditorSession(number, world.services, left.row, Path("/work"), editor)
 
 
@@ -91,4 +92,20 @@ async def test_what_waits_is_taken_back_where_it_waits(is_cancelled: bool) -> No
     assert ended == {running, waiting}
     assert (running.result(), waiting.result()) == ("cancelled" if is_cancelled else "end_turn", "cancelled")
     assert [row.state for row in await world.ledger.received(LOCAL, number, 10)][-1] == InboxState.CANCELLED
+    await session.close()
+
+
+async def test_a_command_ends_the_turn_without_a_word_of_somebody_else() -> None:
+    """Who typed `/new` while their turn ran knows that they did: it ends as cancelled, and nothing is said of others."""
+    hold, shown = Hold(), list[bytes]()
+    world = World(MemoryLedger(), [say("half", hold)])
+    session = await opened(world, shown.append)
+    running = asyncio.create_task(session.prompt(Said("go", ()), nothing))
+    await hold.reached()
+    assert await session.prompt(Said("/new", ()), nothing) == "end_turn"
+    ended, _ = await asyncio.wait([running], timeout=10)
+    assert ended
+    assert running.result() == "cancelled"
+    assert b"New session" in b"".join(shown)
+    assert b"somebody else" not in b"".join(shown)
     await session.close()

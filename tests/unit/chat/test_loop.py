@@ -441,3 +441,19 @@ async def test_the_instructions_of_the_project_are_named() -> None:
         await chat.paper.shows("echo hi")
         assert chat.paper.text.count("Project instructions: AGENTS.md") == 1
         assert chat.paper.text.count("New project instructions: AGENTS.md") == 1
+
+
+async def test_what_another_process_took_is_listed_no_more() -> None:
+    """Also where nothing runs and nobody types: what is shown as waiting waits."""
+    async with chatting(world_of(say("first"))) as chat:
+        chat.types("1")
+        await chat.paper.shows("first")
+        await chat.paper.until(lambda: not chat.loop.turns.is_busy)
+        elsewhere = chat.world.talk(chat.talk.session)
+        await elsewhere.queue("later")
+        chat.types("/status")
+        await chat.paper.until(lambda: chat.loop.turns.waiting == ("later",))
+        taken = await elsewhere.next_queued()
+        assert taken is not None
+        assert await elsewhere.taken_back(taken)
+        await chat.paper.until(lambda: chat.loop.turns.waiting == ())

@@ -79,6 +79,8 @@ class Prompt:
 
     def __init__(self, session: EditorSession) -> None:
         self.is_cancelled = False
+        self.is_cut = False
+        """Whether a command of the same editor ended its turn: nobody has to be told who did."""
         self.running: RunningTurn | None = None
         self._session = session
         self._step: asyncio.Task[Any] | None = None
@@ -236,11 +238,14 @@ class EditorSession:
             raise
 
     async def _command(self, prompt: Prompt, text: str) -> StopReason:
+        running = [other for other in self._prompts if other.running is not None]
         try:
             reply = await self.talk.command(text)
         except CommandError as error:
             self._say(str(error))
             return "end_turn"
+        for other in running:
+            other.is_cut |= reply.ends_turn
         if reply.text:
             self._say(reply.text)
         if reply.opening is not None:
@@ -349,7 +354,7 @@ class EditorSession:
             self._say(f"A call waits for a decision: /approve or /deny ({ids}).")
             return "cancelled" if prompt.is_cancelled else "end_turn"
         if outcome.status == TurnStatus.INTERRUPTED or prompt.is_cancelled:
-            if outcome.error is not None and not prompt.is_cancelled:
+            if outcome.error is not None and not (prompt.is_cancelled or prompt.is_cut):
                 self._say(outcome.error[1])
             return "cancelled"
         code, sentence = outcome.error or (outcome.status, "The turn failed.")

@@ -34,6 +34,8 @@ from clew.surfaces.cli.chat.turns import TurnDriver
 from clew.surfaces.cli.codes import EXPECTED
 
 ENTRIES_MAX: Final = 100
+LOOK_SECONDS: Final = 1.0
+"""How often a chat in which nothing runs looks whether another process took what waits."""
 QUIT: Final = frozenset({"/quit", "/exit", "/q"})
 SETUP: Final = "/setup"
 DEMO: Final = "A tiny demo model answers: real, and poor, without tools. /setup chooses a better one."
@@ -210,6 +212,13 @@ class ChatLoop:
         await self.turns.refresh_waiting()
         await self._status.refresh(self.talk)
 
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self.turns.waiting and not self.turns.is_busy:
+                await self.turns.refresh_waiting()
+                self._changed()
+
     async def _close(self) -> None:
         if self._shell is not None:
             self._shell.stop()
@@ -227,6 +236,7 @@ class ChatLoop:
         elif pick:
             await self._pick()
         self.beside(self._introduce_model)
+        self.beside(self._look)
         recovery = Recovery(self.talk.services, self.talk.place, self._told_of)
         self.beside(partial(recovery.run, lambda: self.talk.session))
         self.beside(partial(say_reminders, self.talk, self._reminded))
