@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from clew.adapters.processes.groups import StartedGroups
 from clew.adapters.processes.owners import OwnerLocks
 from clew.adapters.stores.sqlite import open_ledger
 from clew.adapters.system import SystemChance, SystemClock
 from clew.adapters.system.instructions import read_instructions
 from clew.bootstrap.agents import AgentsLater
 from clew.bootstrap.exporting import exporter
+from clew.bootstrap.ingredients import Ingredients
 from clew.bootstrap.models import Connections, open_models
 from clew.config.errors import Problem, SettingsError
 from clew.config.home import Home, ensure_home
@@ -27,7 +27,6 @@ from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.commits import Caps
 from clew.domain.memory.facts import EXTRACT
 from clew.domain.tools.policy import ApprovalMode
-from clew.domain.turn.prefix import Instructions
 from clew.runtime.compaction import CompactionSettings, Compactor
 from clew.runtime.jobs import Jobs
 from clew.runtime.memory.desk import MemoryDesk
@@ -37,7 +36,7 @@ from clew.runtime.model_choice import DetectedModels
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.models import ModelSource, ModelUnavailable
 from clew.runtime.ports.tools import Surroundings, Tool
-from clew.runtime.ports.world import Clock
+from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.sessions import SessionDesk
 from clew.runtime.talk import Notify, Services, SessionTools, Talk
 from clew.runtime.turns import TurnOutcome, TurnRunner, TurnSettings
@@ -46,6 +45,65 @@ from clew.runtime.turns.waiting import BusyMode
 if TYPE_CHECKING:
     from clew.runtime.afterwards import Afterwards
     from clew.runtime.reminders import Reminders
+
+
+class _Shared(NamedTuple):
+    """What the services over any ledger of this process share."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    home: Home
+    is_replaced: Callable[[], bool]
+    owners: OwnerLocks
+    clock: Clock
+    chance: Chance
+
+    def over(
+        self,
+        ledger: Ledger,
+        models: ModelSource,
+        caps: Caps,
+        remind: Callable[[], Reminders] | None = None,
+        memory: MemoryDesk | None = None,
+    ) -> Services:
+        settings, remembers = self.settings, memory is not None and memory.enabled
+        compactor = Compactor(
+            ledger=ledger,
+            owners=self.owners,
+            models=models,
+            clock=self.clock,
+            settings=compaction_settings(settings, caps, remembers=remembers),
+        )
+        runner = TurnRunner(
+            ledger=ledger,
+            owners=self.owners,
+            clock=self.clock,
+            chance=self.chance,
+            settings=turn_settings(settings, caps),
+            compactor=compactor,
+            remembers=remembers,
+        )
+        told = memory if remembers else None
+        parts = Ingredients(settings, self.environ, self.home, ledger, self.owners.groups, remind, told)
+        return Services(
+            delegate=_delegating(settings) if settings.delegate.enabled else None,
+            ledger=ledger,
+            desk=SessionDesk(ledger, self.clock, self.chance, remembers=remembers),
+            runner=runner,
+            models=models,
+            clock=self.clock,
+            chance=self.chance,
+            toolmaker=_ToolsLater(parts),
+            reminders=remind,
+            memory=memory,
+            instructions=lambda cwd: read_instructions(cwd, settings.instructions.files),
+            is_replaced=self.is_replaced,
+        )
+
+    def in_memory(self, models: ModelSource) -> Services:
+        from clew.adapters.stores.memory import MemoryLedger  # noqa: PLC0415  no start waits for it
+
+        return self.over(MemoryLedger(), models, Caps(usd_per_session=self.settings.limits.usd_per_session))
 
 
 @asynccontextmanager
@@ -72,62 +130,15 @@ async def opened_services(
         stack.push_async_callback(agents.aclose)
         await _check_summary_model(settings.model.summary_model, models)
 
-        def instructions(cwd: Path) -> Sequence[Instructions]:
-            return read_instructions(cwd, settings.instructions.files)
-
+        @cache
         def reminders() -> Reminders:
             from clew.bootstrap.reminding import open_reminders  # noqa: PLC0415  no start waits for it
 
             return open_reminders(settings, environ, SessionDesk(ledger, clock, chance), clock, chance)
 
         memory = MemoryDesk(ledger, clock, chance, enabled=settings.memory.enabled)
-
-        def over(
-            store: Ledger,
-            models: ModelSource,
-            caps: Caps,
-            remind: Callable[[], Reminders] | None = None,
-            memory: MemoryDesk | None = None,
-        ) -> Services:
-            remembers = memory is not None and memory.enabled
-            compactor = Compactor(
-                ledger=store,
-                owners=owners,
-                models=models,
-                clock=clock,
-                settings=compaction_settings(settings, caps, remembers=remembers),
-            )
-            return Services(
-                delegate=_delegating(settings) if settings.delegate.enabled else None,
-                ledger=store,
-                desk=SessionDesk(store, clock, chance, remembers=remembers),
-                runner=TurnRunner(
-                    ledger=store,
-                    owners=owners,
-                    clock=clock,
-                    chance=chance,
-                    settings=turn_settings(settings, caps),
-                    compactor=compactor,
-                    remembers=remembers,
-                ),
-                models=models,
-                clock=clock,
-                chance=chance,
-                toolmaker=_ToolsLater(
-                    settings, environ, home, store, owners.groups, remind, memory if remembers else None
-                ),
-                reminders=remind,
-                memory=memory,
-                instructions=instructions,
-                is_replaced=is_replaced,
-            )
-
-        def in_memory(models: ModelSource) -> Services:
-            from clew.adapters.stores.memory import MemoryLedger  # noqa: PLC0415  no start waits for it
-
-            return over(MemoryLedger(), models, Caps(usd_per_session=settings.limits.usd_per_session))
-
-        kept = over(ledger, models, caps_of(settings), cache(reminders), memory)
+        shared = _Shared(settings, environ, home, is_replaced, owners, clock, chance)
+        kept = shared.over(ledger, models, caps_of(settings), reminders, memory)
         stack.push_async_callback(kept.runner.compactor.close)
         yield msgspec.structs.replace(
             kept,
@@ -136,7 +147,7 @@ async def opened_services(
             meter=meter,
             export=exporter(ledger),
             after=_following(settings, stack),
-            in_memory=in_memory,
+            in_memory=shared.in_memory,
         )
 
 
@@ -202,29 +213,19 @@ def _jobs(settings: Settings, ledger: Ledger, owners: OwnerLocks, clock: Clock, 
 class _ToolsLater:
     """`Toolmaker` that is imported when a session first needs tools: they take 0.1 s, an HTTP client among them."""
 
-    def __init__(  # noqa: PLR0917
-        self,
-        settings: Settings,
-        environ: Mapping[str, str],
-        home: Home,
-        ledger: Ledger,
-        groups: StartedGroups,
-        remind: Callable[[], Reminders] | None,
-        memory: MemoryDesk | None,
-        surroundings: Surroundings = Surroundings(),  # noqa: B008 - frozen
-    ) -> None:
-        self._made_of = (settings, environ, home, ledger, groups, remind, memory)
+    def __init__(self, parts: Ingredients, surroundings: Surroundings = Surroundings()) -> None:  # noqa: B008 - frozen
+        self._parts = parts
         self._surroundings = surroundings
 
     def within(self, surroundings: Surroundings) -> _ToolsLater:
-        return _ToolsLater(*self._made_of, surroundings)
+        return _ToolsLater(self._parts, surroundings)
 
     async def open(
         self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify
     ) -> SessionTools:
         from clew.bootstrap.tools import SettingsToolmaker  # noqa: PLC0415  see above
 
-        made = SettingsToolmaker(*self._made_of, self._surroundings)
+        made = SettingsToolmaker(self._parts, self._surroundings)
         return await made.open(session, principal, cwd, notify)
 
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from clew.adapters.mcp.servers import McpServers
 from clew.adapters.mcp.settings import McpLimits, McpServer
-from clew.adapters.processes.groups import StartedGroups
 from clew.adapters.tools.declared import ToolFailed
 from clew.adapters.tools.processes import BackgroundProcesses
 from clew.adapters.tools.toolbox import OUR_KEYS, LocalToolbox, ToolboxOptions
 from clew.adapters.tools.web_search import Provider, WebSearch
-from clew.config.home import Home
+from clew.bootstrap.ingredients import Ingredients
 from clew.config.secrets import load_secrets
-from clew.config.settings import Settings
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.runtime.commands.values import BackgroundProcess
-from clew.runtime.ports.ledger import Ledger
-from clew.runtime.ports.memory import Remembers
-from clew.runtime.ports.reminders import Scheduler
 from clew.runtime.ports.tools import Surroundings, Tool
 from clew.runtime.talk import Notify
 
@@ -71,25 +66,10 @@ class OpenedTools:
 class SettingsToolmaker:
     """Makes tools by the configuration: every session gets its own processes and servers."""
 
-    def __init__(  # noqa: PLR0917
-        self,
-        settings: Settings,
-        environ: Mapping[str, str],
-        home: Home,
-        ledger: Ledger,
-        groups: StartedGroups,
-        remind: Callable[[], Scheduler] | None,
-        memory: Remembers | None,
-        surroundings: Surroundings,
-    ) -> None:
-        self._settings = settings
+    def __init__(self, parts: Ingredients, surroundings: Surroundings) -> None:
+        self._parts = parts
+        self._settings = parts.settings
         self._surroundings = surroundings
-        self._environ = environ
-        self._home = home
-        self._ledger = ledger
-        self._groups = groups
-        self._memory = memory
-        self._scheduler = remind() if remind is not None else None
 
     async def open(
         self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify
@@ -99,15 +79,15 @@ class SettingsToolmaker:
             tool_output_bytes=self._settings.limits.tool_output_bytes,
             allow_private_addresses=self._settings.tools.allow_private_addresses,
             web_search=self._web_search(),
-            ledger=self._ledger,
-            scheduler=self._scheduler,
-            memory=self._memory,
+            ledger=self._parts.ledger,
+            scheduler=self._parts.remind() if self._parts.remind is not None else None,
+            memory=self._parts.memory,
             files=self._surroundings.files,
             terminals=self._surroundings.terminals,
             sends_bytes_max=self._surroundings.sends_bytes_max,
             hidden_variables=self._hidden(),
         )
-        return OpenedTools(LocalToolbox(options, self._groups), await self._servers(cwd))
+        return OpenedTools(LocalToolbox(options, self._parts.groups), await self._servers(cwd))
 
     async def _servers(self, cwd: Path) -> McpServers | None:
         """The session's own MCP servers, connected; those that do not start are said and left out. An editor's come
@@ -119,13 +99,15 @@ class SettingsToolmaker:
             for name, s in self._settings.mcp.items()
         ]
         limits = McpLimits(output_bytes=self._settings.limits.tool_output_bytes)
-        return await McpServers(servers, self._groups, limits).__aenter__()
+        return await McpServers(servers, self._parts.groups, limits).__aenter__()
 
     def _web_search(self) -> WebSearch | None:
         wanted = self._settings.tools.web_search_provider
         if not wanted:
             return None
-        key = load_secrets(self._home, self._environ).get(self._settings.tools.web_search_api_key_env)
+        key = load_secrets(self._parts.home, self._parts.environ).get(
+            self._settings.tools.web_search_api_key_env
+        )
         base_url = self._settings.tools.web_search_base_url
         return WebSearch(provider=Provider(wanted), base_url=base_url, api_key=key.reveal() if key else "")
 
