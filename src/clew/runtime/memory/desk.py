@@ -35,8 +35,8 @@ OFF: Final = "Memory is switched off (memory.enabled): nothing was kept."
 BY_MODEL: Final = 0.9
 """How sure a fact is that a model notes by itself; what a person has kept is certain."""
 HISTORY: Final = (
-    "It is in no request from here on, and nothing that was said until now is looked through for facts any more. What was"
-    " said stays in the history of its session until /delete."
+    "No prompt holds it and no turn is told it from here on, and nothing that was said until now is looked through for facts"
+    " any more. What was said or looked up stays in the history of its session until /delete."
 )
 
 
