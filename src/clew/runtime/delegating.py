@@ -18,6 +18,7 @@ from clew.domain.conversation.messages import Status
 from clew.domain.ledger.errors import LedgerError, Refused
 from clew.domain.ledger.rows import Origin, SessionRow, TurnState
 from clew.domain.tools.spec import ToolResult
+from clew.domain.turn.machine import GO_ON
 from clew.runtime.account import shortened
 from clew.runtime.ports.models import ModelUnavailable
 from clew.runtime.ports.people import (
@@ -181,7 +182,9 @@ class _Asks:
 
 
 def _state(end: SideEnd) -> str:
-    error = f": {end.error}" if end.error else ""
+    error = (
+        f": {end.error.removesuffix(GO_ON).strip()}" if end.error else ""
+    )  # nobody can say it to a subagent
     return f"{_WORDS.get(end.state, str(end.state))}{error}"
 
 

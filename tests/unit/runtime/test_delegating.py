@@ -200,7 +200,7 @@ def test_one_that_never_ends_reaches_its_limit_and_the_turn_goes_on() -> None:
 
     ((status, text),), state = simulate(1, program())
     assert (status, state) == (Status.OK, TurnState.INTERRUPTED)
-    assert "interrupted: The turn reached its limit of 60 seconds" in text
+    assert "interrupted: The turn reached its limit of 60 seconds.]" in text, "no word for a person"
     assert "as far as I got" in text
     assert "done]\nready" in text
 

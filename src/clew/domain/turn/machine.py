@@ -25,6 +25,9 @@ from clew.domain.models.answer import Answer, Failure
 from clew.domain.tools.spec import ToolResult
 from clew.domain.turn.repeats import REPEATS_MAX, Repeats
 
+GO_ON: Final = "Say “go on” to continue."
+"""What a person is told where a turn came to its limit."""
+
 
 class Phase(StrEnum):
     OPEN = "open"
@@ -384,9 +387,9 @@ class TurnMachine:
 
     def _next_step(self) -> tuple[Effect, ...]:
         if (looping := self._repeats.reached) is not None:
-            return self._close(TurnState.FAILED, "repeat_limit", "", looping)
+            return self._close(TurnState.FAILED, "repeat_limit", "", f"{looping} {GO_ON}")
         if self.step >= self._max_steps:
-            sentence = f"The turn reached its limit of {self._max_steps} steps. Say “go on” to continue."
+            sentence = f"The turn reached its limit of {self._max_steps} steps. {GO_ON}"
             return self._close(TurnState.FAILED, "step_limit", "", sentence)
         self.step += 1
         self.phase = Phase.ASKING

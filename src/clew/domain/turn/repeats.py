@@ -30,7 +30,7 @@ class Repeats:
         if self._times[key] >= self._times_max and self.reached is None:
             self.reached = (
                 f"The turn went in circles: {call.name} was called with the same arguments and brought the same result "
-                f"{self._times_max} times. Say “go on” to continue."
+                f"{self._times_max} times."
             )
 
 

@@ -29,6 +29,7 @@ from clew.domain.ledger.rows import CallState
 from clew.domain.models.answer import Answer
 from clew.domain.tools.session_settings import read_settings, write_settings
 from clew.domain.turn.machine import (
+    GO_ON,
     Answered,
     AnswerRecorded,
     AskModel,
@@ -265,7 +266,7 @@ class RunningTurn:
 
     def _out_of_time(self) -> None:
         seconds = self._means.settings.max_seconds
-        sentence = f"The turn reached its limit of {seconds:g} seconds. Say “go on” to continue."
+        sentence = f"The turn reached its limit of {seconds:g} seconds. {GO_ON}"
         self._post(StopRequested("time_limit", sentence))
 
     def _lease_ended(self, lease: asyncio.Task[None]) -> None:
