@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
+from typing import Final
 
 import click
 
@@ -12,6 +14,9 @@ from clew.surfaces.cli.codes import Exit
 from clew.surfaces.cli.doctor import examined, say_all
 from clew.surfaces.cli.host import Host
 from clew.surfaces.cli.logs import log_to_stderr
+
+NEW_OBJECTS: Final = 10_000
+"""How many more there are than before when the collector looks for rings among them."""
 
 
 @click.command()
@@ -33,6 +38,7 @@ async def _serve(host: Host) -> int:
     loop = asyncio.get_running_loop()
     async with host.gateway() as gateway:
         await host.import_own_modules()
+        _spare_what_stays()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, gateway.stop)
         try:
@@ -41,6 +47,14 @@ async def _serve(host: Host) -> int:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
     return Exit.DONE
+
+
+def _spare_what_stays() -> None:
+    """What was imported stays as long as the process, so the collector need not walk through it again, nor after every 700
+    new objects: with 200 turns under way that took a seventh of the time, a tenth of a second at once."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS)
 
 
 def _check(host: Host) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -21,7 +21,7 @@ from clew.surfaces.http.asked import (
     file_of,
 )
 from clew.surfaces.http.errors import unsupported
-from clew.surfaces.http.exchange import Call, Ended, Piece, Text
+from clew.surfaces.http.exchange import Batches, Call, Ended, Piece, Text
 from clew.wire import openai_chat as wire
 
 NO_PARAMETERS = {"type": "object", "properties": {}}
@@ -109,21 +109,22 @@ def usage(used: Usage) -> wire.Usage:
     )
 
 
-async def whole(pieces: AsyncIterator[Piece], frame: Frame) -> wire.ChatCompletion:
+async def whole(batches: Batches, frame: Frame) -> wire.ChatCompletion:
     """Raises ApiError when the turn was not done."""
     texts: list[str] = []
     calls: list[wire.ToolCall] = []
     ended = Ended()
-    async for piece in pieces:
-        match piece:
-            case Text(text=text):
-                texts.append(text)
-            case Call():
-                calls.append(wire.ToolCall(id=piece.id, function=_function(piece)))
-            case Ended():
-                ended = piece
-            case _:
-                pass
+    async for batch in batches:
+        for piece in batch:
+            match piece:
+                case Text(text=text):
+                    texts.append(text)
+                case Call():
+                    calls.append(wire.ToolCall(id=piece.id, function=_function(piece)))
+                case Ended():
+                    ended = piece
+                case _:
+                    pass
     if ended.error is not None:
         raise ended.error
     content = "".join(texts)
@@ -136,42 +137,47 @@ async def whole(pieces: AsyncIterator[Piece], frame: Frame) -> wire.ChatCompleti
     )
 
 
-async def chunks(
-    pieces: AsyncIterator[Piece], frame: Frame, *, with_usage: bool
-) -> AsyncIterator[wire.Chunk | wire.ErrorBody]:
-    """An error is the last, where one ends it."""
+class Chunks:
+    """One answer while it comes: pieces in, chunks out."""
 
-    def chunk(delta: wire.Delta, finish: wire.FinishReason | None = None) -> wire.Chunk:
-        of_usage: msgspec.UnsetType | None = None if with_usage else msgspec.UNSET
+    def __init__(self, frame: Frame, *, with_usage: bool) -> None:
+        self._frame = frame
+        self._with_usage = with_usage
+        self._called = 0
+
+    def begin(self) -> list[wire.Chunk | wire.ErrorBody]:
+        return [self._chunk(wire.Delta(role="assistant", content=""))]
+
+    def take(self, piece: Piece) -> list[wire.Chunk | wire.ErrorBody]:
+        """An error is the last, where one ends it."""
+        match piece:
+            case Text(text=text):
+                return [self._chunk(wire.Delta(content=text))]
+            case Call():
+                delta = wire.CallDelta(index=self._called, id=piece.id, function=_function(piece))
+                self._called += 1
+                return [self._chunk(wire.Delta(tool_calls=[delta]))]
+            case Ended(error=None):
+                last: list[wire.Chunk | wire.ErrorBody] = [self._chunk(wire.Delta(), piece.finish)]
+                return [*last, self._of_usage(piece.usage)] if self._with_usage else last
+            case Ended(error=error) if error is not None:
+                return [error.body]
+            case _:
+                return []
+
+    def _chunk(self, delta: wire.Delta, finish: wire.FinishReason | None = None) -> wire.Chunk:
+        frame = self._frame
+        of_usage: msgspec.UnsetType | None = None if self._with_usage else msgspec.UNSET
         choice = wire.ChunkChoice(delta=delta, finish_reason=finish)
         return wire.Chunk(
             id=frame.id, created=frame.created, model=frame.model, choices=[choice], usage=of_usage
         )
 
-    yield chunk(wire.Delta(role="assistant", content=""))
-    called = 0
-    async for piece in pieces:
-        match piece:
-            case Text(text=text):
-                yield chunk(wire.Delta(content=text))
-            case Call():
-                delta = wire.CallDelta(index=called, id=piece.id, function=_function(piece))
-                yield chunk(wire.Delta(tool_calls=[delta]))
-                called += 1
-            case Ended(error=None):
-                yield chunk(wire.Delta(), piece.finish)
-                if with_usage:
-                    yield wire.Chunk(
-                        id=frame.id,
-                        created=frame.created,
-                        model=frame.model,
-                        choices=[],
-                        usage=usage(piece.usage),
-                    )
-            case Ended(error=error) if error is not None:
-                yield error.body
-            case _:
-                pass
+    def _of_usage(self, used: Usage) -> wire.Chunk:
+        frame = self._frame
+        return wire.Chunk(
+            id=frame.id, created=frame.created, model=frame.model, choices=[], usage=usage(used)
+        )
 
 
 def _function(call: Call) -> wire.CalledFunction:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -20,12 +20,12 @@ from clew.surfaces.http import chat, responses
 from clew.surfaces.http.access import Caller
 from clew.surfaces.http.asked import Asked, check_order, newest
 from clew.surfaces.http.errors import ApiError, bad_request, not_found
-from clew.surfaces.http.exchange import Began, Ended, Exchange, Piece
+from clew.surfaces.http.exchange import Batches, Began, Ended, Exchange, Piece
 from clew.surfaces.http.lines import Lines
 from clew.surfaces.http.models import Offered
 from clew.surfaces.http.operations import Asking, Operation
 from clew.surfaces.http.stateless import Stateless
-from clew.surfaces.http.streaming import EventStream, unless_gone
+from clew.surfaces.http.streaming import Client, EventStream
 from clew.surfaces.http.surroundings import client_tool_names
 from clew.wire import openai_chat, openai_responses
 
@@ -41,7 +41,7 @@ class Answering(NamedTuple):
     """An answer under way: where it began, what comes, and what to do when nobody wants it any more."""
 
     began: Began
-    pieces: AsyncIterator[Piece]
+    batches: Batches
     model: str
     session: SessionId | None
     leave: Leave
@@ -82,23 +82,31 @@ class Completions:
         body: openai_chat.ChatRequest = asking.body
         asked = chat.read(body)
         named = asking.request.headers.get(SESSION)
-        answering = await unless_gone(asking.request, self._begin(asking.caller, asked, named), _nothing)
+        client = Client(asking.request.receive)
+        answering = await client.unless_gone(self._begin(asking.caller, asked, named), _nothing)
         frame = chat.Frame(
             id=f"chatcmpl-{answering.began.ident}",
             created=self._services.clock.now_ms() // 1000,
             model=answering.model,
         )
         if not body.stream:
-            whole = await unless_gone(asking.request, chat.whole(answering.pieces, frame), answering.leave)
+            whole = await client.unless_gone(chat.whole(answering.batches, frame), answering.leave)
             return _json(whole, answering.session)
-        with_usage = bool(body.stream_options and body.stream_options.include_usage)
+        chunks = chat.Chunks(
+            frame, with_usage=bool(body.stream_options and body.stream_options.include_usage)
+        )
 
-        async def events() -> AsyncIterator[bytes]:
-            async for chunk in chat.chunks(answering.pieces, frame, with_usage=with_usage):
-                yield b"data: %s\n\n" % msgspec.json.encode(chunk)
-            yield DONE
+        def encoded(these: Sequence[msgspec.Struct]) -> bytes:
+            return b"".join(b"data: %s\n\n" % msgspec.json.encode(chunk) for chunk in these)
 
-        return EventStream(events(), answering.leave, _headers(answering.session))
+        async def events() -> AsyncGenerator[bytes, None]:
+            sent = encoded(chunks.begin())
+            async for batch in answering.batches:
+                sent += b"".join(encoded(chunks.take(piece)) for piece in batch)
+                yield sent + DONE if batch and isinstance(batch[-1], Ended) else sent
+                sent = b""
+
+        return EventStream(client, events(), answering.leave, _headers(answering.session))
 
     async def _responses(self, asking: Asking) -> msgspec.Struct | Response:
         body: openai_responses.ResponsesRequest = asking.body
@@ -110,7 +118,8 @@ class Completions:
         if named is None and previous is None and body.store is not False:
             named = NEW
         begin = self._begin(asking.caller, asked, named, previous)
-        answering = await unless_gone(asking.request, begin, _nothing)
+        client = Client(asking.request.receive)
+        answering = await client.unless_gone(begin, _nothing)
         answer = responses.Answer(
             openai_responses.Response(
                 id=responses.response_id(answering.began),
@@ -126,14 +135,22 @@ class Completions:
             )
         )
         if not body.stream:
-            whole = await unless_gone(asking.request, answer.run(answering.pieces), answering.leave)
+            whole = await client.unless_gone(answer.run(answering.batches), answering.leave)
             return _json(whole, answering.session)
 
-        async def events() -> AsyncIterator[bytes]:
-            async for event in answer.events(answering.pieces):
-                yield b"event: %s\ndata: %s\n\n" % (event.type.encode(), msgspec.json.encode(event))
+        def encoded(these: Sequence[openai_responses.StreamEvent]) -> bytes:
+            """At once: each holds the response as it is now."""
+            return b"".join(
+                b"event: %s\ndata: %s\n\n" % (e.type.encode(), msgspec.json.encode(e)) for e in these
+            )
 
-        return EventStream(events(), answering.leave, _headers(answering.session))
+        async def events() -> AsyncGenerator[bytes, None]:
+            sent = encoded(answer.begin())
+            async for batch in answering.batches:
+                yield sent + b"".join(encoded(answer.take(piece)) for piece in batch)
+                sent = b""
+
+        return EventStream(client, events(), answering.leave, _headers(answering.session))
 
     # -- sessions ------------------------------------------------------------------------------------------------
     async def open(self, caller: Caller, title: str | None = None) -> SessionRow:
@@ -274,24 +291,25 @@ async def _opened(exchange: Exchange, model: str, session: SessionId | None, lea
 
 
 async def _waited(exchange: Exchange, model: str, session: SessionId | None, leave: Leave) -> Answering:
-    pieces = exchange.pieces()
-    began = await anext(pieces)
+    began, *batch = await exchange.taken()
     if isinstance(began, Ended):
         raise began.error or ApiError(500, "internal_error", "It ended before it began.")
     assert isinstance(began, Began)
-    first = asyncio.ensure_future(anext(pieces))
-    await asyncio.wait({first}, timeout=FIRST_SECONDS)
-    if first.done() and isinstance(ended := first.result(), Ended) and ended.error is not None:
+    if not batch:
+        with suppress(TimeoutError):  # its first word is late: the stream begins without
+            async with asyncio.timeout(FIRST_SECONDS):
+                batch = [*await exchange.taken()]
+    if batch and isinstance(ended := batch[0], Ended) and ended.error is not None:
         raise ended.error
 
-    async def rest() -> AsyncIterator[Piece]:
-        piece = await first
-        yield piece
-        if not isinstance(piece, Ended):
-            async for piece in pieces:
-                yield piece
+    async def batches() -> Batches:
+        taken: Sequence[Piece] = batch
+        yield taken
+        while not (taken and isinstance(taken[-1], Ended)):
+            taken = await exchange.taken()
+            yield taken
 
-    return Answering(began, rest(), model, session, leave)
+    return Answering(began, batches(), model, session, leave)
 
 
 async def _nothing() -> None:

@@ -8,7 +8,7 @@ on disk, and shown only if it begins in the same way. Texts of several steps are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import msgspec
@@ -69,10 +69,12 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Piece = Began | Text | Call | Ended
+Batches = AsyncIterator[Sequence[Piece]]
+"""Pieces in order, to the end; together come those that were there when the ones before were taken."""
 
 
 class Exchange:
-    """One request's view of a turn. `watch` is told the turn's news; `pieces` gives them on, once, to whoever asked."""
+    """One request's view of a turn. `watch` is told the turn's news; `taken` gives them on, once, to whoever asked."""
 
     def __init__(self, client_tools: frozenset[str]) -> None:
         self.received: InboxId | None = None
@@ -89,16 +91,13 @@ class Exchange:
         self._asked: dict[CallId, CallAnnounced] = {}
         self._waiting: set[CallId] = set()
 
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """In order, to the end. Text that nobody took yet is joined, so a slow reader costs what the answer is long."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            taken, self._pieces = self._pieces, []
-            for piece in taken:
-                yield piece
-                if isinstance(piece, Ended):
-                    return
+    async def taken(self) -> Sequence[Piece]:
+        """What came since this was last asked, once there is something; nothing comes after an Ended. Text that nobody took
+        yet is joined, so a slow reader costs what the answer is long."""
+        await self._news.wait()
+        self._news.clear()
+        taken, self._pieces = self._pieces, []
+        return taken
 
     def began(self, session: SessionId, turn: int, after: int = 0) -> None:
         self._add(Began(session=session, turn=turn, after=after))

@@ -7,7 +7,7 @@ it can be named after a restart, and carried on.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -18,7 +18,7 @@ from clew.runtime.turns import NewFile
 from clew.surfaces.http.asked import Asked, AssistantSaid, Brought, Said, ToolSaid, UserSaid, file_of
 from clew.surfaces.http.chat import client_tools
 from clew.surfaces.http.errors import bad_request, unsupported
-from clew.surfaces.http.exchange import Began, Call, Ended, Piece, Text
+from clew.surfaces.http.exchange import Batches, Began, Call, Ended, Piece, Text
 from clew.wire import openai_responses as wire
 from clew.wire.openai_chat import CalledFunction, DeclaredFunction
 
@@ -128,33 +128,31 @@ class Answer:
         self._number = -1
         self._message: wire.MessageItem | None = None
 
-    async def run(self, pieces: AsyncIterator[Piece]) -> wire.Response:
+    async def run(self, batches: Batches) -> wire.Response:
         """The whole response. Raises ApiError when the turn was not done."""
-        async for _ in self.events(pieces):
-            pass
+        async for batch in batches:
+            for piece in batch:
+                self.take(piece)
         if self.error is not None:
             raise self.error
         return self.response
 
-    async def events(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[wire.StreamEvent]:
-        for kind in ("response.created", "response.in_progress"):
-            yield self._event(kind, response=self.response)
-        async for piece in pieces:
-            match piece:
-                case Text(text=text):
-                    if self._message is None:
-                        for event in self._begin_message():
-                            yield event
-                    self._texts.append(text)
-                    yield self._of_text("response.output_text.delta", delta=text, logprobs=[])
-                case Call():
-                    for event in (*self._end_message(), *self._call(piece)):
-                        yield event
-                case Ended():
-                    for event in (*self._end_message(), self._end(piece)):
-                        yield event
-                case _:
-                    pass
+    def begin(self) -> list[wire.StreamEvent]:
+        kinds = ("response.created", "response.in_progress")
+        return [self._event(kind, response=self.response) for kind in kinds]
+
+    def take(self, piece: Piece) -> list[wire.StreamEvent]:
+        match piece:
+            case Text(text=text):
+                begun = self._begin_message() if self._message is None else []
+                self._texts.append(text)
+                return [*begun, self._of_text("response.output_text.delta", delta=text, logprobs=[])]
+            case Call():
+                return [*self._end_message(), *self._call(piece)]
+            case Ended():
+                return [*self._end_message(), self._end(piece)]
+            case _:
+                return []
 
     def _begin_message(self) -> list[wire.StreamEvent]:
         ident = f"msg_{self.response.id.removeprefix('resp_')}_{len(self.response.output)}"

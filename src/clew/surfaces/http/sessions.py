@@ -18,7 +18,7 @@ from clew.surfaces.http.completions import Completions
 from clew.surfaces.http.errors import bad_request
 from clew.surfaces.http.lines import Lines
 from clew.surfaces.http.operations import Asking, Handler, Operation
-from clew.surfaces.http.streaming import EventStream
+from clew.surfaces.http.streaming import Client, EventStream
 
 ROOT: Final = "/v1/clew/sessions"
 ONE: Final = "/v1/clew/sessions/{session}"
@@ -188,7 +188,9 @@ class Sessions:
         async def nothing() -> None:
             """Whoever only looked on leaves nothing behind."""
 
-        return EventStream((event.encoded() async for event in events), nothing)
+        return EventStream(
+            Client(asking.request.receive), (event.encoded() async for event in events), nothing
+        )
 
     # -- changing ------------------------------------------------------------------------------------------------
     async def _open(self, asking: Asking) -> views.Session:
