@@ -25,12 +25,12 @@ from clew.config.settings import Settings
 from clew.domain.compaction.policy import Shares
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.commits import Caps
+from clew.domain.ledger.jobs import REVIEW, TITLE
 from clew.domain.memory.facts import EXTRACT
 from clew.domain.tools.policy import ApprovalMode
 from clew.runtime.compaction import CompactionSettings, Compactor
-from clew.runtime.jobs import Jobs
+from clew.runtime.jobs import Jobs, Perform
 from clew.runtime.memory.desk import MemoryDesk
-from clew.runtime.memory.extraction import Extraction
 from clew.runtime.metering import Meter
 from clew.runtime.model_choice import DetectedModels
 from clew.runtime.ports.ledger import Ledger
@@ -38,12 +38,13 @@ from clew.runtime.ports.models import ModelSource, ModelUnavailable
 from clew.runtime.ports.tools import Surroundings, Tool
 from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.sessions import SessionDesk
-from clew.runtime.talk import Notify, Services, SessionTools, Talk
-from clew.runtime.turns import TurnOutcome, TurnRunner, TurnSettings
+from clew.runtime.talk import Notify, Services, SessionTools
+from clew.runtime.turns import TurnRunner, TurnSettings
 from clew.runtime.turns.waiting import BusyMode
 
 if TYPE_CHECKING:
     from clew.runtime.afterwards import Afterwards
+    from clew.runtime.memory.extraction import Extraction
     from clew.runtime.reminders import Reminders
 
 
@@ -139,14 +140,14 @@ async def opened_services(
         memory = MemoryDesk(ledger, clock, chance, enabled=settings.memory.enabled)
         shared = _Shared(settings, environ, home, is_replaced, owners, clock, chance)
         kept = shared.over(ledger, models, caps_of(settings), reminders, memory)
+        kept = msgspec.structs.replace(kept, follows=_followed(settings))
         stack.push_async_callback(kept.runner.compactor.close)
         yield msgspec.structs.replace(
             kept,
-            jobs=_jobs(settings, ledger, owners, clock, models),
+            jobs=_jobs(settings, kept),
             prewarm=agents.prewarm,
             meter=meter,
             export=exporter(ledger),
-            after=_following(settings, stack),
             in_memory=shared.in_memory,
         )
 
@@ -161,22 +162,9 @@ async def _check_summary_model(name: str, models: DetectedModels) -> None:
         ) from error
 
 
-def _following(settings: Settings, stack: AsyncExitStack) -> Callable[[Talk, TurnOutcome], None]:
-    """What follows finished turns, imported after the first that is followed; ended first of all."""
-    made: list[Afterwards] = []
-
-    def follow(talk: Talk, outcome: TurnOutcome) -> None:
-        from clew.runtime.afterwards import Afterwards  # noqa: PLC0415  no start waits for it
-
-        if not made:
-            model = settings.model.summary_model or None
-            made.append(
-                Afterwards(titles=settings.titles.enabled, review=settings.review.enabled, model=model)
-            )
-            stack.push_async_callback(made[0].close)
-        made[0].follow(talk, outcome)
-
-    return follow
+def _followed(settings: Settings) -> frozenset[str]:
+    wanted = {TITLE: settings.titles.enabled, REVIEW: settings.review.enabled}
+    return frozenset(kind for kind, is_wanted in wanted.items() if is_wanted)
 
 
 def _delegating(settings: Settings) -> Callable[[Services], Tool]:
@@ -199,15 +187,34 @@ def _delegating(settings: Settings) -> Callable[[Services], Tool]:
     return tool
 
 
-def _jobs(settings: Settings, ledger: Ledger, owners: OwnerLocks, clock: Clock, models: ModelSource) -> Jobs:
-    """What is switched off is not done, and waits."""
+def _jobs(settings: Settings, services: Services) -> Jobs:
+    """What is switched off is not done, and waits. What a kind is done by is imported for the first of it."""
     model = settings.model.summary_model or None
-    extraction = Extraction(ledger, models, clock, model=model, caps=caps_of(settings))
+    ledger, models, clock = services.ledger, services.models, services.clock
+
+    @cache
+    def extraction() -> Extraction:
+        from clew.runtime.memory.extraction import Extraction  # noqa: PLC0415  no start waits for it
+
+        return Extraction(ledger, models, clock, model=model, caps=caps_of(settings))
+
+    @cache
+    def afterwards() -> Afterwards:
+        from clew.runtime.afterwards import Afterwards  # noqa: PLC0415  no start waits for it
+
+        return Afterwards(services, model=model)
+
+    every: dict[str, Perform] = {
+        TITLE: lambda job: afterwards().title(job),
+        REVIEW: lambda job: afterwards().review(job),
+        EXTRACT: lambda job: extraction().perform(job),
+    }
+    remembers = settings.memory.enabled
+    on = services.follows | ({EXTRACT} if remembers else set())
+    kinds = {kind: perform for kind, perform in every.items() if kind in on}
+    before = (lambda: extraction().sweep()) if remembers else None
     lease_seconds = settings.turn.lease_seconds
-    if not settings.memory.enabled:
-        return Jobs(ledger, owners, clock, {}, lease_seconds=lease_seconds)
-    kinds = {EXTRACT: extraction.perform}
-    return Jobs(ledger, owners, clock, kinds, lease_seconds=lease_seconds, before=extraction.sweep)
+    return Jobs(ledger, services.runner.owners, clock, kinds, lease_seconds=lease_seconds, before=before)
 
 
 class _ToolsLater:

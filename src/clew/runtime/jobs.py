@@ -9,6 +9,7 @@ it brings is there once. An attempt is counted when it begins: work that ends it
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -16,10 +17,11 @@ from typing import Final
 import msgspec
 
 from clew.domain.conversation.ids import JobId
-from clew.domain.ledger.commits import AddReply, MoveJob, Receive
+from clew.domain.ledger.commits import DAY_MS, AddReply, MoveJob, Receive
 from clew.domain.ledger.errors import LedgerError
 from clew.domain.ledger.rows import JobRow, JobState
 from clew.domain.memory.facts import NewFact
+from clew.domain.models.answer import FailureKind
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.ports.owners import Owners
 from clew.runtime.ports.world import Clock
@@ -28,7 +30,8 @@ from clew.runtime.turns.leases import Holder, LeaseWatch
 ATTEMPTS_MAX: Final = 10
 PAUSE_MS: Final = 30_000
 """After the first attempt that came to nothing; it doubles: the last is made more than four hours after the first."""
-AT_ONCE_MAX: Final = 2
+AT_ONCE_MAX: Final = 4
+"""Of one kind, in one process."""
 LOOK_SECONDS: Final = 5.0
 """How often a process looks for what is due: other processes keep jobs too."""
 ERROR_CHARACTERS_MAX: Final = 500
@@ -52,6 +55,13 @@ class Later(Exception):
     def __init__(self, why: str, at: int) -> None:
         super().__init__(why)
         self.at = at
+
+
+def refusal(kind: str, why: str, now_ms: int) -> Exception:
+    """What it means for a job that the model refused: `kind` is a FailureKind's, `why` a sentence."""
+    if kind == FailureKind.CAP:
+        return Later(why, now_ms - now_ms % DAY_MS + DAY_MS)
+    return Hopeless(why) if kind == FailureKind.UNPRICED else ConnectionError(why)
 
 
 Perform = Callable[[JobRow], Awaitable[Done]]
@@ -80,6 +90,7 @@ class Jobs:
         self._lease_seconds = lease_seconds
         self._watch = LeaseWatch(owners, clock, lease_seconds)
         self._at_it: dict[JobId, asyncio.Task[None]] = {}
+        self._busy = Counter[str]()
         self._nudged = asyncio.Event()
 
     def nudge(self) -> None:
@@ -108,9 +119,10 @@ class Jobs:
             await self._before()
         for kind in self._kinds:
             for row in await self._ledger.due_jobs(kind, None, self._clock.now_ms()):
-                if len(self._at_it) >= AT_ONCE_MAX:
-                    return
+                if self._busy[kind] >= AT_ONCE_MAX:
+                    break
                 if row.id not in self._at_it and self._is_free(row):
+                    self._busy[kind] += 1
                     self._at_it[row.id] = asyncio.create_task(self._taken(row))
 
     async def settled(self) -> None:
@@ -130,6 +142,7 @@ class Jobs:
             return  # it cannot be written just now: the job is as it was, and nobody is at it
         finally:
             del self._at_it[row.id]
+            self._busy[row.kind] -= 1
             self.nudge()
 
     async def _attempted(self, job: JobRow) -> None:

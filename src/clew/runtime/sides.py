@@ -37,6 +37,7 @@ _OPENING: Final[Mapping[TurnState, type[Recover | GoOn]]] = {
     TurnState.RUNNING: Recover,
     TurnState.WAITING: GoOn,
 }
+COME_TO_NOTHING: Final = frozenset({TurnState.FAILED, TurnState.ABANDONED})
 
 
 class SideEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,7 @@ class SideEnd(msgspec.Struct, frozen=True, kw_only=True):
     side: SessionId
     state: TurnState
     text: str = ""
+    reason: str | None = None
     error: str | None = None
 
 
@@ -64,6 +66,8 @@ class SideTask(msgspec.Struct, frozen=True, kw_only=True):
     settings: TurnSettings
     tools: Callable[[Sequence[Tool]], Sequence[Tool]] | None = None
     """Which of the session's tools it may use, and what else."""
+    again: bool = False
+    """Whether it is begun anew where it had come to nothing before."""
 
 
 async def finished(services: Services, task: SideTask, watch: Watch, approver: Approver) -> SideEnd:
@@ -73,11 +77,12 @@ async def finished(services: Services, task: SideTask, watch: Watch, approver: A
     """
     ledger, side = services.ledger, task.side.id
     turn = await ledger.turn(task.principal, side)
+    again = task.again and turn is not None and turn.state in COME_TO_NOTHING
     unanswered = False
-    while turn is None or turn.state in _OPENING or turn.end_reason == CANCELLED:
+    while turn is None or again or turn.state in _OPENING or turn.end_reason == CANCELLED:
         # A turn was cancelled by who has lost the session that it works for: whoever has it now begins another.
         opens = None if turn is None else _OPENING.get(turn.state)
-        unanswered = False
+        again = unanswered = False
         begin = Work(task=task.text, key=f"work-{turn.turn if turn is not None else 0}")
         try:
             unanswered = await _run(services, task, begin if opens is None else opens(), watch, approver)
@@ -141,11 +146,17 @@ async def _run(
 async def _end(services: Services, task: SideTask, turn: TurnRow) -> SideEnd:
     path = await services.ledger.path(task.principal, task.side.id)
     said = [m.text for m in path if m.turn == turn.turn and m.role == Role.ASSISTANT and m.text.strip()]
-    return SideEnd(side=task.side.id, state=turn.state, text=said[-1] if said else "", error=turn.error)
+    return SideEnd(
+        side=task.side.id,
+        state=turn.state,
+        text=said[-1] if said else "",
+        reason=turn.end_reason,
+        error=turn.error,
+    )
 
 
 async def _settled(services: Services, task: SideTask, end: SideEnd) -> None:
     """The side session is over, which the tree shows."""
-    if task.side.ended_at is None:
+    if task.side.ended_at is None or task.side.end_reason != end.state:
         patch = SessionPatch(ended_at=services.clock.now_ms(), end_reason=str(end.state))
         await services.desk.change(task.principal, task.side.id, patch)

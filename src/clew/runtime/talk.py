@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -22,7 +23,6 @@ from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.commands import CommandContext, CommandError, CommandReply, run_command
 from clew.runtime.commands.values import BackgroundWork, Processes
-from clew.runtime.jobs import Jobs
 from clew.runtime.memory.desk import MemoryDesk
 from clew.runtime.metering import Meter
 from clew.runtime.ports.ledger import Ledger
@@ -50,6 +50,7 @@ from clew.runtime.turns.waiting import (
 from clew.runtime.unkept import Tab
 
 if TYPE_CHECKING:
+    from clew.runtime.jobs import Jobs
     from clew.runtime.reminders import Reminders  # phrases and time zones: 20 ms that no start waits for
 
 __all__ = ["EVENT", "MESSAGE", "Notify", "QueuedMessage", "Services", "SessionTools", "Talk", "Toolmaker"]
@@ -111,8 +112,10 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """Begins to start what the first turn in a directory would have to wait for. No turn depends on it."""
     delegate: Callable[[Services], Tool] | None = None
     """Makes the tool by which a turn hands tasks to subagents."""
-    after: Callable[[Talk, TurnOutcome], None] | None = None
-    """Follows a finished turn beside the talk. None where nothing is kept."""
+    follows: frozenset[str] = frozenset()
+    """The kinds of the jobs that an answered turn asks for, in talks of surfaces that stay."""
+    talks: WeakValueDictionary[SessionId, Talk] = msgspec.field(default_factory=WeakValueDictionary)
+    """Whom to tell here of what such jobs bring."""
     in_memory: Callable[[ModelSource], Services] | None = None
     """Makes services over a ledger that lives in memory only: what is said there is gone with it. Of the caps it keeps the one of
     a session; its models keep the others. Whoever made them closes their compactor."""
@@ -166,8 +169,7 @@ class Talk:
         finally:
             if self.running is not None:
                 self.running.look()  # the command may have ended its turn
-            if self.services.jobs is not None:
-                self.services.jobs.nudge()  # or asked for work that nobody waits for
+            self._ended()  # or asked for work that nobody waits for
         if reply.session is not None:
             self.session = reply.session
         return await self._turn_temporary() if reply.turns_temporary else reply
@@ -261,6 +263,9 @@ class Talk:
         known = await self._row() if self.session is not None else None
         model = await self.services.models.choose(known.model if known else None)
         row = known or await self._row()
+        follows = frozenset[str]()
+        if self.titled is not None:
+            follows, self.services.talks[row.id] = self.services.follows, self
         if model.within is not None:
             model = model.within(row.id, self.cwd)
         tools = await self._tools_of(row.id) if model.profile.takes_tools else None
@@ -277,6 +282,7 @@ class Talk:
             cwd=self.cwd,
             instructions=self.services.instructions(self.cwd),
             notify=self._notify_for(row.id),
+            follows=follows,
             ended=self._ended,
         )
         if self._stops != stops:
@@ -291,9 +297,9 @@ class Talk:
         make = self.services.delegate
         return () if make is None else (make(self.services),)
 
-    def _ended(self, outcome: TurnOutcome) -> None:
-        if self.services.after is not None and self.titled is not None:
-            self.services.after(self, outcome)
+    def _ended(self) -> None:
+        if self.services.jobs is not None:
+            self.services.jobs.nudge()
 
     async def stop(self) -> bool:
         """Ends the running turn, wherever it runs, and keeps one that is beginning here from its work.

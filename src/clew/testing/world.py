@@ -10,6 +10,7 @@ import msgspec
 
 from clew.adapters.tools.delegate import delegate_tool
 from clew.domain.conversation.ids import ID_ALPHABET, LOCAL, OwnerId, PrincipalId, SessionId
+from clew.domain.ledger.jobs import REVIEW, TITLE
 from clew.domain.memory.facts import EXTRACT
 from clew.domain.models.answer import Usage
 from clew.domain.models.request import ModelProfile
@@ -53,6 +54,13 @@ class HandClock:
     def advance(self, seconds: float) -> None:
         """Moves the wall clock; negative jumps back."""
         self._now_ms += int(seconds * 1000)
+
+
+class StandingClock(HandClock):
+    """It moves when a test says so, and only then."""
+
+    def now_ms(self) -> int:
+        return self._now_ms
 
 
 class SeededChance:
@@ -177,7 +185,7 @@ class World:
         price: Callable[[Usage], Cost | None] = no_price,
         clock: HandClock | None = None,
         delegate: DelegateLimits | None = None,
-        after: Afterwards | None = None,
+        follows: frozenset[str] = frozenset(),
         remembers: bool = False,
     ) -> None:
         self.model = ScriptedModel(script, profile=profile)
@@ -193,11 +201,6 @@ class World:
         chosen = settings or TurnSettings(approval_mode=mode)
         desk = SessionDesk(ledger, self.clock, chance, remembers=remembers)
         self.memory = MemoryDesk(ledger, self.clock, chance, enabled=remembers)
-        extraction = Extraction(ledger, models, self.clock, model=None, caps=chosen.caps)
-        self.jobs = Jobs(
-            ledger, self.owners, self.clock, {EXTRACT: extraction.perform}, lease_seconds=chosen.lease_seconds,
-            before=extraction.sweep,
-        )  # fmt: skip
         self.zones: dict[PrincipalId, str] = {}
         """Time zones of people; UTC for whoever has none."""
         self.reminders = Reminders(desk, self.clock, chance, lambda who: self.zones.get(who, "UTC"))
@@ -221,8 +224,14 @@ class World:
             toolmaker=GivenTools(tools),
             instructions=lambda _: tuple(self.instructions),
             delegate=None if delegate is None else delegating(delegate_tool, delegate),
-            after=None if after is None else after.follow,
+            follows=follows,
         )
+        extraction = Extraction(ledger, models, self.clock, model=None, caps=chosen.caps)
+        after = Afterwards(self.services, model=None)
+        kinds = {TITLE: after.title, REVIEW: after.review, EXTRACT: extraction.perform}
+        before = extraction.sweep if remembers else None
+        lease_seconds = chosen.lease_seconds
+        self.jobs = Jobs(ledger, self.owners, self.clock, kinds, lease_seconds=lease_seconds, before=before)
 
     @property
     def ledger(self) -> Ledger:

@@ -13,6 +13,7 @@ from clew.adapters.stores.memory import MemoryLedger
 from clew.adapters.stores.memory.state import State
 from clew.config.settings import HttpSettings, Settings
 from clew.domain.ledger.commits import Commit, Committed
+from clew.domain.ledger.jobs import REVIEW, TITLE
 from clew.surfaces.gateway.channel import open_channel
 from clew.surfaces.gateway.gateway import Gateway
 from clew.testing.fake_platform import FakeChats, FakePlatform
@@ -52,12 +53,13 @@ class Counting(MemoryLedger):
 @pytest.mark.parametrize("edits", [True, False])
 def test_a_step_is_one_or_two_commits(edits: bool) -> None:
     """Received, taken; an answer is one commit, a call two; each reply is taken and settled. Nothing else is written, and no
-    preview is made of an answer that is whole at once. It reads what each decision needs, and not again and again."""
+    preview is made of an answer that is whole at once. It reads what each decision needs, and not again and again. What is
+    done afterwards is asked for by the same commits."""
 
     async def run() -> None:
         ledger, chats, tool = Counting(), FakeChats(), RecordingTool("look")
         steps = [Step(deltas=("hello",)), ask("look"), ask("look"), Step(deltas=("done",))]
-        world = World(ledger, steps, tools=[tool])
+        world = World(ledger, steps, tools=[tool], follows=frozenset({TITLE, REVIEW}))
         channel = open_channel(
             world.services, Settings(http=HttpSettings(enabled=False)), FakePlatform(chats, edits=edits, preview_seconds=0.25),
             Path("/work"), frozenset({"ann"}),
@@ -81,5 +83,6 @@ def test_a_step_is_one_or_two_commits(edits: bool) -> None:
             "receive", "take", *call, *call, "answer", "take_reply", "settle_reply"
         ]  # fmt: skip
         assert ledger.looks - looks - len(ledger.writes[first:]) <= READS_MAX
+        assert sorted(job.kind for job in ledger._disk.state.jobs.values()) == [REVIEW, REVIEW, TITLE]
 
     simulate(0, run())

@@ -12,7 +12,7 @@ from clew.domain.ledger.commits import AddReply, NewJob, Receive
 from clew.domain.ledger.rows import JobRow, JobState
 from clew.runtime.jobs import ATTEMPTS_MAX, PAUSE_MS, Done, Jobs, Later
 from clew.testing.ledgers import ANN, START_MS, begin, job
-from clew.testing.world import HandClock, NamedOwners
+from clew.testing.world import NamedOwners, StandingClock
 
 NOWHERE = ConversationId(0)
 pytestmark = pytest.mark.anyio
@@ -23,19 +23,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-class Standing(HandClock):
-    """It moves when it is told to, and only then."""
-
-    def now_ms(self) -> int:
-        return self._now_ms
-
-
 class Worker:
     """One process that does jobs of the kind `test`: each attempt ends as the next of `ends` says, then well."""
 
     def __init__(self, ledger: MemoryLedger, *ends: Exception, me: str = "me") -> None:
         self.owners = NamedOwners(me)
-        self.clock = Standing(START_MS + 1000)
+        self.clock = StandingClock(START_MS + 1000)
         self.jobs = Jobs(ledger, self.owners, self.clock, {"test": self._perform}, lease_seconds=30)
         self.done: list[str] = []
         self.may_go = asyncio.Event()

@@ -278,14 +278,14 @@ class Receive(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Work to be kept. The same (kind, key) is kept once."""
+    """Work to be kept. The same (kind, key) is kept once. A payload of None is the head that its commit leaves."""
 
     kind: str
     key: str
     owner: PrincipalId
     session: SessionId
     conversation: ConversationId | None = None
-    payload: str = ""
+    payload: str | None = ""
     next_at: int
 
 

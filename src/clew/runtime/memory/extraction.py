@@ -19,9 +19,9 @@ from clew.domain.ledger.errors import HeadMoved, NotFound
 from clew.domain.ledger.jobs import extracting, upto
 from clew.domain.ledger.rows import JobRow, SessionRow
 from clew.domain.memory.facts import EXTRACT, FACTS_MAX, NewFact
-from clew.domain.models.answer import Failure, FailureKind
+from clew.domain.models.answer import Failure
 from clew.runtime.compaction.summarising import answer_to
-from clew.runtime.jobs import Done, Hopeless, Later
+from clew.runtime.jobs import Done, Hopeless, refusal
 from clew.runtime.memory.reading import (
     ANSWER_TOKENS,
     PART_TOKENS_MIN,
@@ -133,7 +133,7 @@ class Extraction:
                 key = f"{job.key}-{job.attempts}-{n}"
                 answer = await answer_to(paid, asked, key, tokens=ANSWER_TOKENS, seconds=CALL_SECONDS)
                 if isinstance(answer, Failure):
-                    raise self._refusal(answer)
+                    raise refusal(answer.kind, answer.message, self._clock.now_ms())
                 facts += facts_in(answer.text, said, row.id)
         except Garbage as error:
             if job.attempts < GARBAGE_MAX:
@@ -142,15 +142,6 @@ class Extraction:
         finally:
             await self._count(job.owner, row, paid.rows())
         return tuple(facts)
-
-    def _refusal(self, failure: Failure) -> Exception:
-        """Why there is no answer, as what it means for the job."""
-        if failure.kind == FailureKind.CAP:
-            now = self._clock.now_ms()
-            return Later(failure.message, now - now % DAY_MS + DAY_MS)
-        if failure.kind == FailureKind.UNPRICED:
-            return Hopeless(failure.message)
-        return ConnectionError(failure.message)
 
     async def _count(
         self, owner: PrincipalId, row: SessionRow, used: Sequence[AddUsage], reserve: Reserve | None = None

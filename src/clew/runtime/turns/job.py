@@ -22,7 +22,6 @@ from clew.runtime.ports.world import Chance, Clock
 from clew.runtime.turns.leases import LeaseWatch
 from clew.runtime.turns.openings import Opening
 from clew.runtime.turns.outbox import Outbox
-from clew.runtime.turns.outcome import TurnOutcome
 from clew.runtime.turns.waiting import BusyMode
 
 
@@ -54,7 +53,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     """Whether turns are told what is remembered."""
 
 
-def _nothing_follows(_: TurnOutcome) -> None:
+def _nothing_follows() -> None:
     """For turns after which nothing is done."""
 
 
@@ -78,7 +77,9 @@ class TurnJob(msgspec.Struct, frozen=True, kw_only=True):
     """Its own, where they are not those of the process."""
     prompt: str = ""
     """What the frozen system prompt ends with."""
-    ended: Callable[[TurnOutcome], None] = _nothing_follows
-    """Hears how it came out, once that is on disk."""
+    follows: frozenset[str] = frozenset()
+    """The kinds of the jobs that its answer asks for."""
+    ended: Callable[[], None] = _nothing_follows
+    """Called once its end is on disk."""
     notify: Callable[[str, str], Awaitable[None]]
     """Takes (kind, text) of what tools started and what ended after they returned."""

@@ -31,6 +31,7 @@ from clew.domain.ledger.commits import (
     ConsumeApproval,
     MoveCall,
     NewBlob,
+    NewJob,
     Note,
     PlanCall,
     Reserve,
@@ -38,6 +39,7 @@ from clew.domain.ledger.commits import (
     SetTurn,
 )
 from clew.domain.ledger.errors import Fenced, LedgerError
+from clew.domain.ledger.jobs import following
 from clew.domain.ledger.rows import CallState, Handle, OpKind, TurnState
 from clew.domain.models.answer import Answer
 from clew.domain.tools.spec import ToolResult
@@ -66,11 +68,14 @@ class Recorder:
         now_ms: Callable[[], int],
         recovers: str | None = None,
         outbox: Outbox | None = None,
+        follows: frozenset[str] = frozenset(),
     ) -> None:
         """`recovers` is the key of an interrupted tool batch: the first answer acknowledges its recovery.
 
-        With an `outbox`, whatever is said goes into it by the commit that says it.
+        With an `outbox`, whatever is said goes into it by the commit that says it. `follows` are the kinds of the jobs that
+        an answered turn asks for.
         """
+        self._follows = follows
         self._outbox = outbox
         self._ledger = ledger
         self._principal = principal
@@ -118,6 +123,7 @@ class Recorder:
             set_turn=SetTurn(turn=self.turn, state=TurnState.DONE, end_reason="answered") if closes else None,
             release=closes,
             replies=self._answered(message.text, step, closes),
+            jobs=self._following() if closes and self._follows else (),
         )
         self._recovers = None
         return calls
@@ -248,6 +254,9 @@ class Recorder:
         """Returns when no commit is on its way any more."""
         while self._writing:
             await asyncio.wait(set(self._writing))
+
+    def _following(self) -> tuple[NewJob, ...]:
+        return following(self._follows, self.session, self.turn, self._principal, self._now_ms())
 
     def _answered(self, text: str, step: int, closes: bool) -> tuple[AddReply, ...]:
         if self._outbox is None:

@@ -144,6 +144,7 @@ class RunningTurn:
             now_ms=means.clock.now_ms,
             recovers=opened.recovers,
             outbox=job.outbox,
+            follows=job.follows,
         )
         self._hint = () if opened.hint is None else (opened.hint,)
         self._context = TurnContext(
@@ -250,7 +251,7 @@ class RunningTurn:
                     await self._perform_all(self._machine.receive(Lost()))
             self._fitting.turn_ended()
             outcome = await self._outcome()
-            self._job.ended(outcome)
+            self._job.ended()
             return outcome
         finally:
             self._limit.stop()

@@ -8,10 +8,24 @@ from msgspec.structs import replace
 from clew.domain.conversation.ids import OwnerId, SessionId
 from clew.domain.ledger.commits import AddReply, MoveJob, Note, PointConversation, Receive
 from clew.domain.ledger.errors import HeadMoved, NotFound, Refused
+from clew.domain.ledger.jobs import upto
 from clew.domain.ledger.rows import JobRow, JobState, OpKind
 from clew.runtime.ports.ledger import Ledger
 from clew.testing.contracts.ledger_case import LedgerCase, Reopen
-from clew.testing.ledgers import ANN, BOB, START_MS, begin, do, job, place, session_id
+from clew.testing.ledgers import (
+    ANN,
+    BOB,
+    START_MS,
+    add,
+    begin,
+    do,
+    exchange,
+    job,
+    place,
+    session_id,
+    undo,
+    user,
+)
 
 DUE = START_MS + 1000
 ONE, TWO = OwnerId("one"), OwnerId("two")
@@ -51,6 +65,16 @@ class JobContract(LedgerCase):
         assert await ledger.move_job(done(row))
         assert (await ledger.add_job(job(handle, chat, "a"), most=9)).state == JobState.DONE
         assert await ledger.jobs(ANN, "test") == ()
+
+    async def test_a_commit_says_where_it_leaves_the_session(self, ledger: Ledger) -> None:
+        """In the jobs that ask for it, also where it begins a branch."""
+        handle = await exchange(ledger, await begin(ledger), "one")
+        one, two = (job(handle, None, key, payload=None) for key in ("a", "b"))
+        first = await add(ledger, handle, user("two"), jobs=(one,))
+        back = await undo(ledger, first)
+        second = await add(ledger, back, user("another"), jobs=(two,))
+        assert second.head.branch != first.head.branch
+        assert [upto(row.payload) for row in await ledger.jobs(ANN, "test")] == [first.head, second.head]
 
     async def test_only_so_many_wait(self, ledger: Ledger) -> None:
         """Each owner has their own, and those that are done do not count."""

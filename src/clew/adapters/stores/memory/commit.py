@@ -18,6 +18,7 @@ from clew.adapters.stores.memory.turns import cancel_queued, settle_turns, write
 from clew.domain.ledger.commits import Append, Commit, Committed, SessionPatch
 from clew.domain.ledger.errors import KeyReused, Refused
 from clew.domain.ledger.fences import check_claim, check_fence, payload_of
+from clew.domain.ledger.jobs import placed
 from clew.domain.ledger.rows import SessionRow, TurnState
 
 
@@ -37,7 +38,7 @@ def commit(state: State, work: Commit) -> Committed:
     for item in work.receives:
         receive(state, item)
     for job in work.jobs:
-        keep_job(state, job)
+        keep_job(state, placed(job, state.sessions[work.session].handle.head))
     opened = open_session(state, work.opens, work.actor, work.at) if work.opens else None
     if work.conversation is not None:
         point(state, work.conversation)

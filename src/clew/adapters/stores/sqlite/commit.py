@@ -34,6 +34,7 @@ from clew.domain.ledger.commits import (
 )
 from clew.domain.ledger.errors import HeadMoved, KeyReused, NotFound, Refused
 from clew.domain.ledger.fences import check_claim, check_fence, payload_of
+from clew.domain.ledger.jobs import placed
 from clew.domain.ledger.rows import Handle, OpKind, Prefix, TurnState
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -88,7 +89,7 @@ def commit(db: apsw.Connection, work: Commit) -> Committed:
     for item in work.receives:
         receive(db, item)
     for job in work.jobs:
-        keep_job(db, job)
+        keep_job(db, placed(job, handle.head))
     opened = open_session(db, work.opens, work.actor, work.at) if work.opens else None
     if work.conversation is not None:
         point_conversation(db, work.conversation)
