@@ -16,17 +16,18 @@ from typing import Final
 from clew.testing.model_server import ModelServer, echo
 from tests.acceptance.serving_http import Api, api
 
+UNHURRIED: Final = {"CLEW__HTTP__REQUESTS_PER_MINUTE": "0", "CLEW__HTTP__EVENTS_SECONDS": "1"}
+"""A server that takes any number of requests, and ends what would have no end."""
 INSTALLED: Final = Path(__file__).parents[2] / ".counterparts" / "clients"
 """By `make integration`, which says in `clients.log` beside it what it could not install."""
 CHECKS: Final = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,ignored_auth"
-ENDLESS: Final = "/v1/clew/sessions/{session}/events"
 
 
 async def fuzzed(served: Api, key: str, *options: str, seconds_max: float) -> tuple[int, str]:
     """Exit code and report of a run against a server that runs."""
     process = await asyncio.create_subprocess_exec(
         INSTALLED / "bin" / "schemathesis", "run", f"http://127.0.0.1:{served.port}/openapi.json",
-        "--header", f"Authorization: Bearer {key}", "--checks", CHECKS, "--exclude-path", ENDLESS, "--no-color",
+        "--header", f"Authorization: Bearer {key}", "--checks", CHECKS, "--no-color",
         "--request-timeout", "30", "--suppress-health-check", "all", "--warnings", "off", *options,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         cwd=served.clew.cwd, env={"PATH": os.environ["PATH"], "HOME": str(served.clew.cwd)},
@@ -43,7 +44,7 @@ async def fuzzed(served: Api, key: str, *options: str, seconds_max: float) -> tu
 async def main(minutes: float) -> int:
     with tempfile.TemporaryDirectory() as directory:
         async with api(Path(directory), ModelServer(echo)) as served:
-            served.clew.environ["CLEW__HTTP__REQUESTS_PER_MINUTE"] = "0"
+            served.clew.environ |= UNHURRIED
             key = await served.key()
             await served.start()
             seconds = minutes * 60

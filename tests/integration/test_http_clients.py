@@ -13,7 +13,7 @@ import pytest
 
 from clew.testing.model_server import ModelServer, Served, echo
 from tests.acceptance.serving_http import SECONDS_MAX, Api, api
-from tests.integration.fuzz_http import INSTALLED, fuzzed
+from tests.integration.fuzz_http import INSTALLED, UNHURRIED, fuzzed
 
 AIDER = INSTALLED.parent / "aider" / "bin" / "aider"
 """Too large to be installed for every run of the tests: `python3 -m venv .counterparts/aider`, and pip's `aider-chat` in it."""
@@ -42,7 +42,7 @@ def answer(body: Any) -> Served:
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Api]:
     async with api(tmp_path, ModelServer(answer)) as served:
-        served.clew.environ["CLEW__HTTP__REQUESTS_PER_MINUTE"] = "0"
+        served.clew.environ |= UNHURRIED
         served.show(await served.key())
         await served.start()
         yield served

@@ -342,6 +342,8 @@ class HttpSettings(Section, frozen=True, kw_only=True):
     """What becomes of a session's turn whose client leaves. A request without a session is always stopped."""
     tool_seconds: Duration = 600
     """For how long a turn waits for what came of a call of the client's own tools."""
+    events_seconds: Duration = 3600
+    """After so long whoever follows a session has to ask again, with the last event's id: so a key that was taken back ends."""
     cors_origins: tuple[str, ...] = ()
     """Origins of web pages that browsers let use the API; none by default."""
 

@@ -97,6 +97,7 @@ class Served:
             ]
             if not found:
                 return
+            assert found[0].answer is not None
             name = found[0].answer.__name__
         schemas = {"components": self.document["components"], "$ref": f"#/components/schemas/{name}"}
         jsonschema.validate(body, schemas)

@@ -11,9 +11,11 @@ import jsonschema
 import msgspec
 import pytest
 
+from clew.config.settings import HttpSettings
 from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.ledger.rows import OpKind
 from clew.domain.models.answer import FailureKind
+from clew.domain.routing.keys import PLAIN, account
 from clew.testing.scripted_model import Hold, fail, say
 from clew.wire.sse import ServerSentEvent
 from tests.unit.http.serving import chat, events, serving, until
@@ -156,6 +158,19 @@ async def test_what_happens_is_told_as_it_happens_and_again_to_whoever_missed_it
                 assert (await client.get(f"{ROOT}/{session}/events", headers=headers)).status_code == 400
             assert (await client.post(CHAT, json=chat("x"), headers={SESSION: session})).status_code == 502
             assert await texts(client, session) == ["hi", "so far and on", "x", "cut"]
+
+
+async def test_whoever_follows_comes_back_after_a_while() -> None:
+    """A second, here: the stream ends by itself, and a key that was taken back is not let in again."""
+    settings = HttpSettings(requests_per_minute=0, events_seconds=1)
+    async with serving(echo, settings=settings) as served:
+        key = await served.key("ann")
+        async with served.client(key) as client:
+            session = await talked(client, "one")
+            seen = [event.event async for event in followed(client, session, params={"after": 0})]
+            assert {"op", "turn"} == set(seen)
+            await served.ledger.unpair(account(key, PLAIN))
+            assert (await client.get(f"{ROOT}/{session}/events")).status_code == 401
 
 
 async def test_whoever_follows_a_session_that_is_deleted_is_told_so() -> None:

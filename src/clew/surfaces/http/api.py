@@ -56,7 +56,9 @@ class HttpApi:
         )
         self.operations: tuple[Operation, ...] = (
             *self._completions.operations,
-            *Sessions(services, self._lines, self._completions).operations,
+            *Sessions(
+                services, self._lines, self._completions, events_seconds=settings.events_seconds
+            ).operations,
         )
         described = msgspec.json.encode(document(self.operations))
 

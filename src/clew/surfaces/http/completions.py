@@ -28,12 +28,14 @@ from clew.surfaces.http.stateless import Stateless
 from clew.surfaces.http.streaming import Client, EventStream
 from clew.surfaces.http.surroundings import client_tool_names
 from clew.wire import openai_chat, openai_responses
+from clew.wire.openai_chat import ErrorBody
 
 SESSION: Final = "X-Clew-Session"
 NEW: Final = "new"
 FIRST_SECONDS: Final = 10.0
 """For so long the status of a stream waits for its first word: an error before it is an error, not a stream."""
-DONE: Final = b"data: [DONE]\n\n"
+DONE: Final = "[DONE]"
+LAST: Final = b"data: %s\n\n" % DONE.encode()
 Leave = Callable[[], Awaitable[None]]
 
 
@@ -63,13 +65,13 @@ class Completions:
             ),
             Operation(
                 method="POST", path="/v1/chat/completions", summary="An answer; with X-Clew-Session, a turn of that session.",
-                body=openai_chat.ChatRequest, answer=openai_chat.ChatCompletion, handle=self._chat, streams=True,
-                headers=(SESSION,),
+                body=openai_chat.ChatRequest, answer=openai_chat.ChatCompletion, handle=self._chat,
+                events=(openai_chat.Chunk, ErrorBody), end=DONE, headers=(SESSION,),
             ),
             Operation(
                 method="POST", path="/v1/responses", summary="An answer in a session that previous_response_id carries on.",
                 body=openai_responses.ResponsesRequest, answer=openai_responses.Response, handle=self._responses,
-                streams=True, headers=(SESSION,),
+                events=(openai_responses.StreamEvent,), headers=(SESSION,),
             ),
         )  # fmt: skip
 
@@ -103,7 +105,7 @@ class Completions:
             sent = encoded(chunks.begin())
             async for batch in answering.batches:
                 sent += b"".join(encoded(chunks.take(piece)) for piece in batch)
-                yield sent + DONE if batch and isinstance(batch[-1], Ended) else sent
+                yield sent + LAST if batch and isinstance(batch[-1], Ended) else sent
                 sent = b""
 
         return EventStream(client, events(), answering.leave, _headers(answering.session))

@@ -6,6 +6,7 @@ saw gets every later op, once, also from another process after a crash. Everythi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
@@ -55,11 +56,13 @@ async def first_version(ledger: Ledger, who: PrincipalId, session: SessionId, la
 
 
 async def follow(
-    ledger: Ledger, lines: Lines, who: PrincipalId, session: SessionId, seen: int
+    ledger: Ledger, lines: Lines, who: PrincipalId, session: SessionId, seen: int, *, seconds: float
 ) -> AsyncIterator[Event]:
-    """Without end, but that of the session. Begins with the state of its newest turn, if there is one. What is answered comes
+    """For so long, or to the end of the session. Begins with the state of its newest turn, if there is one. What is answered comes
     before its answer, whose pieces come before the op that holds it whole."""
     newest: tuple[int, TurnState] | None = None
+    now = asyncio.get_running_loop().time
+    ends = now() + seconds
     with lines.following(session) as follower:
         try:
             while True:
@@ -86,9 +89,11 @@ async def follow(
                 if turn is not None and newest != (turn.turn, turn.state):
                     newest = turn.turn, turn.state
                     yield Event(event="turn", data=msgspec.json.encode(views.turn(turn)))
-                await follower.wait(LOOK_SECONDS)
+                if (left := ends - now()) <= 0:
+                    return
+                await follower.wait(min(LOOK_SECONDS, left))
         except NotFound:
-            yield Event(event="gone", data=b"{}")
+            yield Event(event="gone", data=msgspec.json.encode(views.GoneEvent()))
 
 
 async def _since(ledger: Ledger, who: PrincipalId, session: SessionId, seen: int) -> AsyncIterator[OpRow]:

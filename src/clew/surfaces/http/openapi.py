@@ -20,7 +20,8 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """OpenAPI 3.1, which takes JSON Schema as it is."""
     types: list[type] = [ErrorBody]
     for operation in operations:
-        types += [operation.answer, operation.query, *([operation.body] if operation.body else [])]
+        used = (operation.query, operation.answer, operation.body, *operation.events)
+        types += [one for one in used if one is not None]
     schemas, components = msgspec.json.schema_components(list(dict.fromkeys(types)), ref_template=_REF)
     of_type = dict(zip(dict.fromkeys(types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -38,15 +39,20 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         "components": {
             "schemas": components,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "responses": {"Error": _content(of_type[ErrorBody], "It was not done; the body says why.")},
+            "responses": {
+                "Error": {
+                    "description": "It was not done; the body says why.",
+                    "content": _json(of_type[ErrorBody]),
+                }
+            },
         },
     }
 
 
 def _described(operation: Operation, of_type: dict[type, Any], components: dict[str, Any]) -> dict[str, Any]:
-    answer = _content(of_type[operation.answer], "Done.")
-    if operation.streams:
-        answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    content = {} if operation.answer is None else _json(of_type[operation.answer])
+    if operation.events:
+        content["text/event-stream"] = {"schema": _event(operation, of_type)}
     query = components[operation.query.__name__]
     required = query.get("required", ())
     parameters = [
@@ -61,13 +67,25 @@ def _described(operation: Operation, of_type: dict[type, Any], components: dict[
     described: dict[str, Any] = {
         "summary": operation.summary,
         "parameters": parameters,
-        "responses": {str(operation.status): answer, "default": {"$ref": "#/components/responses/Error"}},
+        "responses": {
+            str(operation.status): {"description": "Done.", "content": content},
+            "default": {"$ref": "#/components/responses/Error"},
+        },
     }
     if operation.body is not None:
-        schema = {"schema": of_type[operation.body]}
-        described["requestBody"] = {"required": True, "content": {"application/json": schema}}
+        described["requestBody"] = {"required": True, "content": _json(of_type[operation.body])}
     return described
 
 
-def _content(schema: Any, description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+def _json(schema: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _event(operation: Operation, of_type: dict[type, Any]) -> dict[str, Any]:
+    """One event of a stream. What its data hold is JSON in a string."""
+    held = {"anyOf": [of_type[one] for one in operation.events]}
+    data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json", "contentSchema": held}
+    if operation.end:
+        data = {"anyOf": [{"const": operation.end}, data]}
+    properties = {"event": {"type": "string"}, "id": {"type": "string"}, "data": data}
+    return {"type": "object", "properties": properties, "required": ["data"]}

@@ -34,12 +34,15 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     """With `{name}` for what differs."""
     summary: str
-    answer: type[msgspec.Struct]
+    answer: type[msgspec.Struct] | None
+    """None where it answers with events alone."""
     handle: Handler
     body: type[msgspec.Struct] | None = None
     query: type[msgspec.Struct] = Nothing
-    streams: bool = False
-    """Whether it can answer with server-sent events."""
+    events: tuple[type[msgspec.Struct], ...] = ()
+    """What server-sent events hold, where it can answer with them."""
+    end: str = ""
+    """What the last event holds, where that is none of these."""
     status: int = 200
     headers: tuple[str, ...] = ()
     """Headers it looks at."""

@@ -76,13 +76,16 @@ class NoBody(msgspec.Struct, kw_only=True):
 
 
 class Sessions:
-    def __init__(self, services: Services, lines: Lines, completions: Completions) -> None:
+    def __init__(
+        self, services: Services, lines: Lines, completions: Completions, *, events_seconds: float
+    ) -> None:
         self._services = services
         self._lines = lines
         self._completions = completions
+        self._events_seconds = events_seconds
 
         def get(
-            path: str, summary: str, answer: type[msgspec.Struct], handle: Handler, **more: object
+            path: str, summary: str, answer: type[msgspec.Struct] | None, handle: Handler, **more: object
         ) -> Operation:
             return Operation(
                 method="GET", path=path, summary=summary, answer=answer, handle=handle, **more  # type: ignore[arg-type]
@@ -109,8 +112,8 @@ class Sessions:
             get(f"{ONE}/tree", "Branches and children.", views.Tree, self._tree),
             get(f"{ONE}/approvals", "Calls that wait for a yes.", views.ApprovalList, self._approvals),
             get(
-                f"{ONE}/events", "What happens in it from now, or from an event, on.", views.OpEvent, self._events,
-                query=EventsQuery, streams=True, headers=(LAST_EVENT,),
+                f"{ONE}/events", "What happens in it from now, or from an event, on.", None, self._events, query=EventsQuery,
+                events=(views.OpEvent, views.TurnEvent, views.DeltaEvent, views.GoneEvent), headers=(LAST_EVENT,),
             ),
             post(f"{ONE}/branch", "Opens a session that starts where the last turn ended.", NewSessionBody, self._branch),
             post(f"{ONE}/undo", "Takes back the last turns.", Undo, self._undo),
@@ -183,7 +186,7 @@ class Sessions:
         last = query.after if said is None else int(said)
         ledger = self._services.ledger
         seen = await live.first_version(ledger, who, session, last)
-        events = live.follow(ledger, self._lines, who, session, seen)
+        events = live.follow(ledger, self._lines, who, session, seen, seconds=self._events_seconds)
 
         async def nothing() -> None:
             """Whoever only looked on leaves nothing behind."""

@@ -154,6 +154,10 @@ class DeltaEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
     call: str = ""
 
 
+class GoneEvent(msgspec.Struct, forbid_unknown_fields=True):
+    """The session is not there any more: the last event."""
+
+
 def position(head: Head) -> Position:
     return Position(branch=head.branch, seq=head.seq)
 
