@@ -8,9 +8,9 @@ import msgspec
 
 from clew.domain.compaction.estimate import prefix_tokens, text_tokens
 from clew.domain.compaction.policy import Load
-from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.conversation.ids import PrincipalId, SessionId, SummaryId
 from clew.domain.conversation.messages import Message
-from clew.domain.ledger.rows import Handle, Prefix
+from clew.domain.ledger.rows import Handle, Prefix, SummaryRow
 from clew.domain.models.request import ModelProfile, ModelRequest
 from clew.domain.tools.session_settings import Effort
 from clew.domain.turn.prompt import Overlay, build_request, media_named
@@ -44,6 +44,7 @@ class TurnContext:
         self._profile = profile
         self._effort = effort
         self._path: tuple[Message, ...] = ()
+        self._summary: SummaryRow | None = None
         self._texts: dict[str, str] = {}
         self._media: dict[str, bytes] = {}
         self.tokens = 0
@@ -59,28 +60,31 @@ class TurnContext:
 
     async def request(self, handle: Handle) -> Ready:
         """The request for the path as it stands at the handle's head, under the summary in force there."""
-        self._path += await self._ledger.path(
-            self._principal, self._session, handle.head, above=len(self._path)
-        )
-        await self._read_text_files()
-        summary = None
-        if handle.summary is not None:
-            summaries = await self._ledger.summaries(self._principal, self._session)
-            summary = next(s for s in summaries if s.id == handle.summary)
-        self.tokens = self._load.of(self._path, summary)
+        new = await self._ledger.path(self._principal, self._session, handle.head, above=len(self._path))
+        await self._read_text_files(new)
+        self._path += new
+        if self._summary is None or self._summary.id != handle.summary:
+            self._summary = await self._in_force(handle.summary)
+        self.tokens = self._load.of(self._path, self._summary)
         request = build_request(
             prefix=self._prefix,
             path=self._path,
             profile=self._profile,
-            summary=summary,
+            summary=self._summary,
             overlays=self._overlays,
             files=self._texts,
             effort=self._effort,
         )
         return Ready(request, await self._media_bytes(request))
 
-    async def _read_text_files(self) -> None:
-        for message in self._path:
+    async def _in_force(self, ident: SummaryId | None) -> SummaryRow | None:
+        if ident is None:
+            return None
+        summaries = await self._ledger.summaries(self._principal, self._session)
+        return next(summary for summary in summaries if summary.id == ident)
+
+    async def _read_text_files(self, messages: Sequence[Message]) -> None:
+        for message in messages:
             for attachment in message.attachments:
                 if attachment.sha256 in self._texts or not attachment.is_text:
                     continue
