@@ -22,11 +22,6 @@ from tests.acceptance.test_editor_turns import until
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Agents:
     """The log of the pretended agents, and which of them live, by their process groups."""
 

@@ -16,11 +16,6 @@ SMALL = {"CLEW__MODEL__CONTEXT_WINDOW": "6000"}
 TOLD = "word " * 200
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def is_summary(body: Any) -> bool:
     return "You write the notes" in str(body["messages"][0])
 

@@ -21,11 +21,6 @@ EIGHT_AT_ONCE = {"CLEW__DELEGATE__AT_ONCE": "8"}
 QUICK = 3
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def task_of(body: Any) -> str | None:
     """What a subagent was asked; None for the conversation itself."""
     if "You work on one task" not in body["messages"][0]["content"]:

@@ -20,11 +20,6 @@ ALL_ALLOWED = {"CLEW__APPROVAL__MODE": "all"}
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def server() -> AsyncIterator[ModelServer]:
     async with ModelServer(echo) as opened:
         yield opened

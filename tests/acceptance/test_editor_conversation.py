@@ -32,11 +32,6 @@ KINDS = {
 """Every update of the stable schema that an agent without elicitation sends, but for chunks of summaries: ours are whole."""
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def call(name: str, /, **arguments: object) -> ServedCall:
     return ServedCall(name=name, arguments=arguments)
 

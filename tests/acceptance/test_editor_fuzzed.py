@@ -20,11 +20,6 @@ LINES = 10_000
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def clew(tmp_path: Path) -> AsyncIterator[CommandLine]:
     async with ModelServer(echo) as server:
         yield CommandLine(tmp_path / "home", server.base_url)

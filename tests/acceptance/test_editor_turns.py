@@ -25,11 +25,6 @@ SHELL = Served(when="go", calls=(ServedCall(name="shell", arguments={"command": 
 ALL_ALLOWED = {"CLEW__APPROVAL__MODE": "all"}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110 - what is waited for is in another process

@@ -26,11 +26,6 @@ pytestmark = pytest.mark.anyio
 PROGRAM = str(Path(__file__).parents[1] / "integration" / "mcp_program.py")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Buffers:
     """An editor's files: what is typed and not saved."""
 

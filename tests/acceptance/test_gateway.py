@@ -15,11 +15,6 @@ from tests.acceptance.serving import gateway
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_a_conversation_goes_on_after_a_kill(tmp_path: Path) -> None:
     """Killed in the middle of an answer and started again, it answers once, and remembers everything."""
     model = ModelServer([

@@ -22,11 +22,6 @@ pytestmark = pytest.mark.anyio
 RESTART = 75
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 POINTS = (
     "before receive",
     "after receive",

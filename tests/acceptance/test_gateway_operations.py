@@ -20,11 +20,6 @@ pytestmark = pytest.mark.anyio
 MARKER = "marzipan"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def free_port() -> int:
     """Below those that the system gives to whoever connects: none of them takes it meanwhile."""
     while True:

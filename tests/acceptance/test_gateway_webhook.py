@@ -19,11 +19,6 @@ SECRET = "a_secret-1"
 HEADER = "X-Telegram-Bot-Api-Secret-Token"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def webhook(port: int) -> dict[str, str]:
     return {
         "CLEW__HTTP__ENABLED": "true",

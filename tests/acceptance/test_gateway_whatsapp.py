@@ -23,11 +23,6 @@ pytestmark = pytest.mark.anyio
 ANN, BEN = "491701234567", "15557654321"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @asynccontextmanager
 async def whatsapp(home: Path, *, module: str = "clew", **settings: str) -> AsyncIterator[Served[CloudApi]]:
     """A home whose gateway talks on WhatsApp; it is not running yet."""

@@ -19,11 +19,6 @@ from tests.acceptance.serving_http import CHAT, SECONDS_MAX, SESSION, api, chat,
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_killed_in_mid_stream_it_tells_the_rest_once(tmp_path: Path) -> None:
     """Whoever follows comes back with the last id it saw; whoever asked and was cut off finds the answer in the session."""
     script = [Served(deltas=("so ", "far"), pause_after=2), Served(text="all of it")]

@@ -18,11 +18,6 @@ pytestmark = pytest.mark.anyio
 ALL_ALLOWED = {"CLEW__APPROVAL__MODE": "all"}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.mark.parametrize("background", [False, True])
 async def test_the_command_of_a_killed_clew_is_gone_after_the_next_start(
     tmp_path: Path, background: bool

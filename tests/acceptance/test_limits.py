@@ -26,11 +26,6 @@ data: {"error":{"message":"the machine was taken away","code":503}}
 """
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def rows(home: Path, columns: str) -> list[tuple[object, ...]]:
     """Of all usage, as it is on disk."""
     db = apsw.Connection(str(home / "clew.db"), flags=apsw.SQLITE_OPEN_READONLY)

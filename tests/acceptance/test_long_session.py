@@ -22,11 +22,6 @@ SESSION = SessionId("0123456789ab")
 TURNS = 5_000
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def fill(home: Path) -> None:
     """TURNS exchanges, a hundred a commit."""
     ledger = await open_ledger(home, HandClock())

@@ -23,11 +23,6 @@ ON: Final = {"CLEW__MEMORY__ENABLED": "true"}
 SAID: Final = re.compile(r"\[(\d+)\] user[^\n]*:\n([^\n]*)")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def _words(body: Any) -> list[str]:
     said = []
     for message in body["messages"]:

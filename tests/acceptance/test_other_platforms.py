@@ -24,11 +24,6 @@ options = {{ server = "chat.example.org" }}
 """
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def installed(site: Path) -> None:
     """A distribution as an installer leaves it."""
     info = site / "clew_fake-1.0.dist-info"

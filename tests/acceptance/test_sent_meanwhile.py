@@ -19,11 +19,6 @@ ALL_ALLOWED = {"CLEW__APPROVAL__MODE": "all"}
 BLOCKING = (ServedCall(name="shell", arguments={"command": "echo runs > began; cat goes_on"}),)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def begun(clew: CommandLine, *options: str) -> asyncio.subprocess.Process:
     """A `clew run go` whose command runs, and ends once something is written to `goes_on`."""
     for name in ("began", "goes_on"):

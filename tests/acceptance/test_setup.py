@@ -16,11 +16,6 @@ KEY = "sk-right-key"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def server() -> AsyncIterator[ModelServer]:
     async with ModelServer(echo, models=("small", "large"), api_key=KEY) as running:
         yield running

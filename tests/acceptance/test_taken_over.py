@@ -23,11 +23,6 @@ LEASE = {"CLEW__TURN__LEASE_SECONDS": "1"}
 HOUR_MS = 3_600_000
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def said(home: Path) -> list[tuple[str, str, str]]:
     """(role, status, text) of every message, oldest first."""
     with sqlite3.connect(home / "clew.db") as db:

@@ -27,11 +27,6 @@ SOON = {"CLEW__TURN__LEASE_SECONDS": "1"}
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def scripted() -> Iterator[Server]:
     yield from served("--echo", "--key", KEY)
 

@@ -226,8 +226,3 @@ def assembled(parts: list[bytes]) -> Answer:
             if event.data != "[DONE]":
                 assembly.take(decode_chunk(event.data))
     return assembly.answer()
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"

@@ -36,11 +36,6 @@ def installed(*files: Path) -> pytest.MarkDecorator:
     )
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def known(name: str, command: Path, *args: str, **env: str) -> AgentProgram:
     """As it is known, but for where it lies."""
     program = known_program(name)

@@ -33,11 +33,6 @@ TOLD = "word " * 60
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     (tmp_path / "run").mkdir()
     opened = await open_ledger(tmp_path, HandClock())

@@ -32,11 +32,6 @@ SHELL = 'please\nCALL_TOOL shell {"command": "echo made"}'
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def clew(tmp_path: Path) -> AsyncIterator[CommandLine]:
     async with ModelServer(echo) as server:
         yield CommandLine(tmp_path / "home", server.base_url)

@@ -33,12 +33,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """The engine is written for asyncio."""
-    return "asyncio"
-
-
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weights, pulled once for all tests."""

@@ -27,11 +27,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def answer(body: Any) -> Served:
     """An echo; what aider asks for is a new file, as it wants files to be written."""
     if "say goodbye" in str(body["messages"][-1]):

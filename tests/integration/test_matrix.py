@@ -25,11 +25,6 @@ from tests.integration.homeserver import Homeserver, Proxy, Someone, relates
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]  # one of them waits until the homeserver is up
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def heard(platform: Platform, last: str) -> list[str]:
     """What is said until somebody says this."""
     got: asyncio.Queue[Incoming] = asyncio.Queue()

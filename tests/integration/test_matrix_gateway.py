@@ -21,11 +21,6 @@ from tests.integration.homeserver import Homeserver, Proxy, Someone, relates
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]  # one of them waits until the homeserver is up
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Serving:
     """One account's gateway, and people."""
 

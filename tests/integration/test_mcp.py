@@ -34,11 +34,6 @@ RUN = tempfile.TemporaryDirectory()
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def box() -> AsyncIterator[McpServers]:
     """A server that no test ends: starting one takes a second or two."""
     async with servers_of([over_pipes(TOKEN="its own")]) as servers:

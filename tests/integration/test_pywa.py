@@ -16,11 +16,6 @@ SECONDS_MAX = 90
 ANN = "491701234567"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_pywa_talks_to_the_emulated_cloud_api() -> None:
     """Texts, by number and by an id of their own, buttons, files, templates, read marks, errors; and it takes our signatures."""
     if not (CLIENTS / ".ready").exists() or not any(CLIENTS.glob("lib/python*/site-packages/pywa")):

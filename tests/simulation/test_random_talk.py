@@ -33,11 +33,6 @@ CHOICES = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Course:
     """One conversation, driven by a seed, and what has to hold after each request."""
 

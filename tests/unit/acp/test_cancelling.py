@@ -23,11 +23,6 @@ from clew.wire.peer import Peer
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def nothing() -> None:
     """Nothing has to be ready, nothing waits to be sent."""
 

@@ -31,11 +31,6 @@ pytestmark = pytest.mark.anyio
 Make = Callable[..., Agents]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Log:
     """What the pretended agents wrote down of themselves."""
 

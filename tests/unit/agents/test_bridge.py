@@ -24,11 +24,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def bridge(tmp_path: Path) -> AsyncIterator[ToolBridge]:
     bridge = ToolBridge(tmp_path)
     await bridge.start()

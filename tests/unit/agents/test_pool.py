@@ -15,11 +15,6 @@ pytestmark = pytest.mark.anyio
 KEY = AgentKey("gemini", "flash", Path("/work"))
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Pretended:
     """An agent without a process."""
 

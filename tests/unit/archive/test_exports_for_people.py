@@ -63,11 +63,6 @@ nasty: st.SearchStrategy[str] = st.lists(st.sampled_from(PIECES), max_size=12).m
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def ledger() -> MemoryLedger:
     return await known_to_all(MemoryLedger())
 

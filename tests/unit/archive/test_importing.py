@@ -63,11 +63,6 @@ unused_id = new_ids(20_000)
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def ledger() -> MemoryLedger:
     """Where things are imported to: nothing is in it."""
     return await known_to_all(MemoryLedger())

@@ -20,11 +20,6 @@ from tests.unit.tools.bench import started_groups
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def later(directory: Path, pool: PoolSettings, meter: Meter | None = None) -> AgentsLater:
     pretended = AgentSettings(
         command=sys.executable, args=("-m", "clew.testing.fake_agent", "--log", f"{directory}/agent.log")

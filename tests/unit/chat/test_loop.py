@@ -31,11 +31,6 @@ from clew.testing.world import RecordingTool, World
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Paper:
     """A display that keeps what it was shown, and tells when something changes."""
 

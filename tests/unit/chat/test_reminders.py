@@ -16,11 +16,6 @@ from tests.unit.chat.test_loop import chatting
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_what_was_due_meanwhile_is_said_by_the_next_chat() -> None:
     """Asked for as the first thing in one chat, it is said when the next is opened, with the time it was due; the model is told by an
     event, and answers; once."""

@@ -14,12 +14,6 @@ pytestmark = pytest.mark.anyio
 SAY_HI = {"messages": [{"role": "user", "content": "hi"}]}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """The engine is written for asyncio."""
-    return "asyncio"
-
-
 @pytest.mark.parametrize(
     ("asked", "given"),
     [

@@ -30,11 +30,6 @@ ANN: Final = "491701234567"
 CLOSED: Final = "24 hours"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Business:
     """A number that listens, what it took, and how to reach it."""
 

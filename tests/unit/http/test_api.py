@@ -29,11 +29,6 @@ CHAT, RESPONSES, SESSION = "/v1/chat/completions", "/v1/responses", "X-Clew-Sess
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def echo(request: ModelRequest) -> Step:
     """Answers with how many messages it was shown, and the last one's text."""
     last = msgspec.to_builtins(request.messages[-1])

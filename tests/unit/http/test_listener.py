@@ -16,11 +16,6 @@ pytestmark = pytest.mark.anyio
 HOST = "127.0.0.1"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def echo(asked: Asked) -> Answered:
     return Answered(status=201, body=asked.body + asked.headers.get("x-more", "").encode())
 

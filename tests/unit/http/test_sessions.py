@@ -25,11 +25,6 @@ pytestmark = pytest.mark.anyio
 ROOT = "/v1/clew/sessions"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def talked(client: httpx.AsyncClient, *texts: str) -> str:
     """A session in which this was said."""
     headers = {SESSION: "new"}

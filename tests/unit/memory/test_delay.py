@@ -17,11 +17,6 @@ pytestmark = pytest.mark.anyio
 PAIRS = 40
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_a_new_session_waits_for_no_memory(tmp_path: Path) -> None:
     """Each /new with memory beside one without, over real files: at most 5 ms between them, and every job was kept."""
     plain = await open_ledger(tmp_path / "plain", HandClock())

@@ -21,11 +21,6 @@ from clew.testing.world import GivenTools, HandClock, SeededChance, World, comma
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_facts_are_kept_listed_and_forgotten() -> None:
     """By their numbers or by words that one has; the reply to forgetting says what stays, and where."""
     talk = World(MemoryLedger(), remembers=True).talk()

@@ -23,11 +23,6 @@ pytestmark = pytest.mark.anyio
 TEA = noting("tea", "Drinks tea")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def texts(mind: Mind) -> list[str]:
     return [fact.text for fact in await mind.world.memory.standing(LOCAL)]
 

@@ -33,11 +33,6 @@ pytestmark = pytest.mark.anyio
 DAY = 86_400_000
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def fact(number: int, text: str, **rest: object) -> Fact:
     plain = Fact(
         id=FactId(number), owner=LOCAL, kind=Kind.USER, text=text, session=None, message=None, confidence=0.9,

@@ -31,11 +31,6 @@ REQUEST: Final = ModelRequest(
 ONCE: Final = RetryPolicy(attempts_max=1)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Pauses:
     """A `sleep` that takes no time and remembers."""
 

@@ -16,11 +16,6 @@ from clew.domain.models.request import ModelRequest, TextPart, ToolDeclaration, 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class ScriptedEngine:
     """Gives these chunks, then raises or ends."""
 

@@ -13,11 +13,6 @@ from clew.testing.model_server import ModelServer
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_pools_are_filled_one_after_the_other_and_emptied_again() -> None:
     """One request after the other needs one pool; many at once share the fewest; a closed response makes room."""
     async with ModelServer([]) as server:

@@ -54,11 +54,6 @@ SERVER = Server(host="provider", model="m", redact=Redactor([KEY]))
 ONCE = RetryPolicy(attempts_max=1)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def client_of(model: Model, **options: Any) -> PydanticAIClient:
     return PydanticAIClient("function", make_model=lambda name: model, retries=ONCE, **options)
 

@@ -22,11 +22,6 @@ from clew.testing.scripted_model import Hold, ScriptedModel, ScriptExhausted, St
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def request_of(text: str) -> ModelRequest:
     return ModelRequest(model="m", system="", tools=(), messages=(UserTurn(parts=(TextPart(text),)),))
 

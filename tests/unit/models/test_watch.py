@@ -14,11 +14,6 @@ pytestmark = pytest.mark.anyio
 SOON = 0.02
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def parts(*given: bytes, silent: bool = False) -> AsyncIterator[bytes]:
     for part in given:
         yield part

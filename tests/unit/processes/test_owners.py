@@ -51,11 +51,6 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Dying:
     """An owner in a process of its own, with what it started."""
 

@@ -34,11 +34,6 @@ pytestmark = pytest.mark.anyio
 Answer = Callable[[], Step]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def script(
     title: Answer = lambda: say("Fruit, counted"), review: Answer = lambda: say("nothing")
 ) -> Callable[[ModelRequest], Step]:

@@ -26,11 +26,6 @@ from clew.testing.world import RecordingTool, World, command, exchange
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Told:
     """Hears of results, and lets a test wait for them."""
 

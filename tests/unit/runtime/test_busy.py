@@ -37,11 +37,6 @@ from clew.testing.world import Answers, RecordingTool, World, command, exchange
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class SlowTool:
     """A tool that stands still in its run until it is let go."""
 

@@ -55,11 +55,6 @@ WINDOW: Final = 4_000
 TOLD: Final = "word " * 60
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def compactor(
     ledger: Ledger, model: ScriptedModel, owner: str = "me", settings: CompactionSettings | None = None
 ) -> Compactor:

@@ -18,11 +18,6 @@ NOWHERE = ConversationId(0)
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Worker:
     """One process that does jobs of the kind `test`: each attempt ends as the next of `ends` says, then well."""
 

@@ -29,11 +29,6 @@ STRANGER = PrincipalId("stranger")
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def ledger() -> MemoryLedger:
     return MemoryLedger()
 

@@ -21,11 +21,6 @@ from clew.testing.world import TERMINAL, GivenTools, World, exchange
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Package:
     """A package that a test replaces."""
 

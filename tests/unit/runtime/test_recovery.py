@@ -39,11 +39,6 @@ from clew.testing.world import Answers, HandClock, NamedOwners, RecordingTool, W
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
     opened = await open_ledger(tmp_path, HandClock())
     yield opened

@@ -21,11 +21,6 @@ from clew.testing.world import TERMINAL, Answers, GivenTools, World, command, ex
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def scheduling(**arguments: object) -> Step:
     return ask("schedule", json.dumps(arguments))
 

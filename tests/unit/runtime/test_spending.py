@@ -38,11 +38,6 @@ from clew.testing.world import RecordingTool, World, command, exchange
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Commits(MemoryLedger):
     """Remembers what was committed."""
 

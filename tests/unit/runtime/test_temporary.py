@@ -24,11 +24,6 @@ from clew.testing.world import HandClock, World, command, exchange
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def with_memory(world: World) -> None:
     """Gives a world the services that a temporary talk goes over to."""
     kept = world.services

@@ -33,11 +33,6 @@ from clew.testing.world import Answers, RecordingTool, World, command, exchange
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Disk(MemoryLedger):
     """A store that fails or waits when a test says so."""
 

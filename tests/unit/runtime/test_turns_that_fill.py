@@ -30,11 +30,6 @@ WINDOW: Final = 4_000
 TOLD: Final = "word " * 100
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def is_summary(request: ModelRequest) -> bool:
     return request.system.startswith("You write the notes")
 

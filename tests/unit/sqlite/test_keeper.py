@@ -20,11 +20,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def home(tmp_path: Path) -> Path:
     """A home with two exchanges, its ledger closed."""
     place = tmp_path / "home"

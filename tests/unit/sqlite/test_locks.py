@@ -41,11 +41,6 @@ other.close()
 """
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_another_program_that_reads_the_file_takes_no_acknowledged_message_with_it(
     tmp_path: Path,
 ) -> None:

@@ -61,11 +61,6 @@ WORD: Final = "xylophonequartz"
 SIZES: Final = (1, 5, 20, 60, 200, 800)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 SCAN = """
 import sys
 from pathlib import Path

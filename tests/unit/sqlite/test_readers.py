@@ -24,11 +24,6 @@ _COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT ?
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def readers(tmp_path: Path) -> AsyncIterator[Readers]:
     path = tmp_path / "clew.db"
     connect(path).close()

@@ -15,11 +15,6 @@ from clew.testing.world import HandClock, World, command, exchange
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def planned(home: Path, days: int = 10, **rules: int) -> tuple[Planned, ...]:
     """The plan so many days later."""
     now = HandClock().now_ms() + days * DAY_MS

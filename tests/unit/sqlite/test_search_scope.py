@@ -17,11 +17,6 @@ from tests.unit.sqlite.homes import opened
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def begin(ledger: Ledger, ident: str) -> Handle:
     new = NewSession(id=SessionId(ident), owner=LOCAL, surface="test", origin=Origin.NEW)
     return await ledger.open(new, actor=LOCAL, at=1)

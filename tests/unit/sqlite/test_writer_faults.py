@@ -29,11 +29,6 @@ pytestmark = pytest.mark.anyio
 FULL_IN_WORDS = "is full; nothing was written. Free some space and try again."
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @asynccontextmanager
 async def writing(db: apsw.Connection, path: Path) -> AsyncIterator[Writer]:
     writer = Writer(db, path, lambda: None)

@@ -29,11 +29,6 @@ PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", 
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(ToolboxOptions(cwd=tmp_path, tool_output_bytes=2000))
 

@@ -28,11 +28,6 @@ FOREVER = "(a+)+$"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(ToolboxOptions(cwd=tmp_path, tool_output_bytes=3000))
 

@@ -27,11 +27,6 @@ FOUND = [
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def web() -> AsyncIterator[WebServer]:
     async with web_server() as server:
         yield server

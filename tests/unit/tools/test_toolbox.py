@@ -37,11 +37,6 @@ DECLARED = {
 }
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def everything(cwd: Path) -> ToolboxOptions:
     return ToolboxOptions(
         cwd=cwd,

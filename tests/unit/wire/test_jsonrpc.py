@@ -30,11 +30,6 @@ from clew.wire.jsonrpc import (
 from clew.wire.peer import Disconnected, Peer, Then
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.mark.parametrize(
     ("line", "code", "number"),
     [
