@@ -24,7 +24,33 @@ SECONDS_MAX = 30
 Api = TypeVar("Api", BotApi, CloudApi)
 
 
-class Served(Generic[Api]):
+class Ended:
+    """A process that is killed or stopped, and what it had logged."""
+
+    def __init__(self) -> None:
+        self.process: asyncio.subprocess.Process | None = None
+        self.log = ""
+
+    async def kill(self) -> None:
+        """kill -9."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        return await self._end(signal.SIGTERM)
+
+    async def _end(self, number: int) -> int:
+        process, self.process = self.process, None
+        if process is None:
+            return 0
+        if process.returncode is None:
+            os.kill(process.pid, number)
+        _, err = await asyncio.wait_for(process.communicate(), SECONDS_MAX)
+        self.log += err.decode()
+        return process.returncode or 0
+
+
+class Served(Ended, Generic[Api]):
     """Starts, kills and stops the gateway of one home. It asks one of `polling` when it listens to the platform."""
 
     def __init__(
@@ -37,13 +63,12 @@ class Served(Generic[Api]):
         module: str = "clew",
         **settings: str,
     ) -> None:
+        super().__init__()
         self.clew = CommandLine(home, model.base_url, module=module)
         self.clew.environ |= settings
         self.model = model
         self.api: Api = api
         self._polling = polling
-        self.process: asyncio.subprocess.Process | None = None
-        self.log = ""
 
     async def start(self, **environ: str) -> None:
         """Returns when it polls."""
@@ -63,24 +88,6 @@ class Served(Generic[Api]):
         except TimeoutError:
             await self.kill()
             raise AssertionError(f"it never came to that; {self.api.messages}\n{self.log}") from None
-
-    async def kill(self) -> None:
-        """kill -9."""
-        await self._end(signal.SIGKILL)
-
-    async def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
-        return await self._end(signal.SIGTERM)
-
-    async def _end(self, number: int) -> int:
-        process, self.process = self.process, None
-        if process is None:
-            return 0
-        if process.returncode is None:
-            os.kill(process.pid, number)
-        _, err = await asyncio.wait_for(process.communicate(), SECONDS_MAX)
-        self.log += err.decode()
-        return process.returncode or 0
 
     def asked(self) -> list[list[str]]:
         return asked_of(self.model)

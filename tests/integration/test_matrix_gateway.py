@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,23 +13,22 @@ from clew.runtime.delivery import POSSIBLY_REPEATED
 from clew.testing.command_line import CommandLine
 from clew.testing.model_server import ModelServer, Served, echo
 from clew.testing.telegram import BotApi
-from tests.acceptance.serving import SECONDS_MAX, asked_of
+from tests.acceptance.serving import SECONDS_MAX, Ended, asked_of
 from tests.integration.homeserver import Homeserver, Proxy, Someone, relates
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]  # one of them waits until the homeserver is up
 
 
-class Serving:
+class Serving(Ended):
     """One account's gateway, and people."""
 
     def __init__(self, home: Path, server: Homeserver, proxy: Proxy, model: ModelServer) -> None:
+        super().__init__()
         self.bot, self.ann, self.ben = (server.person(name) for name in ("clew", "ann", "ben"))
         self.server = server
         self.proxy = proxy
         self.model = model
         self.clew = self.command_line(home)
-        self.log = ""
-        self._process: asyncio.subprocess.Process | None = None
 
     def command_line(self, home: Path) -> CommandLine:
         """`clew` in a home of its own, for the same account."""
@@ -47,31 +44,13 @@ class Serving:
     async def start(self, **environ: str) -> None:
         """Returns when it is open: the position is known, and what comes after it is answered."""
         opened = self.calls("account_data/clew.position")
-        self._process = await self.clew.start("serve", environ=environ)
+        self.process = await self.clew.start("serve", environ=environ)
         async with asyncio.timeout(SECONDS_MAX):
             while self.calls("account_data/clew.position") == opened:
                 await self.proxy.called.wait()
 
     def calls(self, end: str) -> int:
         return sum(call.endswith(end) for call in self.proxy.calls)
-
-    async def kill(self) -> None:
-        """kill -9."""
-        await self._end(signal.SIGKILL)
-
-    async def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
-        return await self._end(signal.SIGTERM)
-
-    async def _end(self, number: int) -> int:
-        process, self._process = self._process, None
-        if process is None:
-            return 0
-        if process.returncode is None:
-            os.kill(process.pid, number)
-        _, err = await asyncio.wait_for(process.communicate(), SECONDS_MAX)
-        self.log += err.decode()
-        return process.returncode or 0
 
     async def until(self, person: Someone, holds: Callable[[], bool]) -> None:
         """Returns when it holds; a gateway that never gets there fails the test with its log."""
