@@ -15,7 +15,7 @@ from clew.domain.conversation.ids import LOCAL, PrincipalId
 from clew.domain.routing import keys
 from clew.domain.routing.pairing import CODE_LENGTH, CODE_SECONDS, Account, code_sha256
 from clew.runtime.talk import Services
-from clew.surfaces.cli.codes import Exit, UsageError
+from clew.surfaces.cli.codes import UsageError
 from clew.surfaces.cli.host import Host
 from clew.surfaces.cli.opened import with_services
 
@@ -46,7 +46,7 @@ def pair() -> None:
 @click.option("--me", is_flag=True, help="The account is yours: it sees the sessions of this terminal.")
 @click.option("--admin", is_flag=True, help="Whoever it is may also decide for others in shared groups.")
 @click.pass_obj
-def code(host: Host, name: str | None, me: bool, admin: bool) -> int:
+def code(host: Host, name: str | None, me: bool, admin: bool) -> None:
     """Make a code that pairs an account on a chat platform.
 
     It is for somebody (NAME), or yourself (--me). The same NAME again is the same person with another account.
@@ -64,13 +64,13 @@ def code(host: Host, name: str | None, me: bool, admin: bool) -> int:
             await services.ledger.set_role(principal, "admin")
         await services.ledger.offer_pairing(code_sha256(code), principal, expires_at)
 
-    return _offered(host, offer, "Send this to the bot, in a direct message,")
+    _offered(host, offer, "Send this to the bot, in a direct message,")
 
 
 @pair.command()
 @click.option("--me", is_flag=True, help="One of the two is you in this terminal.")
 @click.pass_obj
-def link(host: Host, me: bool) -> int:
+def link(host: Host, me: bool) -> None:
     """Make a code with which two accounts become one person.
 
     That person sees the sessions of both. What came together stays so: `clew pair unlink` parts them for what is said afterwards.
@@ -79,15 +79,13 @@ def link(host: Host, me: bool) -> int:
     async def offer(services: Services, code: str, expires_at: int) -> None:
         await services.ledger.offer_link(code_sha256(code), LOCAL if me else None, expires_at)
 
-    if me:
-        return _offered(host, offer, "Send this to the bot from your account, in a direct message,")
-    hint = "Send this to the bot from an account it knows, then from the other one, in direct messages,"
-    return _offered(host, offer, hint)
+    both = "Send this to the bot from an account it knows, then from the other one, in direct messages,"
+    _offered(host, offer, "Send this to the bot from your account, in a direct message," if me else both)
 
 
 @pair.command("list")
 @click.pass_obj
-def list_(host: Host) -> int:
+def list_(host: Host) -> None:
     """Say who is known, with their role and accounts.
 
     Whom the settings name is there once they said something.
@@ -97,14 +95,13 @@ def list_(host: Host) -> int:
             f"{platform} {id_}" for platform, id_ in person.accounts if platform not in keys.SURFACES
         )
         click.echo(f"{person.id}\t{person.role}\t{accounts or '-'}")
-    return Exit.DONE
 
 
 @pair.command()
 @click.argument("platform")
 @click.argument("id_", metavar="ID")
 @click.pass_obj
-def revoke(host: Host, platform: str, id_: str) -> int:
+def revoke(host: Host, platform: str, id_: str) -> None:
     """Make an account a stranger's again.
 
     PLATFORM and ID are as `clew pair list` shows them.
@@ -113,14 +110,13 @@ def revoke(host: Host, platform: str, id_: str) -> int:
         raise UsageError(f"{platform} {id_} is nobody's account.")
     if id_ in getattr(getattr(host.settings().gateway, platform, None), "allow", ()):
         click.echo(f"gateway.{platform}.allow still names {id_}.", err=True)
-    return Exit.DONE
 
 
 @pair.command()
 @click.argument("platform")
 @click.argument("id_", metavar="ID")
 @click.pass_obj
-def unlink(host: Host, platform: str, id_: str) -> int:
+def unlink(host: Host, platform: str, id_: str) -> None:
     """Make an account a person of its own again.
 
     PLATFORM and ID are as `clew pair list` shows them. What was said before stays with the person it was; the account begins anew, and neither sees what the other says.
@@ -128,20 +124,18 @@ def unlink(host: Host, platform: str, id_: str) -> int:
     account = Account(platform, id_)
     person = with_services(host, lambda services: services.ledger.unlink(account))
     click.echo(f"{platform} {id_} is {person} from now on.")
-    return Exit.DONE
 
 
 @pair.command()
 @click.argument("name")
 @click.argument("what", type=click.Choice(["admin", "user"]))
 @click.pass_obj
-def role(host: Host, name: str, what: str) -> int:
+def role(host: Host, name: str, what: str) -> None:
     """Say whether NAME decides for others.
 
     An admin does in shared groups, a user does not.
     """
     with_services(host, lambda services: services.ledger.set_role(PrincipalId(name), what))
-    return Exit.DONE
 
 
 @pair.group()
@@ -156,7 +150,7 @@ def key() -> None:
 @click.argument("name", required=False)
 @click.option("--tools", is_flag=True, help="The agent's own tools work for whoever shows it.")
 @click.pass_obj
-def create_key(host: Host, name: str | None, tools: bool) -> int:
+def create_key(host: Host, name: str | None, tools: bool) -> None:
     """Make a key of yours, or of NAME's.
 
     It is shown once. `clew pair list` shows who is known.
@@ -175,12 +169,11 @@ def create_key(host: Host, name: str | None, tools: bool) -> int:
 
     click.echo(with_services(host, made))
     click.echo("Keep it: it is not shown again. `clew pair key revoke` takes it back.", err=True)
-    return Exit.DONE
 
 
 @key.command("list")
 @click.pass_obj
-def list_keys(host: Host) -> int:
+def list_keys(host: Host) -> None:
     """Say whose keys there are.
 
     A line each: id, whose it is, and whether the agent's own tools work for it.
@@ -189,13 +182,12 @@ def list_keys(host: Host) -> int:
         click.echo(
             f"{ident[: keys.SHOWN_LENGTH]}\t{person}\t{'tools' if surface == keys.WITH_TOOLS else '-'}"
         )
-    return Exit.DONE
 
 
 @key.command("revoke")
 @click.argument("id_", metavar="ID")
 @click.pass_obj
-def revoke_key(host: Host, id_: str) -> int:
+def revoke_key(host: Host, id_: str) -> None:
     """Take the key ID back.
 
     `clew pair key list` shows the ids. From the next request on it opens nothing.
@@ -211,7 +203,6 @@ def revoke_key(host: Host, id_: str) -> int:
 
     if not with_services(host, revoked):
         raise UsageError(f"There is no key {id_}; `clew pair key list` shows their ids.")
-    return Exit.DONE
 
 
 async def _keys(services: Services) -> list[tuple[str, PrincipalId, str]]:
@@ -224,7 +215,7 @@ async def _keys(services: Services) -> list[tuple[str, PrincipalId, str]]:
     ]
 
 
-def _offered(host: Host, offer: Callable[[Services, str, int], Awaitable[None]], hint: str) -> int:
+def _offered(host: Host, offer: Callable[[Services, str, int], Awaitable[None]], hint: str) -> None:
     async def made(services: Services) -> str:
         code = services.chance.token(CODE_LENGTH)
         await offer(services, code, services.clock.now_ms() + CODE_SECONDS * 1000)
@@ -233,4 +224,3 @@ def _offered(host: Host, offer: Callable[[Services, str, int], Awaitable[None]],
     code = with_services(host, made)
     click.echo(f"/pair {code[:5]}-{code[5:]}")
     click.echo(f"{hint} within {CODE_SECONDS // 60} minutes. It works once.", err=True)
-    return Exit.DONE

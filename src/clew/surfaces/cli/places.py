@@ -6,8 +6,11 @@ from typing import Final
 
 import click
 
+from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.conversation.text import clean
+from clew.domain.ledger.errors import NotFound
 from clew.runtime.sessions import Place
+from clew.runtime.talk import Services
 
 TERMINAL: Final = Place(route_key="terminal:local", surface="terminal")
 
@@ -22,3 +25,15 @@ class _Reference(click.ParamType[str]):
 
 
 REFERENCE: Final = _Reference()
+
+
+async def chosen(services: Services, session: str | None, go_on: bool) -> SessionId | None:
+    """The session that is named, or the last one to `go_on` with; None for another. Raises NotFound, Ambiguous."""
+    if session is not None:
+        return await services.ledger.resolve(LOCAL, session)
+    if not go_on:
+        return None
+    row = await services.desk.current(LOCAL, TERMINAL)
+    if row is None:
+        raise NotFound("There is no session to continue.")
+    return row.id

@@ -15,18 +15,18 @@ from typing import Final
 
 import click
 
-from clew.domain.conversation.ids import LOCAL, SessionId
-from clew.domain.ledger.errors import Busy, NotFound, Outdated, Refused
+from clew.domain.conversation.ids import LOCAL
+from clew.domain.ledger.errors import Busy, Outdated, Refused
 from clew.runtime.commands import CommandReply, is_command
 from clew.runtime.ports.people import NobodyToAsk, Noticed, TextShown, TurnNews, Watch
-from clew.runtime.talk import Services, Talk
+from clew.runtime.talk import Talk
 from clew.runtime.turns import NewFile, TurnOutcome, TurnStatus
 from clew.runtime.turns.openings import Opening, Recover, Say
 from clew.runtime.turns.runner import RunningTurn
 from clew.surfaces.cli.codes import EXIT_OF_STATUS, Exit, UsageError, code_of, name_of, sentence_of
 from clew.surfaces.cli.host import Host
 from clew.surfaces.cli.output import Printer
-from clew.surfaces.cli.places import REFERENCE, TERMINAL
+from clew.surfaces.cli.places import REFERENCE, TERMINAL, chosen
 
 STDIN_BYTES_MAX: Final = 64 * 1024 * 1024
 BUSY_POLL_SECONDS: Final = 0.2
@@ -131,7 +131,7 @@ async def _run(  # noqa: PLR0917
     printer: Printer,
 ) -> int:
     async with _interruptible() as interrupt, host.services() as services:
-        talk = Talk(services, LOCAL, TERMINAL, Path.cwd(), await _chosen(services, session, go_on))
+        talk = Talk(services, LOCAL, TERMINAL, Path.cwd(), await chosen(services, session, go_on))
         printer.session = talk.session
         try:
             line = said.decode("utf-8", errors="replace") if isinstance(said, bytes) else said
@@ -141,17 +141,6 @@ async def _run(  # noqa: PLR0917
             return await _turn(talk, talk.saying(said, files), interrupt, printer)
         finally:
             await talk.close()
-
-
-async def _chosen(services: Services, session: str | None, go_on: bool) -> SessionId | None:
-    if session is not None:
-        return await services.ledger.resolve(LOCAL, session)
-    if not go_on:
-        return None
-    row = await services.desk.current(LOCAL, TERMINAL)
-    if row is None:
-        raise NotFound("There is no session to continue.")
-    return row.id
 
 
 def _note_replacement(said: str | bytes, printer: Printer) -> None:

@@ -11,7 +11,6 @@ from typing import Final
 import click
 import msgspec
 
-from clew.surfaces.cli.codes import Exit
 from clew.surfaces.cli.host import Host
 from clew.surfaces.cli.output import json_line
 
@@ -60,7 +59,7 @@ def stats() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Write a plot to this file.")
 @click.pass_obj
-def cold_start(host: Host, as_json: bool, svg: Path | None) -> int:
+def cold_start(host: Host, as_json: bool, svg: Path | None) -> None:
     """Where the time of turns with other agents went.
 
     Only turns whose model is another agent (acp:NAME) are measured.
@@ -74,7 +73,6 @@ def cold_start(host: Host, as_json: bool, svg: Path | None) -> int:
         click.echo(table(groups))
     if svg is not None:
         svg.write_text(plot(groups), encoding="utf-8")
-    return Exit.DONE
 
 
 def _read(path: Path) -> list[Prompt]:

@@ -11,6 +11,7 @@ from prompt_toolkit.document import Document
 
 from clew.domain.tools.policy import ApprovalMode
 from clew.runtime.commands import COMMANDS
+from clew.runtime.commands.changing import EXPORT_FORMATS
 
 CHOICES_MAX: Final = 60
 LOCAL_COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -21,7 +22,7 @@ LOCAL_COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
 """What only the terminal knows: usage and summary."""
 _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "mode": tuple(ApprovalMode),
-    "export": ("md", "json", "jsonl", "html"),
+    "export": EXPORT_FORMATS,
     "help": tuple(sorted(command.name for command in COMMANDS)),
 }
 

@@ -16,8 +16,7 @@ import msgspec
 
 from clew import __version__
 from clew.domain.conversation.ids import LOCAL, SessionId
-from clew.domain.ledger.errors import NotFound
-from clew.runtime.talk import Services, Talk
+from clew.runtime.talk import Talk
 from clew.surfaces.cli.chat.completion import ChatCompleter
 from clew.surfaces.cli.chat.composer import Composer
 from clew.surfaces.cli.chat.history import ChatHistory, ShellLines, said_before
@@ -29,7 +28,7 @@ from clew.surfaces.cli.chat.typesetting import Typesetter
 from clew.surfaces.cli.chat.view import ChatView, Terminal
 from clew.surfaces.cli.codes import Exit, UsageError
 from clew.surfaces.cli.host import Host
-from clew.surfaces.cli.places import TERMINAL
+from clew.surfaces.cli.places import TERMINAL, chosen
 from clew.surfaces.cli.setup import offer_setup, run_setup
 from clew.surfaces.cli.terminal import SteadyOutput, is_dumb, quiet_terminal, uses_colours
 
@@ -78,26 +77,14 @@ def chat(host: Host, session: str | None, go_on: bool, *, pick: bool = False, de
 
 async def _opened(host: Host, session: str | None, go_on: bool, *, pick: bool, debug: bool) -> Ended:
     async with host.services() as services:
-        chosen = await _chosen(services, session, go_on)
-        talk = Talk(services, LOCAL, TERMINAL, Path.cwd(), chosen)
+        going_on = await chosen(services, session, go_on)
+        if going_on is not None:
+            await services.desk.point(TERMINAL, going_on)
+        talk = Talk(services, LOCAL, TERMINAL, Path.cwd(), going_on)
         try:
             return await _Chat(host, talk, debug=debug).run(pick=pick)
         finally:
             await talk.close()
-
-
-async def _chosen(services: Services, session: str | None, go_on: bool) -> SessionId | None:
-    if session is not None:
-        chosen = await services.ledger.resolve(LOCAL, session)
-    elif go_on:
-        row = await services.desk.current(LOCAL, TERMINAL)
-        if row is None:
-            raise NotFound("There is no session to continue.")
-        chosen = row.id
-    else:
-        return None
-    await services.desk.point(TERMINAL, chosen)
-    return chosen
 
 
 class _Chat:
