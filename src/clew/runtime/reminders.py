@@ -129,13 +129,8 @@ class Reminders:
 
     async def session_of(self, who: PrincipalId, place: Place, cwd: str) -> SessionId:
         """The session that a place is in; a new one if it has none that this principal sees."""
-        known = await self._ledger.conversation(place.route_key)
-        if known is not None and known.session is not None:
-            try:
-                return (await self._ledger.session(who, known.session)).id
-            except NotFound:
-                pass  # it was deleted, or belonged to whoever this person was before
-        return (await self._desk.open(who, place, cwd=cwd)).row.id
+        here = await self._desk.in_place(who, place)
+        return (here or (await self._desk.open(who, place, cwd=cwd)).row).id
 
     async def fire(self, row: JobRow, place: Place, session: SessionId) -> str | None:
         """Says it in the place, which is in this session. Returns the words for the person; None when somebody was quicker,

@@ -203,16 +203,20 @@ class SessionDesk:
         known = await self.ledger.conversation(place.route_key)
         return known.id if known is not None else await self.point(place, session)
 
+    async def in_place(self, principal: PrincipalId, place: Place) -> SessionRow | None:
+        """The session that the place is in, if this principal sees it."""
+        known = await self.ledger.conversation(place.route_key)
+        if known is None or known.session is None:
+            return None
+        try:
+            return await self.ledger.session(principal, known.session)
+        except NotFound:
+            return None  # it was deleted, or belongs to whoever somebody was before
+
     async def current(self, principal: PrincipalId, place: Place) -> SessionRow | None:
         """The place's session, or the principal's most recent one; None when there is none."""
-        known = await self.ledger.conversation(place.route_key)
-        if known is not None and known.session is not None:
-            try:
-                return await self.ledger.session(principal, known.session)
-            except NotFound:
-                pass  # it was deleted, or is another's: the newest own one is next
-        newest = await self.ledger.sessions(principal, limit=1)
-        return newest[0] if newest else None
+        here = await self.in_place(principal, place)
+        return here or next(iter(await self.ledger.sessions(principal, limit=1)), None)
 
     # -- moving the head -----------------------------------------------------------------------------------------
     @_deciding
@@ -427,7 +431,7 @@ class SessionDesk:
         """Ends a running turn (or `only` that one) from outside; False when it does not run."""
         row = await self.ledger.session(principal, session)
         turn = await self.ledger.turn(principal, session)
-        if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
+        if turn is None or not turn.state.is_open:
             return False
         if only is not None and turn.turn != only:
             return False
@@ -496,7 +500,7 @@ class SessionDesk:
     async def _last_closed(self, principal: PrincipalId, row: SessionRow) -> Head:
         """The head, or the position before a turn that is still open."""
         turn = await self.ledger.turn(principal, row.id)
-        if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
+        if turn is None or not turn.state.is_open:
             return row.handle.head
         starts = await self.ledger.turn_starts(principal, row.id, 1, row.handle.head)
         above = starts[0].seq - 1 if starts else 0

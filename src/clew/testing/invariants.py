@@ -15,7 +15,7 @@ import msgspec
 from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message, ToolBody
 from clew.domain.ledger.errors import NotFound
-from clew.domain.ledger.rows import BranchRow, CallState, OpKind, OpRow, SessionRow, TurnState
+from clew.domain.ledger.rows import BranchRow, CallState, OpKind, OpRow, SessionRow
 from clew.runtime.ports.ledger import Ledger
 
 PAGE: Final = 64
@@ -233,7 +233,7 @@ async def check_calls(ledger: Ledger, principal: PrincipalId, row: SessionRow, t
     for call in calls:
         turn = await ledger.turn(principal, row.id, call.turn)
         require(turn is not None, f"call {call.id} has no turn")
-        is_open = turn is not None and turn.state in (TurnState.RUNNING, TurnState.WAITING)
+        is_open = turn is not None and turn.state.is_open
         in_the_air = call.state in (CallState.PLANNED, CallState.STARTED)
         require(is_open or not in_the_air, f"call {call.id} is {call.state} though its turn has ended")
         require(call.state != CallState.FINISHED or call.id in answered, f"call {call.id} has no result")

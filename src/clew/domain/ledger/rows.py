@@ -93,6 +93,11 @@ class TurnState(StrEnum):
     ABANDONED = "abandoned"
     """Its owner died, or another command ended it."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether no commit has ended the turn."""
+        return self in (TurnState.RUNNING, TurnState.WAITING)
+
 
 class TurnRow(msgspec.Struct, frozen=True, kw_only=True):
     session: SessionId

@@ -91,12 +91,11 @@ async def deny(context: CommandContext, arguments: str) -> CommandReply:
 
 async def _decide(context: CommandContext, arguments: str, state: ApprovalState) -> CommandReply:
     name = "approve" if state == ApprovalState.APPROVED else "deny"
-    pending = await pending_approvals(context)
+    turn = await context.ledger.turn(context.principal, context.current.id)
+    pending = await _pending(context, context.current.id, turn)
     typed = arguments.strip()
     if not typed and not pending:
-        turn = await context.ledger.turn(context.principal, context.current.id)
-        late = turn is not None and turn.state == TurnState.WAITING
-        if late:
+        if turn is not None and turn.state == TurnState.WAITING:
             raise CommandError("The approval has expired: /retry asks again.")
         raise CommandError(f"No approval is waiting.{await _decided_last(context)}")
     if not typed and len(pending) > 1:
@@ -150,18 +149,13 @@ async def _opening_of(context: CommandContext, turn: TurnRow) -> Opening | None:
     return None if await context.sender.is_busy(turn.session) else Recover()
 
 
-async def pending_approvals(context: CommandContext) -> list[ApprovalRow]:
-    """The approvals that a call still waits for, here or in a session that works for this one's turn."""
-    turn = await context.ledger.turn(context.principal, context.current.id)
-    if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
-        return []
-    return await _pending(context, context.current.id, turn)
-
-
 async def _pending(context: CommandContext, session: SessionId, turn: TurnRow | None) -> list[ApprovalRow]:
-    """Those of a turn that ended, or that ran out, decide nothing any more."""
+    """The approvals that a call of the turn still waits for, here or in a session that works for it.
+
+    Those of a turn that ended, or that ran out, decide nothing any more.
+    """
     ledger, principal = context.ledger, context.principal
-    if turn is None or turn.state not in (TurnState.RUNNING, TurnState.WAITING):
+    if turn is None or not turn.state.is_open:
         return []
     now = context.clock.now_ms()
     planned = {

@@ -189,11 +189,11 @@ class Reception:
     async def _undelivered(self, incoming: Incoming, route: Route, person: PrincipalId | None) -> None:
         """Tells the person once that something did not arrive; not of a notice, so that none follows another."""
         LOG.warning("did not arrive", reply=incoming.undelivered, why=incoming.text)
-        place, ledger = self.place(route), self._channel.services.ledger
-        row = await self._known_session(place, person) if person is not None else None
+        services, place = self._channel.services, self.place(route)
+        row = await services.desk.in_place(person, place) if person is not None else None
         if person is None or row is None:
             return
-        for reply in await ledger.replies(person, row.id):
+        for reply in await services.ledger.replies(person, row.id):
             if reply.platform_id == incoming.undelivered and reply.kind != NOTICE:
                 line = await self._line(place, person, row.id)
                 await line.tell(NOT_ARRIVED.format(incoming.text), f"undelivered:{incoming.undelivered}")
@@ -254,9 +254,8 @@ class Reception:
             return
         services, most = self._channel.services, self._channel.settings.gateway.bystanders
         place, who = self.place(route), await self._access.group(route.key)
-        session = await self._known_session(place, who)
-        if session is None:
-            session = (await services.desk.open(who, place, cwd=str(self._channel.cwd))).row
+        session = await services.desk.in_place(who, place)
+        session = session or (await services.desk.open(who, place, cwd=str(self._channel.cwd))).row
         sender = Sender(services.desk, services.runner, services.clock, services.chance, who, place)
         key = f"{self._channel.platform.account}/{incoming.key}"
         await sender.receive(
@@ -286,7 +285,7 @@ class Reception:
     async def _session(self, incoming: Incoming, place: Place, who: PrincipalId) -> SessionId:
         """The place's session; a new one if it has none that this person sees, or if the reset policy says so."""
         services, cwd = self._channel.services, str(self._channel.cwd)
-        row = await self._known_session(place, who)
+        row = await services.desk.in_place(who, place)
         if row is None:
             return (await services.desk.open(who, place, cwd=cwd)).row.id
         reason = await self._reset(incoming, place, row, who)
@@ -296,17 +295,6 @@ class Reception:
         left = await services.desk.open(who, place, leaving=row.id, cwd=cwd, model=row.model, notice=notice)
         self._channel.delivery.wake()
         return left.row.id
-
-    async def _known_session(self, place: Place, who: PrincipalId) -> SessionRow | None:
-        """The session that the place has, if this person sees it."""
-        ledger = self._channel.services.ledger
-        known = await ledger.conversation(place.route_key)
-        if known is None or known.session is None:
-            return None
-        try:
-            return await ledger.session(who, known.session)
-        except NotFound:
-            return None  # it was deleted, or belonged to whoever this person was before
 
     async def _reset(self, incoming: Incoming, place: Place, row: SessionRow, who: PrincipalId) -> str | None:
         """Why a new session begins, in words. Never while a turn is under way, or something waits."""

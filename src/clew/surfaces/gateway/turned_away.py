@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from clew.domain.conversation.ids import PrincipalId, SessionId
-from clew.domain.ledger.rows import InboxRow, TurnState
+from clew.domain.ledger.rows import InboxRow
 from clew.domain.routing.routes import GROUPS, Route
 from clew.runtime.account import ACCESS
 from clew.runtime.ports.ledger import Ledger
@@ -29,7 +29,7 @@ async def turned_away(
         return False
     here = await ledger.conversation(route.key)
     turn = await ledger.turn(who, session)
-    if here is not None and turn is not None and turn.state in (TurnState.RUNNING, TurnState.WAITING):
+    if here is not None and turn is not None and turn.state.is_open:
         began = why is not None or await _is_gone(access, await asker(ledger, who, session, turn.turn))
         if turn.conversation == here.id and began and await desk.stop(who, session, turn.turn, ACCESS):
             LOG.info("ended: may not talk here any more", session=session, turn=turn.turn)

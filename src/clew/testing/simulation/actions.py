@@ -16,7 +16,6 @@ from clew.runtime.commands import CommandError
 from clew.runtime.turns.openings import Opening
 from clew.runtime.turns.waiting import MESSAGE, BusyMode, pack_message, unpack, written
 from clew.testing.simulation.process import CWD, Process
-from clew.testing.simulation.witness import OPEN
 
 MODES: Final = (
     BusyMode.QUEUE,
@@ -211,7 +210,7 @@ class Act:
 
     async def delete(self) -> None:
         state = self.process.shared.disk.state
-        if any(row.session == self.session and row.state in OPEN for row in state.turns.values()):
+        if any(row.session == self.session and row.state.is_open for row in state.turns.values()):
             self._record.fault("a purge in mid-turn", self.process.name)
         await self._command(f"/delete {self.session}")
 

@@ -22,7 +22,6 @@ from clew.testing.simulation.record import Record
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 HINT: Final = "<recovery "
-OPEN: Final = frozenset({TurnState.RUNNING, TurnState.WAITING})
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -78,7 +77,7 @@ class Witness:
         for was, turn in _changed(before.turns, after.turns):
             if was is not None and was.state == TurnState.RUNNING and turn.crashes > was.crashes:
                 self.record.hit("turn: running → running, after a crash")
-            if turn.state in OPEN:
+            if turn.state.is_open:
                 self._check_alone(after, turn.session)
             if turn.end_reason in ("stale", "set_aside", "step_limit", "time_limit", "repeat_limit"):
                 self.record.hit(f"turn: ended, {turn.end_reason}")
@@ -130,7 +129,7 @@ class Witness:
         self.record.require((work.session, key) not in before.keys, f"{key} was acknowledged twice")
 
     def _check_alone(self, state: State, session: SessionId) -> None:
-        turns = [row.turn for row in state.turns.values() if row.session == session and row.state in OPEN]
+        turns = [row.turn for row in state.turns.values() if row.session == session and row.state.is_open]
         self.record.require(len(turns) <= 1, f"session {session} has the open turns {turns}")
 
     def _check_again(self, words: str, before: State) -> None:

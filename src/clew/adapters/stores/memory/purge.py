@@ -56,9 +56,8 @@ def _fence(state: State, session: SessionId, at: int) -> None:
     state.sessions[session] = replace(row, handle=handle, lease_owner=None, end_reason="deleted")
     for key, turn in state.turns.items():
         if turn.session == session:
-            was_open = turn.state in (TurnState.RUNNING, TurnState.WAITING)
             ended = replace(turn, state=TurnState.INTERRUPTED, end_reason="deleted", finished_at=at)
-            state.turns[key] = replace(ended if was_open else turn, error=None)
+            state.turns[key] = replace(ended if turn.state.is_open else turn, error=None)
     for call in state.calls.values():
         if call.session == session and call.state in (CallState.PLANNED, CallState.STARTED):
             settled = CallState.NOT_RUN if call.state == CallState.PLANNED else CallState.UNKNOWN

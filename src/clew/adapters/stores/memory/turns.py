@@ -32,7 +32,6 @@ from clew.domain.ledger.rows import (
     TurnState,
 )
 
-_OPEN: Final = frozenset({TurnState.RUNNING, TurnState.WAITING})
 _UNSPENT: Final = frozenset({ApprovalState.PENDING, ApprovalState.APPROVED})
 _CUT: Final = {CallState.PLANNED: CallState.NOT_RUN, CallState.STARTED: CallState.UNKNOWN}
 _LEGAL: Final = frozenset(
@@ -55,7 +54,7 @@ def settle_turns(state: State, work: Commit, ended: TurnState, reason: str) -> N
     """
     epoch = _epoch(state, work)
     for key, turn in state.turns.items():
-        if turn.session != work.session or turn.state not in _OPEN:
+        if turn.session != work.session or not turn.state.is_open:
             continue
         estimate_reserved(state, work.session, turn.turn)
         if not _goes_on(work, turn):
@@ -127,7 +126,7 @@ def _open_turn(state: State, work: Commit, opened: OpenTurn) -> None:
     key = work.session, opened.turn
     if key in state.turns:
         raise Refused(f"Turn {opened.turn} exists already.")
-    if any(turn.session == work.session and turn.state in _OPEN for turn in state.turns.values()):
+    if any(turn.session == work.session and turn.state.is_open for turn in state.turns.values()):
         raise Refused("A turn of this session is open.")
     _known_conversation(state, opened.conversation)
     state.turns[key] = TurnRow(
@@ -148,14 +147,14 @@ def _set_turn(state: State, work: Commit, change: SetTurn) -> None:
     row = state.turns.get(key)
     if row is None:
         raise Refused(f"This session has no turn {change.turn}.")
-    if row.state not in _OPEN and change.state != row.state:
+    if not row.state.is_open and change.state != row.state:
         raise Refused(f"Turn {change.turn} has ended.")
     state.turns[key] = replace(
         row,
         state=change.state,
         end_reason=change.end_reason,
         error=change.error,
-        finished_at=None if change.state in _OPEN else work.at,
+        finished_at=None if change.state.is_open else work.at,
         crashes=row.crashes + change.crashed,
         epoch=_epoch(state, work),
     )

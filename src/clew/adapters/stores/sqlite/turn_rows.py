@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import apsw
 from msgspec.structs import asdict
 
@@ -23,8 +21,6 @@ from clew.domain.ledger.commits import (
 )
 from clew.domain.ledger.errors import Refused
 from clew.domain.ledger.rows import CallState, TurnState
-
-_ENDED: Final = (TurnState.DONE, TurnState.FAILED, TurnState.INTERRUPTED, TurnState.ABANDONED)
 
 
 def cut_turn(db: apsw.Connection, work: Commit, epoch: int) -> None:
@@ -88,7 +84,7 @@ def _open_turn(db: apsw.Connection, session: SessionId, turn: OpenTurn, epoch: i
 
 
 def _set_turn(db: apsw.Connection, session: SessionId, turn: SetTurn, epoch: int, at: int) -> None:
-    finished = at if turn.state in _ENDED else None
+    finished = None if turn.state.is_open else at
     db.execute(
         "UPDATE turn SET state = ?, end_reason = ?, error = ?, finished_at = ?, epoch = ?, crashes = crashes + ?"
         " WHERE session_id = ? AND turn = ?",
