@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -67,6 +68,8 @@ FILLER: Final = frozenset(
     ]
 )
 """English words that say nothing of what a fact is about. Other languages have theirs, which then count as words."""
+_known_words: Final = lru_cache(maxsize=4_096)(words)
+"""Of facts that are kept: each new one is held against all of them."""
 
 
 class Kind(StrEnum):
@@ -177,10 +180,10 @@ def admitted(known: Sequence[Fact], traces: Sequence[Trace], new: NewFact) -> Ne
         if any(trace.is_of(new.text) for trace in traces):
             return None
     said, there = words(new.text), standing(known)
-    same = next((fact for fact in there if words(fact.text) == said), None)
+    same = next((fact for fact in there if _known_words(fact.text) == said), None)
     if same is not None:
         return same
-    if any(words(fact.text) == said and fact.said_at >= new.said_at for fact in known):
+    if any(_known_words(fact.text) == said and fact.said_at >= new.said_at for fact in known):
         return None  # something said later took its place
     if new.supersedes is None:
         return new

@@ -36,6 +36,7 @@ ORDER BY f.id
 _NEW: Final = """
 INSERT INTO fact(owner, kind, text, session_id, message, confidence, supersedes, said_at, created_at) VALUES(?,?,?,?,?,?,?,?,?)
 """
+_LAST: Final = f"SELECT {_COLUMNS} FROM fact f WHERE f.id = last_insert_rowid()"
 
 
 def facts(db: apsw.Connection, principal: PrincipalId, session: SessionId | None = None) -> tuple[Fact, ...]:
@@ -68,7 +69,7 @@ def keep_facts(
         if isinstance(fact, NewFact) and len(known) < FACTS_MAX:
             source = (fact.session, fact.message, fact.confidence, fact.supersedes, fact.said_at, at)
             db.execute(_NEW, (who, fact.kind, fact.text, *source))
-            fact = facts(db, who)[-1]
+            (fact,) = _facts(fetch(db, _LAST))
             known.append(fact)
         if isinstance(fact, Fact):
             kept.append(fact)
