@@ -258,12 +258,15 @@ async def test_sessions_are_listed_searched_and_drawn(clew: CommandLine) -> None
 
 
 async def test_reminders_are_kept_listed_and_taken_back(clew: CommandLine) -> None:
-    """By /remind in one process, and `clew reminders` in others; a wrong number is one sentence and code 2."""
+    """By /remind in one process, and `clew reminders` in others; a wrong number is one sentence and code 2. A reminder
+    opens no session beside the one in which something was said."""
     clew.environ |= {"CLEW__REMINDERS__TIMEZONE": "Europe/Berlin"}
+    session = (await clew.run("run", "--json", "hi")).json["session"]
     kept = await clew.run("run", "/remind in 2h tea")
     assert (kept.code, "“tea”" in kept.out, "(Europe/Berlin, UTC+0" in kept.out) == (0, True, True)
     (row,) = (await clew.run("reminders", "--json")).json
     assert (row["text"], row["timezone"], row["every"]) == ("tea", "Europe/Berlin", None)
+    assert row["session"] == session
     assert "“tea”" in (await clew.run("reminders")).out
     number = str(row["number"])
     assert (await clew.run("reminders", "cancel", number)).code == 0

@@ -31,7 +31,9 @@ async def _kept(context: CommandContext, reminders: Reminders, phrase: str) -> C
     reminder = reminders.understood(context.principal, phrase)
     row = context.current if context.missing is not None else context.session
     opened = None
-    if row is None:
+    if row is None:  # nothing was said here yet: what was said before in this place is as good
+        row = await context.desk.current(context.principal, context.place)
+    if row is None or row.temporary:
         opened = row = (await context.desk.open(context.principal, context.place, cwd=str(context.cwd))).row
     conversation = await context.desk.conversation_of(context.place, row.id)
     text = await reminders.keep(context.principal, row.id, conversation, reminder)
