@@ -27,6 +27,8 @@ from tests.unit.tools.bench import lives
 
 pytestmark = pytest.mark.anyio
 
+DEAD = OwnerId(f"dead{os.getpid()}")
+"""Of these tests alone: a burial ends whatever carries the name on this machine, also what another run of them started."""
 OWNER = """
 import asyncio, sys
 from pathlib import Path
@@ -173,10 +175,10 @@ async def test_a_process_that_was_given_a_reused_number_is_not_touched(
         when = started(stranger.pid)
         right = {"started": str(when), "realm": realm()}
         right[wrong] = "1"
-        directory = records_of(tmp_path, OwnerId("dead"))
+        directory = records_of(tmp_path, DEAD)
         directory.mkdir()
         (directory / f"{stranger.pid}.{right['started']}.{right['realm']}").touch()
-        assert await owners.bury(OwnerId("dead")) == Burial()
+        assert await owners.bury(DEAD) == Burial()
         assert stranger.poll() is None
         assert not directory.exists()
     finally:
@@ -216,17 +218,17 @@ def test_observers_do_not_take_each_other_for_the_living(tmp_path: Path, owners:
     path = tmp_path / "dead.lock"
     with path.open("w") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
-        assert owners.is_dead(OwnerId("dead"))
+        assert owners.is_dead(DEAD)
 
 
 async def test_a_grave_that_cannot_be_closed_is_said(tmp_path: Path, owners: OwnerLocks) -> None:
     """As long as its directory stands, something may yet put itself on record there."""
-    directory = records_of(tmp_path, OwnerId("dead"))
+    directory = records_of(tmp_path, DEAD)
     directory.mkdir()
     (directory / "keeps it").touch()
-    assert await owners.bury(OwnerId("dead")) == Burial(left=1)
+    assert await owners.bury(DEAD) == Burial(left=1)
     (directory / "keeps it").unlink()
-    assert await owners.bury(OwnerId("dead")) == Burial()
+    assert await owners.bury(DEAD) == Burial()
 
 
 # -- births ----------------------------------------------------------------------------------------------------------
@@ -258,9 +260,9 @@ async def test_an_owner_that_ends_in_peace_leaves_no_file(tmp_path: Path, owners
 
 async def test_nothing_is_born_after_the_burial(tmp_path: Path, owners: OwnerLocks) -> None:
     """A newborn that comes to put itself on record when its owner has been buried ends without having run."""
-    groups = StartedGroups(tmp_path, OwnerId("dead"))
+    groups = StartedGroups(tmp_path, DEAD)
     line = groups.recorded(["touch", str(tmp_path / "harm")])
-    assert await owners.bury(OwnerId("dead")) == Burial()
+    assert await owners.bury(DEAD) == Burial()
     born = ran(line)
     assert born.returncode != 0
     assert not (tmp_path / "harm").exists()
@@ -268,19 +270,19 @@ async def test_nothing_is_born_after_the_burial(tmp_path: Path, owners: OwnerLoc
 
 async def test_what_is_born_during_the_burial_is_ended_too(tmp_path: Path, owners: OwnerLocks) -> None:
     """A newborn is on record or does not run; one that is on record keeps the burial from ending."""
-    groups = StartedGroups(tmp_path, OwnerId("dead"))
+    groups = StartedGroups(tmp_path, DEAD)
     line = groups.recorded(["sleep", "1000"])
     environ = {**os.environ, **groups.variables("session")}
     born: list[subprocess.Popen[bytes]] = []
 
     async def give_birth() -> None:
-        while records_of(tmp_path, OwnerId("dead")).is_dir() and len(born) < 40:
+        while records_of(tmp_path, DEAD).is_dir() and len(born) < 40:
             born.append(popen(line, environ))
             await asyncio.sleep(0)
 
     births = asyncio.create_task(give_birth())
     await asyncio.sleep(0)
-    burial = await owners.bury(OwnerId("dead"))
+    burial = await owners.bury(DEAD)
     await births
     codes = [one.wait(10) for one in born]
     assert burial.left == 0
@@ -407,17 +409,17 @@ async def test_what_a_dead_owner_wrote_down_goes_with_it(tmp_path: Path) -> None
 async def test_every_kind_of_owners_keeps_the_ports_promise(tmp_path: Path, kind: str) -> None:
     """The living are not buried, oneself included; the dead may be buried twice."""
     named = NamedOwners("me")
-    named.dead.add("dead")
+    named.dead.add(DEAD)
     locks = OwnerLocks(tmp_path, "me")
     living = OwnerLocks(tmp_path, "living")
-    kinds: dict[str, Owners] = {"locks": locks, "named": named, "shared": OwnersByLock("me", {"dead"})}
+    kinds: dict[str, Owners] = {"locks": locks, "named": named, "shared": OwnersByLock("me", {DEAD})}
     some = kinds[kind]
     for owner in (some.me, living.me):
         assert not some.is_dead(owner)
         with pytest.raises(OwnerLives):
             await some.bury(owner)
     for _ in range(2):
-        assert some.is_dead(OwnerId("dead"))
-        assert await some.bury(OwnerId("dead")) == Burial()
+        assert some.is_dead(DEAD)
+        assert await some.bury(DEAD) == Burial()
     living.close()
     locks.close()
