@@ -41,6 +41,9 @@ async def test_a_session_is_the_same_everywhere(clew: CommandLine) -> None:
         assert editor.said(session) == "echo: hellothe tool said: made"
         kinds = [u["sessionUpdate"] for u in editor.updates(session)]
         assert kinds[0] == "available_commands_update"
+        offered = {each["name"] for each in editor.updates(session)[0]["availableCommands"]}
+        assert "memory" in offered
+        assert not offered & {"temporary", "background"}, "what an editor would always be refused"
         assert {"tool_call", "tool_call_update", "usage_update", "session_info_update"} <= set(kinds)
         assert await editor.leave() == 0
     assert (clew.cwd / "made.txt").read_text() == "made\n"

@@ -30,8 +30,8 @@ _MODES: Final = {
     ),
     ApprovalMode.ALL: ("All", "Does everything without asking"),
 }
-NOT_HERE: Final = frozenset({"temporary"})
-"""Commands that need a chat: an editor's session is kept by its very id."""
+NOT_HERE: Final = frozenset({"temporary", "background"})
+"""Commands that need a chat: an editor's session is kept by its very id, and ends its work with it."""
 
 
 def mode_of(row: SessionRow, default: ApprovalMode) -> ApprovalMode:
