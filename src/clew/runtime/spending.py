@@ -14,6 +14,7 @@ What it then reports is what counts, also where that is more.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, nullcontext
 from typing import Final
@@ -177,10 +178,17 @@ class PaidCalls:
             if cost is None:
                 return _unpriced(self._row.model, self._caps.first)
             row = self._priced(usage, UsageState.RESERVED, cost)
+            aside = asyncio.ensure_future(self._set_aside(Reserve(usage=row, caps=self._caps), pending))
             try:
-                await self._set_aside(Reserve(usage=row, caps=self._caps), pending)
+                await asyncio.shield(aside)
             except CapReached as error:
                 return Failure(kind=FailureKind.CAP, message=str(error), was_sent=False)
+            except asyncio.CancelledError:
+                await asyncio.wait([aside])
+                if not aside.cancelled() and aside.exception() is None:
+                    self.written()
+                    self._rows.append(self._priced(Usage(), UsageState.FAILED, None))
+                raise
             self.written()
             self._reserved = (usage, cost)
         self._request, self._shown = request, []

@@ -308,6 +308,24 @@ async def test_what_is_forgotten_or_deleted_meanwhile_does_not_come_back() -> No
         assert await texts(held.mind) == (["Something else"] if deletes else [])
 
 
+async def test_what_is_forgotten_between_two_parts_is_known_no_more() -> None:
+    """A long conversation is looked through in parts, which takes time."""
+    profile = ModelProfile(name=SCRIPTED, provider="scripted", context_window=8_000)
+    mind, hold = Mind(profile=profile), Hold()
+    talk = mind.world.talk()
+    await exchange(talk, "more " * 5_000)
+    await command(talk, "/memory add Drinks tea")
+    await command(talk, "/new")
+    mind.world.model._script = lambda _: say(hold, "[]")
+    await mind.world.jobs.look()
+    await hold.reached()
+    await command(talk, "/memory forget tea")
+    hold.release()
+    await mind.world.jobs.settled()
+    assert len(mind.looked) > 1
+    assert ["Drinks tea" in asked for asked in mind.looked] == [True] + [False] * (len(mind.looked) - 1)
+
+
 async def test_a_forgotten_fact_is_in_no_later_request() -> None:
     """Also after older sessions were looked through, after a summary, after a restart, and in other words."""
     ledger = MemoryLedger()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 
@@ -21,11 +23,13 @@ from clew.domain.memory.recall import (
     recalled_text,
     without,
 )
+from clew.domain.models.answer import Usage
 from clew.domain.models.request import ModelProfile
 from clew.domain.tools.spec import ToolResult
 from clew.domain.turn.prefix import Instructions, freeze
 from clew.domain.turn.prompt import canonical
-from clew.testing.scripted_model import ask, say
+from clew.runtime.ports.people import NobodyToAsk, nobody_watches
+from clew.testing.scripted_model import SCRIPTED, Hold, ask, say
 from clew.testing.world import RecordingTool, World, command, exchange
 from tests.unit.memory.minds import Mind, words_of
 
@@ -205,6 +209,34 @@ async def test_what_is_forgotten_is_in_no_later_request() -> None:
     assert ["tea" in each for each in told] == [False, True, True, False, False]
     row = await world.ledger.session(LOCAL, talk.session or pytest.fail("no session"))
     prefix = await world.ledger.prefix(LOCAL, row.id)
+    assert prefix is not None
+    assert prefix.system_prompt == world.model.sent[-1].request.system
+
+
+async def test_what_is_forgotten_as_a_turn_begins_is_in_none_of_its_requests() -> None:
+    """Nor does the turn put it back into the prompt that is kept; the same while its first request waits for a summary."""
+    summary = say(hold := Hold(), "This was said.")
+    profile = ModelProfile(name=SCRIPTED, provider="scripted", context_window=8_000)
+    answer = msgspec.structs.replace(say("ok"), usage=Usage())  # its estimates stand
+    world = World(MemoryLedger(), [answer] * 3 + [summary] + [answer] * 2, profile=profile, remembers=True)
+    talk = world.talk()
+    await command(talk, "/memory add Is called Ann")
+    await command(talk, "/memory add Drinks green tea")
+    turn = await talk.say("hello, Ann", nobody_watches, NobodyToAsk())
+    await command(talk, "/memory forget Ann")
+    await turn.finish()
+    await exchange(talk, "more " * 2_000)
+    await exchange(talk, "and on " * 1_000)
+    running = asyncio.create_task(exchange(talk, "so on " * 1_800))
+    await hold.reached()
+    await command(talk, "/memory forget tea")
+    hold.release()
+    await running
+    told = [words_of(sent.request).replace("hello, Ann", "") for sent in world.model.sent]
+    assert not any("Ann" in each for each in told)
+    assert ["tea" in each for each in told] == [True] * 3 + [False] * 3, "two are for the summary"
+    assert "so on so on" in told[5]
+    prefix = await world.ledger.prefix(LOCAL, talk.session or pytest.fail("no session"))
     assert prefix is not None
     assert prefix.system_prompt == world.model.sent[-1].request.system
 

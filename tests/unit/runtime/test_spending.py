@@ -13,7 +13,7 @@ from clew.adapters.stores.memory import MemoryLedger
 from clew.adapters.stores.sqlite import open_ledger
 from clew.adapters.system import SystemClock
 from clew.domain.conversation.ids import LOCAL, SessionId
-from clew.domain.ledger.commits import Caps, Commit, Committed, Reserve
+from clew.domain.ledger.commits import Caps, Commit, Committed, Reserve, UsageState
 from clew.domain.ledger.rows import CallState, TurnState
 from clew.domain.models.answer import (
     Answer,
@@ -118,6 +118,27 @@ async def test_in_the_middle_of_a_turn_a_cap_ends_it(ledger: Commits) -> None:
     assert (outcome.status, outcome.error and outcome.error[0]) == (TurnStatus.REFUSED, "cap")
     assert len(tool.ran) == 1
     assert outcome.cost_usd == pytest.approx(0.004)
+
+
+async def test_a_stop_as_money_is_set_aside_frees_it() -> None:
+    """It is on disk, and nothing was asked for it."""
+
+    class Slow(Commits):
+        async def commit(self, work: Commit) -> Committed:
+            committed = await super().commit(work)
+            if work.reserve is not None:
+                turn.stop("stopped")
+                for _ in range(50):  # until whoever waits for this commit has been cancelled
+                    await asyncio.sleep(0)
+            return committed
+
+    ledger = Slow()
+    world = capped(ledger, [], price=a_dollar_a_million, session=1.0)
+    talk = world.talk()
+    turn = await talk.say("hi", nobody_watches, NobodyToAsk())
+    assert (await turn.finish()).status == TurnStatus.INTERRUPTED
+    (row,) = (stored.row for stored in ledger._disk.state.usage.values())
+    assert (row.state, row.cost_usd) == (UsageState.FAILED, None)
 
 
 async def test_without_a_price_nothing_is_asked_under_a_cap(ledger: Commits) -> None:

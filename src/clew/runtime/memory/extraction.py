@@ -110,8 +110,8 @@ class Extraction:
     async def _found(self, job: JobRow, row: SessionRow, messages: Sequence[Message]) -> tuple[NewFact, ...]:
         """Raises Garbage, Later, Hopeless, ModelUnavailable, ConnectionError. Whatever the calls came to is counted."""
         person = await self._ledger.person(job.owner)
-        known = await self._ledger.facts(job.owner if person is None else person.id)
-        if len(known) >= FACTS_MAX:
+        who = job.owner if person is None else person.id
+        if len(await self._ledger.facts(who)) >= FACTS_MAX:
             raise Hopeless(f"{FACTS_MAX} facts are remembered, and there is no room for more")
         choice = await self._models.choose(self._model or row.model)
         if choice.profile.is_demo or choice.within is not None:
@@ -129,6 +129,9 @@ class Extraction:
         facts: list[NewFact] = []
         try:
             for n, part in enumerate(parts(messages, part_tokens=size, parts_max=PARTS_MAX)):
+                known = await self._ledger.facts(
+                    who
+                )  # for each part anew: something may be forgotten meanwhile
                 asked = request(choice.profile, known, part)
                 key = f"{job.key}-{job.attempts}-{n}"
                 answer = await answer_to(paid, asked, key, tokens=ANSWER_TOKENS, seconds=CALL_SECONDS)

@@ -3,6 +3,8 @@ provider says it did not, and what cannot fit ends the turn in one sentence. No 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from clew.domain.compaction.policy import CERTAIN_EXCESS
 from clew.domain.models.answer import Failure, FailureKind
 from clew.domain.turn.machine import Answered, Failed
@@ -30,7 +32,9 @@ class Fitting:
         model: ModelStep,
         recorder: Recorder,
         watch: Watch,
+        forget: Callable[[], Awaitable[None]],
     ) -> None:
+        """`forget` takes out of the context what the person had forgotten: before each request, for a summary takes time."""
         self._compactor = means.compactor
         self._job = job
         self._turn = turn
@@ -38,6 +42,7 @@ class Fitting:
         self._model = model
         self._recorder = recorder
         self._watch = watch
+        self._forget = forget
         self._trigger = Trigger.PREFLIGHT
         """Why the next request might need a summary: of a turn the first is preflight, each later one mid-turn."""
 
@@ -72,6 +77,7 @@ class Fitting:
         return None if certainly and self._context.tokens > CERTAIN_EXCESS * budget.window else ready
 
     async def _request(self) -> Ready:
+        await self._forget()
         return await self._context.request(self._recorder.handle)
 
     async def _compacted(self, trigger: Trigger) -> bool:

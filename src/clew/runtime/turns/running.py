@@ -160,7 +160,7 @@ class RunningTurn:
         self._steering = Steering(means.ledger, job.principal, self._recorder, self._watch)
         self._model = ModelStep(self._watch, self._lease.confirm)
         self._fitting = Fitting(
-            means, job, opened.turn, self._context, self._model, self._recorder, self._watch
+            means, job, opened.turn, self._context, self._model, self._recorder, self._watch, self._forget
         )
         self._desk = _call_desk(means, job, opened, self._show_output, self._lease.confirm, self)
         self._limit = TimeLimit(means.settings.max_seconds, self._out_of_time)
@@ -324,7 +324,7 @@ class RunningTurn:
         await self._recorder.refreeze(patch)
 
     async def _forget(self) -> None:
-        """What the person had forgotten since the step before is in no request from here on."""
+        """What the person had forgotten since the turn began is in no request from here on."""
         if await self._memory.forgot(self._means.ledger):
             self._prefix = self._memory.prefix()
             overlays = (*self._job.overlays, *self._memory.overlays, *self._hint)
@@ -383,8 +383,6 @@ class RunningTurn:
                 await self._close(effect)
 
     async def _ask_model(self, step: int) -> Answered | Failed:
-        if step > 1:
-            await self._forget()
         await self._steering.take(step)
         self._model.begin_step(self._paid_calls(step))
         return await self._fitting.ask(f"{self.session}-{self.turn}-{step}")
