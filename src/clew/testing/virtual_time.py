@@ -38,6 +38,8 @@ class Program:
 
     def __init__(self) -> None:
         self._condition = _Condition.RUNS
+        self.went_on_at = -1.0
+        """When it last stood still no more."""
 
     @property
     def runs(self) -> bool:
@@ -62,6 +64,7 @@ class Program:
         """It goes on as if nothing had happened."""
         if self._condition == _Condition.STANDS:
             self._condition = _Condition.RUNS
+            self.went_on_at = asyncio.get_running_loop().time()
 
     def kill(self) -> None:
         """It takes no further step. Idempotent."""

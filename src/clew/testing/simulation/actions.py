@@ -6,15 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from clew.domain.conversation.ids import LOCAL, SessionId
+from clew.domain.conversation.ids import SessionId
 from clew.domain.conversation.text import clean
 from clew.domain.ledger.commits import Receive
 from clew.domain.ledger.errors import Busy, LedgerError
 from clew.domain.ledger.rows import ApprovalState
 from clew.domain.turn.prefix import Instructions
+from clew.runtime.background import Background
 from clew.runtime.commands import CommandError
 from clew.runtime.turns.openings import Opening
 from clew.runtime.turns.waiting import MESSAGE, BusyMode, pack_message, unpack, written
+from clew.testing.simulation.models import HOME
 from clew.testing.simulation.process import CWD, Process
 
 MODES: Final = (
@@ -38,11 +40,12 @@ class Act:
         self._chance = process.shared.chance
         self._record = process.shared.record
         self._talk = process.talk(session)
+        self._owner = self._talk.principal
 
     # -- saying ------------------------------------------------------------------------------------------------
     async def say(self) -> None:
         """By whatever mode: it begins a turn, waits, joins the running turn or cuts it."""
-        words = self._record.new_words(self._chance.randrange(8))
+        words = self._record.new_words(self._chance.randrange(8), self._owner)
         if self._chance.random() < 0.5:
             await self._run(words)
             return
@@ -77,7 +80,7 @@ class Act:
         self._record.accepted(words, rows[0].session if rows else self._talk.session or self.session)
 
     async def queue(self) -> None:
-        words = self._record.new_words(self._chance.randrange(8))
+        words = self._record.new_words(self._chance.randrange(8), self._owner)
         await self._talk.queue(words, mode=self._chance.choice(MODES))
         self._accepted(words)
 
@@ -97,7 +100,7 @@ class Act:
 
     async def deliver(self) -> None:
         """A platform's update: it comes once or more often, late, after others, and to whichever process is up."""
-        words = self._record.new_words(self._chance.randrange(8))
+        words = self._record.new_words(self._chance.randrange(8), self._owner)
         key = f"update-{self._record.hits['update: sent']}"
         self._record.hit("update: sent")
         times = self._chance.choice([1, 1, 2, 3])
@@ -121,14 +124,15 @@ class Act:
 
     async def _receive(self, receiver: Process, words: str | bytes, key: str, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        place = await receiver.services.desk.conversation_of(receiver.place, self.session)
+        talk = receiver.talk(self.session)
+        place = await receiver.services.desk.conversation_of(talk.place, self.session)
         received = await receiver.ledger.receive(
             Receive(
                 account=self._talk.place.surface,
                 external_key=key,
                 conversation=place,
                 session=self.session,
-                principal=LOCAL,
+                principal=self._owner,
                 kind=MESSAGE,
                 body=written(pack_message(words, str(CWD), ())),
                 at=receiver.clock.now_ms(),
@@ -197,6 +201,31 @@ class Act:
 
     async def title(self) -> None:
         await self._command(f"/title title {self._chance.getrandbits(30)}")
+
+    async def remember(self) -> None:
+        """By a command: a fact of this person's own, which contradicts those of the other."""
+        await self._command(f"/memory add {HOME}{self._record.new_token('fact', self._owner)}")
+
+    async def forget(self) -> None:
+        """A fact of whomever: of another's there is nothing to forget."""
+        numbers = list(self.process.shared.disk.state.facts)
+        if not numbers:
+            self.outcome = "nothing to forget"
+            return
+        await self._command(f"/memory forget {self._chance.choice(numbers)}")
+
+    async def background(self) -> None:
+        words = self._record.new_words(0, self._owner)
+        await self._command(f"/background {words!s}")
+        if self.outcome == "ok":
+            self._accepted(words)
+
+    async def catch_up(self) -> None:
+        """As whoever opens a chat: what was begun beside the session is gone on with."""
+        if not isinstance(self._talk.background, Background):
+            self.outcome = "nothing is done beside"
+            return
+        await self._talk.background.catch_up(self.session)
 
     async def resume(self) -> None:
         """Another session, or another tip of this one."""
@@ -277,5 +306,9 @@ ACTIONS: Final[Mapping[str, Callable[[Act], Awaitable[None]]]] = {
     "recover": Act.look_after,
     "change instructions": Act.change_instructions,
     "happen": Act.happen,
+    "remember": Act.remember,
+    "forget": Act.forget,
+    "background": Act.background,
+    "catch up": Act.catch_up,
 }
 """By name; how often each is done is the theme's to say."""

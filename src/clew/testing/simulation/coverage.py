@@ -60,6 +60,7 @@ _FAULTS: Final = (
     "a tool raises",
     *(f"a question is answered {how}" for how in ("at once", "late", "never", "nobody")),
 )
+SIDES: Final = ("background", "delegate", "review")
 _STATES: Final = (
     "turn: none → running",
     "turn: running → waiting",
@@ -98,6 +99,23 @@ _STATES: Final = (
     "request: goes on",
     "request: begins anew",
     "request: for a summary",
+    *(f"request: {what}" for what in ("for facts", "for a title", "set aside under a cap")),
+    "job: none → queued",
+    *(f"job: queued → {state}" for state in ("done", "failed", "cancelled")),
+    "job: put off",
+    "job: taken over",
+    *(f"memory: kept by a {who}" for who in ("person", "model", "job")),
+    *(f"memory: {where}" for where in ("in a prompt", "recalled", "known")),
+    *(f"memory: a job brought {what}" for what in ("facts", "nothing")),
+    "memory: superseded",
+    "memory: forgotten",
+    *(f"memory: forgotten while {what}" for what in ("a turn runs", "it is looked for")),
+    "memory: deleted with its session",
+    *(f"beside: {side} begun" for side in SIDES),
+    *(f"beside: {side} {state}" for side in SIDES for state in ("done", "failed", "interrupted")),
+    *(f"beside: {side} gone on with after a crash" for side in SIDES),
+    "beside: delegate begun, by a subagent",
+    *(f"beside: delegate asked again, {done} done" for done in ("some were", "none was")),
 )
 EXPECTED: Final = tuple(
     name

@@ -14,7 +14,8 @@ from clew.testing.simulation.process_life import Life
 from clew.testing.simulation.witness import Witness
 
 SMALL_WRITES: Final = ("open", "receive", "decide", "settle_reply", "point", "beat", "forget")
-WRITES: Final = (*(name for name, _ in SHAPES), *SMALL_WRITES)
+REMEMBERING: Final = ("add_job", "take_job", "move_job", "beat_job", "keep_facts", "forget_facts")
+WRITES: Final = (*(name for name, _ in SHAPES), *SMALL_WRITES, *REMEMBERING)
 ODDS: Final = 0.004
 KILLS: Final = (Fault.KILLED_BEFORE, Fault.KILLED_AFTER)
 COMMON: Final = (
@@ -31,7 +32,7 @@ COMMON: Final = (
     "result",
 )
 RAREST: Final = ("acknowledge", "go on", "compact", "expand", "event", "park", "reserve")
-RARE: Final = (*(name for name in WRITES if name not in COMMON), *RAREST)
+RARE: Final = (*(name for name in WRITES if name not in (*COMMON, *REMEMBERING)), *RAREST)
 REFUSALS: Final = (Fault.BUSY, Fault.DISK_FULL)
 PLANNED: Final = 24
 PLANNED_COMMON: Final = 5
@@ -44,7 +45,7 @@ MEETS: Final = 0.8
 class FaultPlan:
     """One run's."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, *, remembers: bool) -> None:
         self.odds = ODDS
         self._chance = chance
         self._reads_left = 0
@@ -52,6 +53,8 @@ class FaultPlan:
         self._planned = [(chance.choice(KILLS), name) for name in chance.sample(RARE, PLANNED)]
         self._planned += [(chance.choice(KILLS), chance.choice(COMMON)) for _ in range(PLANNED_COMMON)]
         self._planned += [(chance.choice(REFUSALS), chance.choice(WRITES)) for _ in range(PLANNED_REFUSED)]
+        if remembers:
+            self._planned += [(chance.choice(KILLS), name) for name in chance.sample(REMEMBERING, 4)]
 
     def read_soon(self, reads: int) -> None:
         """The read after so many fails."""

@@ -9,11 +9,20 @@ from pathlib import Path
 import msgspec
 
 from clew.adapters.stores.memory.state import Disk
-from clew.domain.conversation.ids import LOCAL, SessionId
+from clew.adapters.tools.delegate import delegate_tool
+from clew.adapters.tools.memory import memory_tool
+from clew.domain.conversation.ids import LOCAL, PrincipalId, SessionId
 from clew.domain.ledger.commits import Caps
+from clew.domain.memory.facts import EXTRACT
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
+from clew.runtime.afterwards import Afterwards
+from clew.runtime.background import Background
 from clew.runtime.compaction import CompactionSettings, Compactor
+from clew.runtime.delegating import DelegateLimits, delegating
+from clew.runtime.jobs import Jobs
+from clew.runtime.memory.desk import MemoryDesk
+from clew.runtime.memory.extraction import Extraction
 from clew.runtime.recovery import Recovery
 from clew.runtime.sessions import Place, SessionDesk
 from clew.runtime.talk import Services, Talk
@@ -33,6 +42,8 @@ from clew.testing.world import GivenTools, SeededChance
 
 LedgerMaker = Callable[[Disk, Program, ProcessWriting], FaultyLedger]
 CWD = Path("/work")
+SURFACE = "terminal"
+DELEGATES = DelegateLimits(at_once=2, per_turn=4, depth=2, seconds=60)
 SETTINGS = TurnSettings(
     max_steps=4,
     max_repeats=4,
@@ -70,7 +81,7 @@ class Process:
         self.shared = shared
         self.life = Life(f"p{number}", shared.record, shared.dead, leaves_proof=chance.random() < 0.8)
         self.clock = JumpingClock(chance.uniform(0, 1_000_000))
-        self.place = Place(route_key=f"terminal:{self.name}", surface="terminal")
+        self.place = Place(route_key=f"terminal:{self.name}", surface=SURFACE)
         self.person = Person(self.life, chance)
         self.instructions: list[Instructions] = []
         writing = ProcessWriting(self.life, shared.plan, shared.witness)
@@ -80,14 +91,29 @@ class Process:
         tokens = SeededChance(chance.getrandbits(64))
         mode = ApprovalMode.ASK if chance.random() < shared.theme.asks else ApprovalMode.ALL
         owners, models = OwnersByLock(self.name, shared.dead), OneErraticModel(self.model)
+        caps, remembers = caps or shared.theme.caps, shared.theme.remembers
+        memory = MemoryDesk(self.ledger, self.clock, tokens, enabled=remembers)
+        extraction = Extraction(self.ledger, models, self.clock, model=None, caps=caps)
+        self.jobs = Jobs(
+            self.ledger, owners, self.clock, {EXTRACT: extraction.perform}, lease_seconds=SETTINGS.lease_seconds,
+            before=extraction.sweep,
+        )  # fmt: skip
+        tools = (
+            *all_tools(shared.effects, self.life, chance),
+            *((memory_tool(memory),) if remembers else ()),
+        )
         self.services = Services(
             ledger=self.ledger,
-            desk=SessionDesk(self.ledger, self.clock, tokens),
+            desk=SessionDesk(self.ledger, self.clock, tokens, remembers=remembers),
             runner=TurnRunner(
                 ledger=self.ledger,
                 owners=owners,
                 compactor=Compactor(
-                    ledger=self.ledger, owners=owners, models=models, clock=self.clock, settings=COMPACTION
+                    ledger=self.ledger,
+                    owners=owners,
+                    models=models,
+                    clock=self.clock,
+                    settings=msgspec.structs.replace(COMPACTION, caps=caps, remembers=remembers),
                 ),
                 clock=self.clock,
                 chance=tokens,
@@ -96,14 +122,20 @@ class Process:
                     max_steps=chance.choice([2, 5]),
                     max_repeats=chance.choice([2, 8]),
                     approval_mode=mode,
-                    caps=caps or shared.theme.caps,
+                    caps=caps,
                 ),
+                remembers=remembers,
             ),
             models=models,
             clock=self.clock,
             chance=tokens,
-            toolmaker=GivenTools(all_tools(shared.effects, self.life, chance)),
+            toolmaker=GivenTools(tools),
             instructions=lambda _: tuple(self.instructions),
+            memory=memory if remembers else None,
+            delegate=delegating(delegate_tool, DELEGATES) if shared.theme.beside else None,
+            after=Afterwards(titles=True, review=chance.random() < 0.5, model=None).follow
+            if shared.theme.beside
+            else None,
         )
         self.recovery = Recovery(self.services, self.place, shared.told.noticed)
 
@@ -113,8 +145,21 @@ class Process:
 
     def talk(self, session: SessionId | None) -> Talk:
         """A conversation that stands in this session: each has one turn under way, and several stand here at once."""
-        self._talks.append(Talk(self.services, LOCAL, self.place, CWD, session))
-        return self._talks[-1]
+        row = self.shared.disk.state.sessions.get(session or SessionId(""))
+        return self.talk_of(LOCAL if row is None else row.owner, session)
+
+    def talk_of(self, who: PrincipalId, session: SessionId | None = None) -> Talk:
+        """Each person talks in a place of their own."""
+        place = Place(route_key=f"{self.place.route_key}:{who}", surface=SURFACE)
+        talk = Talk(self.services, who, place, CWD, session)
+        self._talks.append(talk)
+        if self.shared.theme.beside:
+            talk.titled = lambda: None
+            talk.background = Background(talk, told=lambda side, text: None, broken=self._broken)
+        return talk
+
+    def _broken(self, error: BaseException) -> None:
+        self.shared.record.require(False, f"work beside a session raised {error!r}")
 
     def watcher(self, session: SessionId) -> Watcher:
         return Watcher(self.life, self.shared.witness, self.shared.told, session)

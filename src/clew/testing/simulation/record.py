@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
+from typing import Final
 
-from clew.domain.conversation.ids import SessionId
+from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.conversation.text import clean
+
+TOKEN: Final = re.compile(r"(?:words|fact|task)-\w+-end")
+"""What tells of each text whose it is: words that a person said, a fact, a task for a subagent."""
 
 
 class Record:
@@ -18,7 +23,9 @@ class Record:
         self.broken: list[str] = []
         self.sent: dict[str, SessionId | None] = {}
         """Each text that somebody tried to say, as it has to be stored; where it was accepted, once it was."""
-        self._words = 0
+        self.owners: dict[str, PrincipalId] = {}
+        """Of each token, whose it is: nobody else's requests may hold it."""
+        self._made = 0
 
     def hit(self, name: str) -> None:
         self.hits[name] += 1
@@ -37,10 +44,18 @@ class Record:
             self.note(f"BROKEN {sentence}")
             self.broken.append(sentence)
 
-    def new_words(self, form: int) -> str | bytes:
+    def new_token(self, kind: str, owner: PrincipalId) -> str:
+        """One that nobody saw before."""
+        self._made += 1
+        return self.owns(f"{kind}-{self._made}-end", owner)
+
+    def owns(self, token: str, owner: PrincipalId) -> str:
+        self.owners[token] = owner
+        return token
+
+    def new_words(self, form: int, owner: PrincipalId) -> str | bytes:
         """Something that nobody said before, in one of the shapes that text comes in."""
-        self._words += 1
-        plain = f"words-{self._words}-end"
+        plain = self.new_token("words", owner)
         forms: tuple[str | bytes, ...] = (
             plain,
             plain,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -12,13 +13,16 @@ import msgspec
 
 from clew.adapters.stores.memory import MemoryLedger
 from clew.adapters.stores.memory.state import Disk
-from clew.domain.conversation.ids import LOCAL, SessionId
+from clew.domain.conversation.ids import LOCAL, PrincipalId, SessionId
 from clew.domain.ledger.commits import Caps
 from clew.domain.ledger.errors import Busy, LedgerError
-from clew.domain.ledger.rows import SessionRow
+from clew.domain.ledger.rows import Origin, SessionRow
+from clew.runtime.background import Background
+from clew.runtime.jobs import ATTEMPTS_MAX
+from clew.runtime.sending import POLL_SECONDS
 from clew.runtime.turns import TurnStatus
 from clew.testing.faulty_ledger import FaultyLedger, ProcessDied
-from clew.testing.invariants import check
+from clew.testing.invariants import check, check_hidden
 from clew.testing.simulation.actions import ACTIONS, Act
 from clew.testing.simulation.faults import REFUSALS, FaultPlan
 from clew.testing.simulation.machines import observed_machines
@@ -26,11 +30,12 @@ from clew.testing.simulation.people import Told
 from clew.testing.simulation.process import SETTINGS, LedgerMaker, Process, Shared
 from clew.testing.simulation.record import Record
 from clew.testing.simulation.requests import Requests
-from clew.testing.simulation.themes import THEMES
+from clew.testing.simulation.themes import THEMES, Theme
 from clew.testing.simulation.tools import Effects
 from clew.testing.simulation.witness import Witness
 from clew.testing.virtual_time import simulate
 
+OTHER: Final = PrincipalId("somebody-else")
 STEPS: Final = 140
 PROCESSES: Final = 3
 STOPS: Final = MappingProxyType(
@@ -73,9 +78,10 @@ class Run(msgspec.Struct, frozen=True):
         return f"seed {self.seed}: {self.broken}\n{steps}\n"
 
 
-def run_seed(seed: int, ledger: LedgerMaker = FaultyLedger) -> Run:
-    """Runs one seed. The same seed gives the same run; another ledger is for showing that a broken one is noticed."""
-    simulation = Simulation(seed, ledger)
+def run_seed(seed: int, ledger: LedgerMaker = FaultyLedger, theme: str | None = None) -> Run:
+    """Runs one seed. The same seed gives the same run; another ledger is for showing that a broken one is noticed, soon
+    where the run has the theme of what is broken."""
+    simulation = Simulation(seed, ledger, [each for each in THEMES if theme in (None, each.name)])
     record = simulation.shared.record
     broken: str | None = None
     with observed_machines(record):
@@ -89,11 +95,11 @@ def run_seed(seed: int, ledger: LedgerMaker = FaultyLedger) -> Run:
 class Simulation:
     """`trace` and `hits` are those of the run proper: what its end clears away is not counted."""
 
-    def __init__(self, seed: int, ledger: LedgerMaker) -> None:
+    def __init__(self, seed: int, ledger: LedgerMaker, themes: Sequence[Theme]) -> None:
         disk, chance, record, dead = Disk(), random.Random(seed), Record(), set[str]()
-        witness = Witness(disk, record)
+        witness, theme = Witness(disk, record), chance.choice(themes)
         self.shared = Shared(
-            disk, chance, record, witness, Requests(witness), Effects(witness), Told(witness), FaultPlan(chance), chance.choice(THEMES), dead, ledger
+            disk, chance, record, witness, Requests(witness), Effects(witness), Told(witness), FaultPlan(chance, remembers=theme.remembers), theme, dead, ledger
         )  # fmt: skip
         self.trace: tuple[str, ...] = ()
         self.hits: Counter[str] = Counter()
@@ -101,6 +107,7 @@ class Simulation:
         self._processes: list[Process] = []
         self._acting: list[tuple[Process, asyncio.Task[None]]] = []
         self._checked: dict[SessionId, SessionRow] = {}
+        self._people = (LOCAL, OTHER) if theme.remembers or theme.beside else (LOCAL,)
 
     async def run(self) -> None:
         try:
@@ -122,12 +129,17 @@ class Simulation:
         self._started += 1
         process = Process(self._started, self.shared, caps)
         process.life.meddle = lambda moment: self._meddle(process, moment)
+        if self.shared.theme.remembers and caps is None:
+            process.life.program.start(process.jobs.run())
         return process
 
     async def _begin(self) -> None:
-        """Somebody has a session before anything goes wrong."""
+        """Everybody has a session before anything goes wrong."""
         odds, self.shared.plan.odds = self.shared.plan.odds, 0.0
-        await self._start().talk(None).ensure_session()
+        first = self._start()
+        await first.ledger.add_principal(OTHER, "somebody else", "user")
+        for who in self._people:
+            await first.talk_of(who).ensure_session()
         self.shared.plan.odds = odds
 
     # -- steps ---------------------------------------------------------------------------------------------------
@@ -157,7 +169,8 @@ class Simulation:
                     self._act("recover", fresh, fresh)
 
     def _act(self, name: str, process: Process, other: Process) -> None:
-        session = self.shared.chance.choice(self._living()[-LATELY:] or [None])
+        who = self.shared.chance.choice(self._people)
+        session = self.shared.chance.choice(self._talked_in(who)[-LATELY:] or [None])
         if session is None:
             name, session = "begin", SessionId("")
         task = process.life.program.start(self._acted(name, process, other, session))
@@ -168,7 +181,7 @@ class Simulation:
         self.shared.record.note(f"{process.name} {name} {session}")
         try:
             if name == "begin":
-                await process.talk(None).ensure_session()
+                await process.talk_of(self.shared.chance.choice(self._people)).ensure_session()
                 outcome = "ok"
             else:
                 act = Act(process, other, session)
@@ -231,6 +244,10 @@ class Simulation:
             shared.record.fault("somebody else comes in between", process.name)
             self._act(chance.choice(RIVALS), others[0], process)
 
+    def _talked_in(self, who: PrincipalId) -> list[SessionId]:
+        rows = self.shared.disk.state.sessions
+        return [s for s in self._living() if rows[s].owner == who and rows[s].origin != Origin.SIDE]
+
     def _living(self) -> list[SessionId]:
         state = self.shared.disk.state
         return [session for session in state.sessions if session not in state.purged]
@@ -245,9 +262,11 @@ class Simulation:
         for session in self._living():
             row = state.sessions[session]
             if self._checked.get(session) is not row:
-                await check(reader, LOCAL, session)
+                await check(reader, row.owner, session)
                 self._checked[session] = row
         self.shared.witness.check_words()
+        caps = self.shared.theme.caps
+        self.shared.witness.beside.check_caps(state, caps.usd_per_session, caps.usd_per_day)
         self._raise_errors()
         broken = self.shared.record.broken
         if broken:
@@ -275,14 +294,30 @@ class Simulation:
             process.life.die("ended")
         last = self._start(Caps())
         last.calm()
-        for session in self._living():
+        for session in (each for who in self._people for each in self._talked_in(who)):
             await self._use(last, session)
             await self._check()
+        await self._work_off(last)
         state = self.shared.disk.state
+        self.shared.witness.remembered.check_prompts(state)
+        self.shared.witness.beside.check_ended(state)
+        for session in self._living():
+            owner = state.sessions[session].owner
+            await check_hidden(last.ledger, LOCAL if owner == OTHER else OTHER, session)
         for row in state.inbox.values():
             waits = row.state == "queued" and row.session not in state.purged and row.kind == "message"
             self.shared.record.require(not waits, f"message {row.id} still waits")
         await self._check()
+
+    async def _work_off(self, last: Process) -> None:
+        """What waits for later is done: the last attempt at it is made hours after the first."""
+        for _ in range(ATTEMPTS_MAX):
+            await last.jobs.look()
+            await last.jobs.settled()
+            waiting = [job.next_at for job in self.shared.disk.state.jobs.values() if job.state == "queued"]
+            if not waiting:
+                return
+            await asyncio.sleep(max(SETTINGS.lease_seconds + 1, (max(waiting) - last.clock.now_ms()) / 1000))
 
     async def _use(self, process: Process, session: SessionId) -> None:
         talk = process.talk(session)
@@ -296,7 +331,14 @@ class Simulation:
         while (waits := await talk.next_queued()) is not None:
             turn = await talk.begin(waits, watch, process.person)
             await turn.finish()
-        words = self.shared.record.new_words(0)
+        if isinstance(background := talk.background, Background):
+            await background.catch_up(session)
+            while left := await background.listed(session):
+                for each in left:
+                    if each.state != "running":  # it waits for a yes that nobody gives
+                        await background.stop(session, each.session)
+                await asyncio.sleep(POLL_SECONDS)
+        words = self.shared.record.new_words(0, talk.principal)
         turn = await talk.say(words, watch, process.person)
         outcome = await turn.finish()
         self.shared.record.accepted(words, session)

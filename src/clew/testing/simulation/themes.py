@@ -18,6 +18,8 @@ _USUAL: Final[Mapping[str, int]] = MappingProxyType(
         "approve": 3, "deny": 2, "recover": 8, "change instructions": 2, "happen": 2, "delete": 1,
     }
 )  # fmt: skip
+_REMEMBERING: Final[Mapping[str, int]] = MappingProxyType({"remember": 8, "forget": 6})
+_BESIDE: Final[Mapping[str, int]] = MappingProxyType({"background": 6, "catch up": 5})
 _TOOLS: Final[Mapping[str, int]] = MappingProxyType(
     {"mark": 6, "look": 6, "put": 4, "raising": 2, "unsure": 3, "deadly": 1, "deadly-again": 1}
 )
@@ -25,7 +27,8 @@ _TOOLS: Final[Mapping[str, int]] = MappingProxyType(
 
 class Theme(msgspec.Struct, frozen=True, kw_only=True):
     """`actions` and `tools` are weights; `asks` is how many processes ask before a tool runs, `calls` how far a roll of the
-    dice may go for the model to ask for tools, `kills` how often a process ends for no reason."""
+    dice may go for the model to ask for tools, `kills` how often a process ends for no reason; `remembers` switches memory on,
+    `beside` what works beside a session: titles, reviews, subagents."""
 
     name: str
     actions: Mapping[str, int] = _USUAL
@@ -34,6 +37,8 @@ class Theme(msgspec.Struct, frozen=True, kw_only=True):
     calls: float = 0.5
     kills: float = 0.02
     caps: Caps = Caps()
+    remembers: bool = False
+    beside: bool = False
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -45,7 +50,27 @@ class Theme(msgspec.Struct, frozen=True, kw_only=True):
 
 
 THEMES: Final = (
-    Theme(name="everything"),
+    Theme(
+        name="everything",
+        actions={**_USUAL, **_REMEMBERING, **_BESIDE},
+        tools_weights={**_TOOLS, "memory": 4, "delegate": 2},
+        remembers=True,
+        beside=True,
+    ),
+    Theme(
+        name="memory",
+        actions={"say": 24, "take": 4, "undo": 2, "retry": 2, "stop": 1, "branch": 1, "new": 5, "compress": 4, "delete": 1, "recover": 6, **_REMEMBERING},
+        tools_weights={"memory": 6, "look": 2, "deadly": 1},
+        remembers=True,
+    ),
+    Theme(
+        name="side sessions",
+        actions={"say": 24, "take": 4, "undo": 3, "retry": 2, "stop": 1, "stop here": 2, "branch": 1, "new": 1, "compress": 1, "delete": 1, "recover": 10, "approve": 2, **_BESIDE},
+        tools_weights={"delegate": 5, "mark": 4, "put": 2, "look": 1, "deadly": 1},
+        asks=0.1,
+        kills=0.03,
+        beside=True,
+    ),
     Theme(
         name="history",
         actions={**_USUAL, "say": 40, "new": 0, "branch": 0, "delete": 0, "undo": 14, "undo several": 4, "redo": 24, "retry": 10, "resume": 10, "compress": 8, "expand": 8},
@@ -86,6 +111,9 @@ THEMES: Final = (
         actions={**_USUAL, "say": 40, "stop": 5, "stop here": 10, "delete": 2},
         calls=0.8,
         kills=0.01,
+        tools_weights={**_TOOLS, "delegate": 3},
         caps=Caps(usd_per_session=0.02, usd_per_day=0.1),
+        remembers=True,
+        beside=True,
     ),
 )  # fmt: skip

@@ -17,7 +17,9 @@ from clew.domain.conversation.messages import Message, Role, ToolBody
 from clew.domain.ledger.commits import AsHolder, Commit
 from clew.domain.ledger.rows import InboxState, TurnState
 from clew.runtime.turns.waiting import MESSAGE, unpack
+from clew.testing.simulation.beside import Beside
 from clew.testing.simulation.record import Record
+from clew.testing.simulation.remembered import Remembered
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -38,6 +40,8 @@ class Witness:
     def __init__(self, disk: Disk, record: Record) -> None:
         self.disk = disk
         self.record = record
+        self.remembered = Remembered(record)
+        self.beside = Beside(record)
         self.hinted: dict[SessionId, str] = {}
         """Sessions whose model was told of an interrupted tool batch, by the batch's key, until its answer is stored."""
         self._answered: set[SessionId] = set()
@@ -74,6 +78,9 @@ class Witness:
         self._count_states("inbox", before.inbox, after.inbox)
         self._count_states("approval", before.approvals, after.approvals)
         self._count_states("reply", before.outbox, after.outbox)
+        self._count_states("job", before.jobs, after.jobs)
+        self.remembered.wrote(before, after)
+        self.beside.wrote(before, after)
         for was, turn in _changed(before.turns, after.turns):
             if was is not None and was.state == TurnState.RUNNING and turn.crashes > was.crashes:
                 self.record.hit("turn: running → running, after a crash")
