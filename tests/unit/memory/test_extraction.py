@@ -326,6 +326,28 @@ async def test_what_is_forgotten_between_two_parts_is_known_no_more() -> None:
     assert ["Drinks tea" in asked for asked in mind.looked] == [True] + [False] * (len(mind.looked) - 1)
 
 
+async def test_of_a_deleted_session_nothing_more_is_asked() -> None:
+    """Under a cap, where the next call could be set aside nowhere."""
+    profile = ModelProfile(name=SCRIPTED, provider="scripted", context_window=8_000)
+    settings = TurnSettings(caps=Caps(usd_per_day=100.0))
+    mind, hold = (
+        Mind(profile=profile, settings=settings, price=lambda _: Cost(usd=0.01, source="test")),
+        Hold(),
+    )
+    talk = mind.world.talk()
+    await exchange(talk, "more " * 5_000)
+    left = talk.session
+    await command(talk, "/new")
+    mind.world.model._script = lambda _: say(hold, "[]")
+    await mind.world.jobs.look()
+    await hold.reached()
+    await command(mind.world.talk(left), f"/delete {left}")
+    hold.release()
+    await mind.world.jobs.settled()
+    assert len(mind.looked) == 1
+    assert await waiting(mind) == ()
+
+
 async def test_a_forgotten_fact_is_in_no_later_request() -> None:
     """Also after older sessions were looked through, after a summary, after a restart, and in other words."""
     ledger = MemoryLedger()

@@ -23,13 +23,13 @@ from clew.domain.memory.recall import (
     recalled_text,
     without,
 )
-from clew.domain.models.answer import Usage
+from clew.domain.models.answer import FailureKind, Usage
 from clew.domain.models.request import ModelProfile
 from clew.domain.tools.spec import ToolResult
 from clew.domain.turn.prefix import Instructions, freeze
 from clew.domain.turn.prompt import canonical
 from clew.runtime.ports.people import NobodyToAsk, nobody_watches
-from clew.testing.scripted_model import SCRIPTED, Hold, ask, say
+from clew.testing.scripted_model import SCRIPTED, Hold, ask, fail, say
 from clew.testing.world import RecordingTool, World, command, exchange
 from tests.unit.memory.minds import Mind, words_of
 
@@ -213,12 +213,15 @@ async def test_what_is_forgotten_is_in_no_later_request() -> None:
     assert prefix.system_prompt == world.model.sent[-1].request.system
 
 
-async def test_what_is_forgotten_as_a_turn_begins_is_in_none_of_its_requests() -> None:
-    """Nor does the turn put it back into the prompt that is kept; the same while its first request waits for a summary."""
-    summary = say(hold := Hold(), "This was said.")
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_is_forgotten_as_a_turn_begins_is_in_none_of_its_requests(fails: bool) -> None:
+    """Nor does the turn put it back into the prompt that is kept; the same while its first request waits for a summary, even one that fails."""
+    hold, kind = Hold(), FailureKind.SERVER
     profile = ModelProfile(name=SCRIPTED, provider="scripted", context_window=8_000)
     answer = msgspec.structs.replace(say("ok"), usage=Usage())  # its estimates stand
-    world = World(MemoryLedger(), [answer] * 3 + [summary] + [answer] * 2, profile=profile, remembers=True)
+    for_summary = [fail(kind, "down", hold)] if fails else [say(hold, "This was said."), answer]
+    script = [answer] * 3 + for_summary + [answer]
+    world = World(MemoryLedger(), script, profile=profile, remembers=True)
     talk = world.talk()
     await command(talk, "/memory add Is called Ann")
     await command(talk, "/memory add Drinks green tea")
@@ -234,8 +237,8 @@ async def test_what_is_forgotten_as_a_turn_begins_is_in_none_of_its_requests() -
     await running
     told = [words_of(sent.request).replace("hello, Ann", "") for sent in world.model.sent]
     assert not any("Ann" in each for each in told)
-    assert ["tea" in each for each in told] == [True] * 3 + [False] * 3, "two are for the summary"
-    assert "so on so on" in told[5]
+    assert ["tea" in each for each in told] == [True] * 3 + [False] * (len(for_summary) + 1)
+    assert "so on so on" in told[-1]
     prefix = await world.ledger.prefix(LOCAL, talk.session or pytest.fail("no session"))
     assert prefix is not None
     assert prefix.system_prompt == world.model.sent[-1].request.system

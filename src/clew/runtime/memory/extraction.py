@@ -80,12 +80,12 @@ class Extraction:
         """The facts of what no job before it has read."""
         try:
             row = await self._ledger.session(job.owner, job.session)
+            messages = await self._unread(job, row)
+            if not any(message.role == Role.USER for message in messages):
+                return Done()
+            return Done(facts=await self._found(job, row, messages))
         except NotFound:
-            return Done()  # it was deleted
-        messages = await self._unread(job, row)
-        if not any(message.role == Role.USER for message in messages):
-            return Done()
-        return Done(facts=await self._found(job, row, messages))
+            return Done()  # it was deleted, at the latest before something was set aside for the next call
 
     async def _unread(self, job: JobRow, row: SessionRow) -> Sequence[Message]:
         """What people and the model said since the job before, in this session: what it was forked with is another's.
@@ -129,10 +129,8 @@ class Extraction:
         facts: list[NewFact] = []
         try:
             for n, part in enumerate(parts(messages, part_tokens=size, parts_max=PARTS_MAX)):
-                known = await self._ledger.facts(
-                    who
-                )  # for each part anew: something may be forgotten meanwhile
-                asked = request(choice.profile, known, part)
+                # For each part anew: something may be forgotten meanwhile.
+                asked = request(choice.profile, await self._ledger.facts(who), part)
                 key = f"{job.key}-{job.attempts}-{n}"
                 answer = await answer_to(paid, asked, key, tokens=ANSWER_TOKENS, seconds=CALL_SECONDS)
                 if isinstance(answer, Failure):
@@ -149,7 +147,7 @@ class Extraction:
     async def _count(
         self, owner: PrincipalId, row: SessionRow, used: Sequence[AddUsage], reserve: Reserve | None = None
     ) -> None:
-        """On whatever head the session has by now. Nothing to count it under is left of one that was deleted."""
+        """On whatever head the session has by now. Raises NotFound when it was deleted."""
         if not used and reserve is None:
             return
         for _ in range(TRIES_MAX):
@@ -163,7 +161,5 @@ class Extraction:
                 await self._ledger.commit(work)
             except HeadMoved:
                 continue
-            except NotFound:
-                return
             return
         raise HeadMoved("This session changes too quickly to count what was used.")

@@ -69,9 +69,12 @@ class Fitting:
         ready = await self._request()
         budget = self._compactor.budget(self._job.session, self._job.model.profile)
         for _ in range(TRIES_MAX):
-            if self._context.tokens <= budget.trigger or not await self._compacted(self._trigger):
+            if self._context.tokens <= budget.trigger:
                 break
+            was_compacted = await self._compacted(self._trigger)
             ready = await self._request()
+            if not was_compacted:
+                break
         self._trigger = Trigger.MID_TURN
         certainly = self._job.model.profile.is_window_known
         return None if certainly and self._context.tokens > CERTAIN_EXCESS * budget.window else ready
