@@ -76,7 +76,7 @@ class Beside:
         require = self._record.require
         living = {ident: row for ident, row in state.sessions.items() if ident not in state.purged}
         for (session, number), turn in state.turns.items():
-            beside = session in living and living[session].surface in (DELEGATE, "review")
+            beside = session in living and living[session].surface in (DELEGATE,)
             is_open = (
                 session in living and turn.state in (TurnState.RUNNING, TurnState.WAITING) and not beside
             )
@@ -88,7 +88,7 @@ class Beside:
                 row.row.state == UsageState.RESERVED
                 and row.row.task == "turn"
                 and row.session in living
-                and living[row.session].surface not in (DELEGATE, "review")
+                and living[row.session].surface not in (DELEGATE,)
             )
             require(not reserved, f"{row.row.task} of {row.session} set money aside for ever")
         for ident, side in living.items():

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Final, NamedTuple
 
+from clew.domain.ledger.jobs import REVIEW, TITLE
+from clew.domain.memory.facts import EXTRACT
 from clew.domain.turn.machine import LEGAL, Phase
 from clew.testing.faulty_ledger import Fault
 from clew.testing.simulation.actions import ACTIONS
@@ -102,6 +104,7 @@ _STATES: Final = (
     *(f"request: {what}" for what in ("for facts", "for a title", "set aside under a cap")),
     "job: none → queued",
     *(f"job: queued → {state}" for state in ("done", "failed", "cancelled")),
+    *(f"job: {kind} done" for kind in (EXTRACT, REVIEW, TITLE)),
     "job: put off",
     "job: taken over",
     *(f"memory: kept by a {who}" for who in ("person", "model", "job")),

@@ -13,6 +13,7 @@ from clew.adapters.tools.delegate import delegate_tool
 from clew.adapters.tools.memory import memory_tool
 from clew.domain.conversation.ids import LOCAL, PrincipalId, SessionId
 from clew.domain.ledger.commits import Caps
+from clew.domain.ledger.jobs import REVIEW, TITLE
 from clew.domain.memory.facts import EXTRACT
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
@@ -93,11 +94,6 @@ class Process:
         owners, models = OwnersByLock(self.name, shared.dead), OneErraticModel(self.model)
         caps, remembers = caps or shared.theme.caps, shared.theme.remembers
         memory = MemoryDesk(self.ledger, self.clock, tokens, enabled=remembers)
-        extraction = Extraction(self.ledger, models, self.clock, model=None, caps=caps)
-        self.jobs = Jobs(
-            self.ledger, owners, self.clock, {EXTRACT: extraction.perform}, lease_seconds=SETTINGS.lease_seconds,
-            before=extraction.sweep,
-        )  # fmt: skip
         tools = (
             *all_tools(shared.effects, self.life, chance),
             *((memory_tool(memory),) if remembers else ()),
@@ -133,10 +129,15 @@ class Process:
             instructions=lambda _: tuple(self.instructions),
             memory=memory if remembers else None,
             delegate=delegating(delegate_tool, DELEGATES) if shared.theme.beside else None,
-            after=Afterwards(titles=True, review=chance.random() < 0.5, model=None).follow
+            follows=frozenset(chance.choice([(TITLE,), (TITLE, REVIEW)]))
             if shared.theme.beside
-            else None,
+            else frozenset(),
         )
+        extraction = Extraction(self.ledger, models, self.clock, model=None, caps=caps)
+        after = Afterwards(self.services, model=None)
+        kinds = {TITLE: after.title, REVIEW: after.review, EXTRACT: extraction.perform}
+        before, lease_seconds = extraction.sweep if remembers else None, SETTINGS.lease_seconds
+        self.jobs = Jobs(self.ledger, owners, self.clock, kinds, lease_seconds=lease_seconds, before=before)
         self.recovery = Recovery(self.services, self.place, shared.told.noticed)
 
     @property

@@ -120,6 +120,8 @@ class Remembered:
             record.hit("job: taken over")
         elif job.state == JobState.QUEUED and job.error is not None and job.error != was.error:
             record.hit("job: put off")
+        elif job.state != JobState.QUEUED:
+            record.hit(f"job: {job.kind} {job.state}")
         if (job.kind, job.state) == (EXTRACT, JobState.DONE) and job.session not in after.purged:
             upto = _forgotten_upto(before, job.owner)
             old = {fact_in(m.text) for m in after.messages.values() if m.id <= upto and m.role == Role.USER}

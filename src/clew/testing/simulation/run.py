@@ -129,7 +129,7 @@ class Simulation:
         self._started += 1
         process = Process(self._started, self.shared, caps)
         process.life.meddle = lambda moment: self._meddle(process, moment)
-        if self.shared.theme.remembers and caps is None:
+        if len(self._people) > 1 and caps is None:
             process.life.program.start(process.jobs.run())
         return process
 
@@ -141,6 +141,7 @@ class Simulation:
         for who in self._people:
             await first.talk_of(who).ensure_session()
         self.shared.plan.odds = odds
+        first.life.program.kill()
 
     # -- steps ---------------------------------------------------------------------------------------------------
     def _step(self) -> None:
