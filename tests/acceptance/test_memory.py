@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -107,6 +108,7 @@ async def test_facts_are_there_once_whenever_it_is_killed(tmp_path: Path, point:
         await remembered(served, lambda: [text for _, text in facts(home)] == ["Likes figs", "Likes plums"])
         await remembered(served, lambda: jobs(home) == [("done", None)])
         assert await served.stop() == 0
+        assert (await served.clew.run("doctor", environ=ON)).code == 0
         assert len(facts(home)) == 2
 
 
@@ -164,3 +166,22 @@ async def test_the_command_line_keeps_lists_and_forgets(tmp_path: Path) -> None:
         assert (await clew.run("run", "--continue", "tea?")).out == "ok\n"
         assert "Drinks green tea" not in model.requests[-1].decode()
         assert (await clew.run("memory", "list")).out == "Nothing is remembered.\n"
+
+
+async def test_doctor_names_the_newest_jobs_that_were_given_up(tmp_path: Path) -> None:
+    """With why; the others are counted, however many there are."""
+    async with gateway(tmp_path / "home", ModelServer(Mind()), **ON) as served:
+        assert (await served.clew.run("run", "hello")).code == 0
+        with closing(connect(served.clew.home / "clew.db")) as db:
+            session = fetch(db, "SELECT id FROM session")[0][0]
+            for n in range(7):
+                new = "INSERT INTO job(kind, key, owner, session_id, payload, state, next_at) VALUES('extract',?,'local',?,'','queued',?)"
+                db.execute(new, (f"key {n}", session, time.time_ns() // 1_000_000))
+                db.execute(
+                    "UPDATE job SET state = 'failed', error = ? WHERE key = ?", (f"why {n}", f"key {n}")
+                )
+        examined = await served.clew.run("doctor")
+    assert examined.code == 1
+    (line,) = [line for line in examined.out.splitlines() if line.startswith("NOT")]
+    assert re.findall(r"why \d", line) == [f"why {n}" for n in range(2, 7)]
+    assert line.endswith("and 2 before these")

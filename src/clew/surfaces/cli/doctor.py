@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 import click
 
 from clew.runtime.ports.models import ModelUnavailable
 from clew.surfaces.cli.codes import EXPECTED, Exit
 from clew.surfaces.cli.host import Host
+
+GIVEN_UP_SHOWN_MAX: Final = 5
+"""The newest; a model that is gone for a day fails one for every session."""
 
 
 @click.command()
@@ -42,7 +46,10 @@ def examined(host: Host) -> Iterator[tuple[str, str | None]]:
         findings = host.keeper().check() if host.home.ledger.exists() else ()
         yield "ledger", findings[0].sentence if findings else None
         given_up = host.keeper().given_up() if host.home.ledger.exists() else ()
-        yield "jobs", "; ".join(job.sentence for job in given_up) or None
+        sentences = [job.sentence for job in given_up]
+        earlier = len(sentences) - GIVEN_UP_SHOWN_MAX
+        more = [f"and {earlier} before these"] if earlier > 0 else []
+        yield "jobs", "; ".join((*sentences[-GIVEN_UP_SHOWN_MAX:], *more)) or None
     except EXPECTED as error:
         yield "ledger", str(error)
     yield asyncio.run(_model(host))
