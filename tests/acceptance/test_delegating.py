@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +65,30 @@ def done_in(ledger: Path) -> int:
         db.close()
 
 
+async def killed_in_the_middle(clew: CommandLine, answering: Answering) -> None:
+    """A turn with eight subagents, of which the quick ones have ended when the program does."""
+    clew.environ |= EIGHT_AT_ONCE
+    killed = await clew.start("run", "ask all of them")
+    async with asyncio.timeout(60):
+        await answering.all_asked.wait()
+        while await asyncio.to_thread(done_in, clew.home / "clew.db") < QUICK:
+            pass  # each look takes as long as it takes a thread
+    killed.kill()
+    await killed.communicate()
+
+
 async def test_a_turn_with_eight_subagents_that_was_killed_ends_with_all_results(tmp_path: Path) -> None:
     """Those that had finished are not asked again, the others go on in the sessions they have; lists leave them out, and
     the tree shows them under the conversation."""
     answering = Answering()
     async with ModelServer(answering) as server:
         clew = CommandLine(tmp_path / "home", server.base_url)
-        clew.environ |= EIGHT_AT_ONCE
-        killed = await clew.start("run", "ask all of them")
-        async with asyncio.timeout(60):
-            await answering.all_asked.wait()
-            while await asyncio.to_thread(done_in, clew.home / "clew.db") < QUICK:
-                pass  # each look takes as long as it takes a thread
-        killed.kill()
-        await killed.communicate()
+        await killed_in_the_middle(clew, answering)
+        left = "delegate, left in the middle"
+        assert Counter(await states(clew)) == {"delegate, done": QUICK, left: 8 - QUICK}
+        doctor = await clew.run("doctor")
+        assert doctor.code == 1
+        assert "and 1 before these" in doctor.out  # the turn itself, and those that were late
         answering.goes_on = True
         ran = await clew.run("run", "--continue", "and?")
         assert ran.code == 0, ran
@@ -86,6 +97,7 @@ async def test_a_turn_with_eight_subagents_that_was_killed_ends_with_all_results
     listed = (await clew.run("sessions", "list", "--json")).json
     assert [row["origin"] for row in listed] == ["new"]
     assert len((await clew.run("sessions", "list", "--sides", "--json")).json) == 9
+    assert await states(clew) == ["delegate, done"] * 8
     tree = (await clew.run("sessions", "tree")).out
     assert [line.split()[3:5] for line in tree.splitlines() if "↳ side" in line] == [
         ["task", str(n)] for n in range(8)
@@ -95,6 +107,23 @@ async def test_a_turn_with_eight_subagents_that_was_killed_ends_with_all_results
     assert results == sorted([f"quick {n}" if n < QUICK else f"late {n}" for n in range(8)])
     answers = [m["text"] for m in said if m["role"] == "assistant" and m["text"]]
     assert answers == ["all eight came back", "nothing more"]
+
+
+async def states(clew: CommandLine) -> list[str]:
+    """What the tree says of each subagent."""
+    tree = (await clew.run("sessions", "tree")).out
+    return [line.rpartition("(")[2].rstrip(")") for line in tree.splitlines() if "↳ side" in line]
+
+
+async def test_what_ends_a_turn_that_nobody_goes_on_with_ends_its_subagents(tmp_path: Path) -> None:
+    """A killed program leaves them in the middle; whoever stops the turn then has stopped them too, and nothing is left."""
+    answering = Answering()
+    async with ModelServer(answering) as server:
+        clew = CommandLine(tmp_path / "home", server.base_url)
+        await killed_in_the_middle(clew, answering)
+        assert (await clew.run("run", "--continue", "/stop")).code == 0
+        assert Counter(await states(clew)) == {"delegate, done": QUICK, "delegate, interrupted": 8 - QUICK}
+        assert "ok  turns" in (await clew.run("doctor")).out
 
 
 async def test_an_editor_is_shown_what_subagents_do_and_the_title(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from clew.adapters.processes.owners import has_ended
 from clew.adapters.stores.sqlite import keeper, open_ledger
 from clew.adapters.stores.sqlite.retention import plan
 from clew.adapters.system import SystemClock
 from clew.config.home import Home
+from clew.domain.conversation.ids import OwnerId
 from clew.surfaces.cli.host import Finding, Old
 
 
@@ -17,6 +19,7 @@ class LedgerKeeper:
 
     def __init__(self, home: Home) -> None:
         self._home = home.root
+        self._run = home.run
 
     def check(self) -> Sequence[Finding]:
         return [Finding(place=wrong.place, sentence=wrong.sentence) for wrong in keeper.check(self._home)]
@@ -24,6 +27,13 @@ class LedgerKeeper:
     def given_up(self) -> Sequence[Finding]:
         found = keeper.given_up(self._home, SystemClock().now_ms())
         return [Finding(place=wrong.place, sentence=wrong.sentence) for wrong in found]
+
+    def left_open(self) -> Sequence[Finding]:
+        return [
+            Finding(place=wrong.place, sentence=wrong.sentence)
+            for wrong, owner in keeper.unfinished(self._home)
+            if owner is None or has_ended(self._run, OwnerId(owner))
+        ]
 
     def backup(self, target: Path) -> int:
         return keeper.backup(self._home, target)

@@ -16,7 +16,7 @@ import msgspec
 from clew.domain.conversation.ids import CallId, call_id
 from clew.domain.conversation.messages import Status
 from clew.domain.ledger.errors import LedgerError, Refused
-from clew.domain.ledger.rows import Origin, SessionRow, TurnState
+from clew.domain.ledger.rows import DELEGATE, Origin, SessionRow, TurnState
 from clew.domain.tools.spec import ToolResult
 from clew.domain.turn.machine import GO_ON
 from clew.runtime.account import shortened
@@ -34,8 +34,8 @@ from clew.runtime.ports.tools import Tool, ToolContext
 from clew.runtime.sides import SideEnd, SideTask, finished, side_id
 from clew.runtime.talk import Services
 
-NAME: Final = "delegate"
-"""Of the tool, and the surface of its sessions."""
+NAME: Final = DELEGATE
+"""Of the tool, as of the surface of its sessions."""
 TASKS_MAX: Final = 50
 """In one call."""
 NOT_FOR_SUBAGENTS: Final = frozenset({"schedule", "send_file"})

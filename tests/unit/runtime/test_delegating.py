@@ -255,7 +255,9 @@ async def test_stopping_the_turn_stops_its_subagents() -> None:
     turn.look()
     outcome = await running
     assert outcome.status == TurnStatus.INTERRUPTED
-    states = [await world.ledger.turn(LOCAL, row.id) for row in await sides(world, turn.session)]
+    rows = await sides(world, turn.session)
+    assert {(row.end_reason, row.ended_at is None) for row in rows} == {("interrupted", False)}
+    states = [await world.ledger.turn(LOCAL, row.id) for row in rows]
     assert states
     assert all(state is None or state.state == TurnState.INTERRUPTED for state in states)
     assert world.model.open_streams == 0

@@ -63,7 +63,7 @@ class OwnerLocks:
         return self._me
 
     def is_dead(self, owner: OwnerId) -> bool:
-        return owner != self._me and _is_free(self._path(owner))
+        return owner != self._me and has_ended(self._dir, owner)
 
     async def bury(self, owner: OwnerId) -> Burial:
         if not self.is_dead(owner):
@@ -155,6 +155,11 @@ def _locked(path: Path) -> int:
             raise
         else:
             return file
+
+
+def has_ended(run_dir: Path, owner: OwnerId) -> bool:
+    """Whether this owner certainly lives no more."""
+    return _is_free(run_dir / f"{owner}.lock")
 
 
 def _is_free(path: Path) -> bool:

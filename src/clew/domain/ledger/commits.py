@@ -296,7 +296,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     started: unknown), its lease is released. `claim` takes the turn lease for a process; `evicts` names the owner that
     the caller knows to be dead, or has seen silent at `seen_beat`: Busy when it has beaten since. A claim raises the epoch
     too, and ends a turn that was left open, unless `set_turn` sets that turn running again. What was reserved for a turn that
-    a commit ends becomes an estimate. `take` consumes rows of the inbox, `cancel` takes them back unread; Refused when one no longer
+    a commit ends becomes an estimate, and its subagents end with it. `take` consumes rows of the inbox, `cancel` takes them back unread; Refused when one no longer
     waits. `cancel_queued` cancels whatever waits in the inbox for this session. `receives` puts
     messages into the inbox that the commit itself sets free. `cut_reason` is noted with what a commit cancels too. `jobs` are
     kept for later, those that are known already stay as they are.

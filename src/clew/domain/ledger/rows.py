@@ -44,6 +44,8 @@ class Origin(StrEnum):
 
 BACKGROUND: Final = "background"
 """Surface of side sessions in which a person's own words stand."""
+DELEGATE: Final = "delegate"
+"""Surface of side sessions that work for a turn of another's: subagents. They end with it."""
 
 
 class SessionRow(msgspec.Struct, frozen=True, kw_only=True):

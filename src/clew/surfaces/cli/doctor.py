@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import click
 
 from clew.runtime.ports.models import ModelUnavailable
 from clew.surfaces.cli.codes import EXPECTED, Exit
-from clew.surfaces.cli.host import Host
+from clew.surfaces.cli.host import Finding, Host
 
-GIVEN_UP_SHOWN_MAX: Final = 5
-"""The newest; a model that is gone for a day fails one for every session."""
+SHOWN_MAX: Final = 5
+"""Of jobs and turns, the newest: a model that is gone for a day fails a job for every session."""
 
 
 @click.command()
@@ -46,13 +46,19 @@ def examined(host: Host) -> Iterator[tuple[str, str | None]]:
         findings = host.keeper().check() if host.home.ledger.exists() else ()
         yield "ledger", findings[0].sentence if findings else None
         given_up = host.keeper().given_up() if host.home.ledger.exists() else ()
-        sentences = [job.sentence for job in given_up]
-        earlier = len(sentences) - GIVEN_UP_SHOWN_MAX
-        more = [f"and {earlier} before these"] if earlier > 0 else []
-        yield "jobs", "; ".join((*sentences[-GIVEN_UP_SHOWN_MAX:], *more)) or None
+        yield "jobs", _newest(given_up)
+        left = host.keeper().left_open() if host.home.ledger.exists() else ()
+        yield "turns", _newest(left)
     except EXPECTED as error:
         yield "ledger", str(error)
     yield asyncio.run(_model(host))
+
+
+def _newest(found: Sequence[Finding]) -> str | None:
+    """The last few in words, and how many there are before them; None for none."""
+    before = len(found) - SHOWN_MAX
+    more = [f"and {before} before these"] if before > 0 else []
+    return "; ".join((*(each.sentence for each in found[-SHOWN_MAX:]), *more)) or None
 
 
 async def _model(host: Host) -> tuple[str, str | None]:

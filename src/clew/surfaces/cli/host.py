@@ -43,6 +43,10 @@ class Keeper(Protocol):
         """Jobs that were tried as often as is allowed, and failed, in the last week."""
         ...
 
+    def left_open(self) -> Sequence[Finding]:
+        """Turns that a process which lives no more left in the middle."""
+        ...
+
     def backup(self, target: Path) -> int:
         """Returns the bytes written; never overwrites."""
         ...

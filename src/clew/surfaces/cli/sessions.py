@@ -159,7 +159,7 @@ async def search(  # noqa: PLR0917
 async def tree(services: Services, session: str | None) -> None:
     """Draw branches and undone tips of SESSION (default: the last one)."""
     ident = await _named_or_last(services, session)
-    for line in await draw(services.ledger, LOCAL, ident):
+    for line in await draw(services.ledger, services.runner, LOCAL, ident):
         click.echo(shown(line))
 
 

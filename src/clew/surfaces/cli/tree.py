@@ -7,35 +7,50 @@ from typing import Final
 
 from clew.domain.conversation.ids import BranchId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
-from clew.domain.ledger.rows import BranchRow, Origin
+from clew.domain.ledger.rows import BranchRow, Origin, SessionRow, TurnState
 from clew.runtime.commands.moving import shortened
 from clew.runtime.ports.ledger import Ledger
+from clew.runtime.turns import TurnRunner
 
 DEPTH_SHOWN_MAX: Final = 20
 
 
-async def draw(ledger: Ledger, principal: PrincipalId, session: SessionId) -> list[str]:
+async def draw(ledger: Ledger, runner: TurnRunner, principal: PrincipalId, session: SessionId) -> list[str]:
     """One line a turn; children are indented under the message they start from."""
     row = await ledger.session(principal, session)
     branches = await ledger.branches(principal, session)
     messages = {b.id: await ledger.segment(principal, session, b.id) for b in branches}
     lines = [f"{row.id}  {row.title or 'untitled'}"]
     lines += _drawn(branches, messages, row.handle.head)
-    return lines + await _beside(ledger, principal, session, 1)
+    return lines + await _beside(ledger, runner, principal, session, 1)
 
 
-async def _beside(ledger: Ledger, principal: PrincipalId, session: SessionId, depth: int) -> list[str]:
+async def _beside(
+    ledger: Ledger, runner: TurnRunner, principal: PrincipalId, session: SessionId, depth: int
+) -> list[str]:
     """Forks and side sessions, with theirs under them."""
     lines: list[str] = []
     for child in await ledger.children(principal, session):
         is_side = child.origin == Origin.SIDE
-        facts = [child.surface] if is_side else []
-        facts += [child.end_reason or "ended"] if child.ended_at is not None else []
+        facts = [child.surface, await _state(ledger, runner, principal, child)] if is_side else []
+        facts += [child.end_reason or "ended"] if child.ended_at is not None and not is_side else []
         told = f"  ({', '.join(facts)})" if facts else ""
         lines.append(f"{'  ' * depth}↳ {child.origin} {child.id}  {child.title or 'untitled'}{told}")
         if is_side and depth < DEPTH_SHOWN_MAX:
-            lines += await _beside(ledger, principal, child.id, depth + 1)
+            lines += await _beside(ledger, runner, principal, child.id, depth + 1)
     return lines
+
+
+async def _state(ledger: Ledger, runner: TurnRunner, principal: PrincipalId, side: SessionRow) -> str:
+    """How a side session came out, or how far it is."""
+    if side.ended_at is not None:
+        return side.end_reason or "ended"
+    turn = await ledger.turn(principal, side.id)
+    if turn is None:
+        return "not begun"
+    if turn.state == TurnState.RUNNING and await runner.under_way(principal, side.id) is None:
+        return "left in the middle"
+    return str(turn.state)
 
 
 def _drawn(

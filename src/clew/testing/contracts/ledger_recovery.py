@@ -13,11 +13,21 @@ from clew.domain.ledger.commits import (
     MoveCall,
     Note,
     Reserve,
+    SessionPatch,
     SetTurn,
     UsageState,
 )
-from clew.domain.ledger.errors import Busy, CapReached, NotFound, Refused
-from clew.domain.ledger.rows import CallState, Handle, InboxState, OpKind, TurnState, Unfinished
+from clew.domain.ledger.errors import Busy, CapReached, Fenced, NotFound, Refused
+from clew.domain.ledger.rows import (
+    DELEGATE,
+    CallState,
+    Handle,
+    InboxState,
+    OpKind,
+    Origin,
+    TurnState,
+    Unfinished,
+)
 from clew.runtime.ports.ledger import Ledger
 from clew.testing.contracts.ledger_case import LedgerCase, refused
 from clew.testing.invariants import check
@@ -87,6 +97,67 @@ class RecoveryContract(LedgerCase):
         assert (await ledger.ops(ANN, handle.session))[0].kind == OpKind.RECOVER
         assert (await texts(ledger, handle.session))[-1] == "Not known."
         await check(ledger, ANN, handle.session)
+
+    @pytest.mark.parametrize("ends", ["cut", "evicted", "replaced", "failed", "recovered", "deleted"])
+    async def test_whatever_ends_a_turn_ends_its_subagents(self, ledger: Ledger, ends: str) -> None:
+        """In the same commit: turns, calls and sessions, theirs too, and whoever is at them has lost them. What works beside
+        the session for other reasons goes on, and so does what a person makes of a subagent that had ended."""
+        handle = await open_turn(ledger, await begin(ledger, 1), "a")
+        child = await self._beside(ledger, handle, 2)
+        below = await self._beside(ledger, child, 3)
+        resumed, review = (
+            await self._beside(ledger, handle, 4),
+            await self._beside(ledger, handle, 5, "review"),
+        )
+        await do(ledger, resumed, fence=as_holder(resumed), patch=SessionPatch(ended_at=START_MS))
+        match ends:
+            case "cut":
+                await do(ledger, handle, op=Note(kind=OpKind.STOP), cut=True, cut_reason="stopped")
+            case "evicted":
+                note = Note(kind=OpKind.RECOVER)
+                await do(ledger, handle, op=note, cut=True, cut_reason="stale", evicts=THIS_PROCESS)
+            case "replaced":
+                await do(ledger, handle, claim=OTHER_PROCESS, evicts=THIS_PROCESS)
+            case "failed":
+                failed = SetTurn(turn=1, state=TurnState.FAILED, end_reason="server")
+                await do(ledger, handle, fence=as_holder(handle), set_turn=failed, release=True)
+            case "recovered":
+                goes_on = SetTurn(turn=1, state=TurnState.RUNNING, crashed=True)
+                taken = await do(ledger, handle, claim=OTHER_PROCESS, evicts=THIS_PROCESS, set_turn=goes_on)
+                assert (await turn_of(ledger, below)).state == TurnState.RUNNING
+                done = SetTurn(turn=1, state=TurnState.DONE, end_reason="answered")
+                await do(ledger, taken, fence=as_holder(taken), set_turn=done, release=True)
+            case _:
+                await ledger.forget(ANN, handle.session, START_MS)
+        assert {left.session for left in await ledger.unfinished()} & {child.session, below.session} == set()
+        if ends == "deleted":
+            return
+        for each in (child, below):
+            row, turn = await ledger.session(ANN, each.session), await turn_of(ledger, each)
+            assert (row.handle.epoch, row.lease_owner, row.end_reason) == (each.epoch + 1, None, turn.state)
+            assert turn.state in (TurnState.INTERRUPTED, TurnState.ABANDONED, TurnState.FAILED)
+            assert [call.state for call in await ledger.calls(ANN, each.session)] == [CallState.UNKNOWN]
+            await refused(ledger, work(each, fence=as_holder(each), op=Note(kind=OpKind.SETTINGS)), Fenced)
+            await check(ledger, ANN, each.session)
+        for each in (resumed, review):
+            assert (await turn_of(ledger, each)).state == TurnState.RUNNING
+
+    async def test_a_turn_that_goes_on_keeps_its_subagents(self, ledger: Ledger) -> None:
+        """While it waits for an approval too."""
+        handle = await open_turn(ledger, await begin(ledger, 1), "a")
+        child = await self._beside(ledger, handle, 2)
+        parked = SetTurn(turn=1, state=TurnState.WAITING)
+        handle = await do(ledger, handle, fence=as_holder(handle), set_turn=parked, release=True)
+        goes_on = SetTurn(turn=1, state=TurnState.RUNNING)
+        await do(ledger, handle, claim=OTHER_PROCESS, set_turn=goes_on)
+        assert (await turn_of(ledger, child)).state == TurnState.RUNNING
+
+    async def _beside(self, ledger: Ledger, parent: Handle, number: int, surface: str = DELEGATE) -> Handle:
+        """A side session in the middle of a turn, with a call under way."""
+        side = await begin(ledger, number, origin=Origin.SIDE, parent=parent.session, surface=surface)
+        call = tool_call(side)
+        handle = await ask_tool(ledger, await open_turn(ledger, side, "task"), 1, call)
+        return await move_call(ledger, handle, call.id, CallState.STARTED)
 
     async def test_an_append_is_an_append_or_a_recovery(self, ledger: Ledger) -> None:
         """No other kind of op brings messages."""

@@ -22,12 +22,14 @@ from clew.domain.ledger.commits import (
 )
 from clew.domain.ledger.errors import Refused
 from clew.domain.ledger.rows import (
+    DELEGATE,
     ApprovalRow,
     ApprovalState,
     Blob,
     CallRow,
     CallState,
     InboxState,
+    Origin,
     TurnRow,
     TurnState,
 )
@@ -50,16 +52,35 @@ _LEGAL: Final = frozenset(
 def settle_turns(state: State, work: Commit, ended: TurnState, reason: str) -> None:
     """Ends a turn left open, and settles its calls: planned ones were not run, started ones are unknown.
 
-    A claim that sets the turn running again goes on with it.
+    A claim that sets the turn running again goes on with it. Whoever works for one that ends ends too.
     """
-    epoch = _epoch(state, work)
+    for turn in [turn for turn in state.turns.values() if turn.session == work.session]:
+        if turn.state.is_open and _goes_on(work, turn):
+            estimate_reserved(state, work.session, turn.turn)
+        elif turn.state.is_open:
+            _end_turns(state, work.session, ended, reason, work.at)
+            _end_subagents(state, work.session, ended, reason, work.at)
+
+
+def _end_turns(state: State, session: SessionId, ended: TurnState, reason: str, at: int) -> None:
+    epoch = state.sessions[session].handle.epoch
     for key, turn in state.turns.items():
-        if turn.session != work.session or not turn.state.is_open:
-            continue
-        estimate_reserved(state, work.session, turn.turn)
-        if not _goes_on(work, turn):
-            state.turns[key] = replace(turn, state=ended, end_reason=reason, finished_at=work.at, epoch=epoch)
-            _settle_calls(state, work, turn.turn)
+        if turn.session == session and turn.state.is_open:
+            estimate_reserved(state, session, turn.turn)
+            state.turns[key] = replace(turn, state=ended, end_reason=reason, finished_at=at, epoch=epoch)
+            _settle_calls(state, session, turn.turn, at)
+
+
+def _end_subagents(state: State, session: SessionId, ended: TurnState, reason: str, at: int) -> None:
+    for row in list(state.sessions.values()):
+        works = (row.parent, row.origin, row.surface, row.ended_at) == (session, Origin.SIDE, DELEGATE, None)
+        if works:
+            handle = replace(row.handle, epoch=row.handle.epoch + 1)
+            state.sessions[row.id] = replace(
+                row, handle=handle, lease_owner=None, ended_at=at, end_reason=ended
+            )
+            _end_turns(state, row.id, ended, reason, at)
+            _end_subagents(state, row.id, ended, reason, at)
 
 
 def _goes_on(work: Commit, turn: TurnRow) -> bool:
@@ -68,10 +89,11 @@ def _goes_on(work: Commit, turn: TurnRow) -> bool:
     return resumed and not work.cut
 
 
-def _settle_calls(state: State, work: Commit, turn: int) -> None:
-    for call in [row for row in state.calls.values() if (row.session, row.turn) == (work.session, turn)]:
+def _settle_calls(state: State, session: SessionId, turn: int, at: int) -> None:
+    epoch = state.sessions[session].handle.epoch
+    for call in [row for row in state.calls.values() if (row.session, row.turn) == (session, turn)]:
         if call.state in _CUT:
-            state.calls[call.id] = _moved(call, _CUT[call.state], work.at, _epoch(state, work))
+            state.calls[call.id] = _moved(call, _CUT[call.state], at, epoch)
         for approval in state.approvals.values():
             if approval.call == call.id and approval.state in _UNSPENT:
                 state.approvals[approval.id] = replace(approval, state=ApprovalState.EXPIRED)
@@ -149,7 +171,7 @@ def _set_turn(state: State, work: Commit, change: SetTurn) -> None:
         raise Refused(f"This session has no turn {change.turn}.")
     if not row.state.is_open and change.state != row.state:
         raise Refused(f"Turn {change.turn} has ended.")
-    state.turns[key] = replace(
+    state.turns[key] = now = replace(
         row,
         state=change.state,
         end_reason=change.end_reason,
@@ -158,6 +180,9 @@ def _set_turn(state: State, work: Commit, change: SetTurn) -> None:
         crashes=row.crashes + change.crashed,
         epoch=_epoch(state, work),
     )
+    if not now.state.is_open and (now.crashes or now.state != TurnState.DONE):
+        ended = TurnState.ABANDONED if change.state == TurnState.DONE else change.state
+        _end_subagents(state, work.session, ended, change.end_reason or "abandoned", work.at)
 
 
 def _plan(state: State, work: Commit, plan: PlanCall) -> None:

@@ -28,6 +28,7 @@ from clew.adapters.stores.sqlite.connection import (
 from clew.adapters.stores.sqlite.in_use import alone
 from clew.adapters.stores.sqlite.migrate import newest, refuse_foreign
 from clew.domain.ledger.errors import Corrupt, StoreUnusable
+from clew.domain.ledger.rows import Origin
 
 LEDGER: Final = "clew.db"
 SEARCH: Final = "clew-search.db"
@@ -59,6 +60,22 @@ def given_up(home: Path, now_ms: int) -> tuple[Wrong, ...]:
         Wrong(place="job", sentence=f"{kind} {ident} of {owner} was given up: {error}")
         for kind, ident, owner, error in rows
     )
+
+
+def unfinished(home: Path) -> tuple[tuple[Wrong, str | None], ...]:
+    """Turns that no commit has ended, each with whoever claims it."""
+    query = (
+        "SELECT t.session_id, t.turn, s.origin, s.surface, s.lease_owner FROM turn t JOIN session s ON s.id = t.session_id"
+        " WHERE t.state IN ('running','waiting') AND t.state = 'running' ORDER BY s.created_at, s.id"
+    )
+    with closing(connect(_existing(home / LEDGER), read_only=True)) as db:
+        rows = fetch(db, query)
+    found = []
+    for session, turn, origin, surface, owner in rows:
+        what = f"{surface} session" if origin == Origin.SIDE else "session"
+        sentence = f"turn {turn} of {what} {session} was left in the middle: whoever opens it goes on with it"
+        found.append((Wrong(place="turn", sentence=sentence), owner))
+    return tuple(found)
 
 
 def backup(home: Path, target: Path) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import apsw
 from msgspec.structs import asdict
 
@@ -20,27 +22,60 @@ from clew.domain.ledger.commits import (
     SetTurn,
 )
 from clew.domain.ledger.errors import Refused
-from clew.domain.ledger.rows import CallState, TurnState
+from clew.domain.ledger.rows import DELEGATE, CallState, TurnState
+
+ABANDONED: Final = "abandoned"
+_SUBAGENTS: Final = """
+-- sessions that still work for the session's turn, and those that work for theirs
+WITH RECURSIVE below(id) AS (
+  SELECT id FROM session WHERE parent_session = ?1 AND origin = 'side' AND surface = ?2 AND ended_at IS NULL
+  UNION SELECT s.id FROM below b JOIN session s ON s.parent_session = b.id
+    WHERE s.origin = 'side' AND s.surface = ?2 AND s.ended_at IS NULL
+)
+SELECT id FROM below
+"""
 
 
 def cut_turn(db: apsw.Connection, work: Commit, epoch: int) -> None:
-    """Ends a turn that is still open and settles its calls: planned ones were not run, started ones are unknown."""
+    """Ends a turn that is still open, and whoever works for it."""
+    by_person = work.cut and work.evicts is None
+    state = TurnState.INTERRUPTED if by_person else TurnState.ABANDONED
+    reason = work.cut_reason or ("its process ended" if work.evicts else ABANDONED)
+    if _end_turns(db, work.session, state, reason, work.at, epoch):
+        _end_subagents(db, work.session, state, reason, work.at)
+
+
+def _end_subagents(db: apsw.Connection, session: SessionId, state: TurnState, reason: str, at: int) -> None:
+    """A turn that is over has no subagents: none that a process left in the middle, and none that is still at work."""
+    for (ident,) in fetch(db, _SUBAGENTS, (session, DELEGATE)):
+        query = (
+            "UPDATE session SET epoch = epoch + 1, lease_owner = NULL, ended_at = ?2, end_reason = ?3 WHERE id = ?1"
+            " RETURNING epoch"
+        )
+        [(epoch,)] = fetch(db, query, (ident, at, state))
+        _end_turns(db, ident, state, reason, at, epoch)
+
+
+def _end_turns(  # noqa: PLR0917
+    db: apsw.Connection, session: SessionId, state: TurnState, reason: str, at: int, epoch: int
+) -> bool:
+    """Ends turns that are still open and settles their calls: planned ones were not run, started ones are unknown.
+
+    False when none was open.
+    """
     open_turns = fetch(
-        db, "SELECT turn FROM turn WHERE session_id = ? AND state IN ('running','waiting')", (work.session,)
+        db, "SELECT turn FROM turn WHERE session_id = ? AND state IN ('running','waiting')", (session,)
     )
     for (turn,) in open_turns:
-        by_person = work.cut and work.evicts is None
-        state = TurnState.INTERRUPTED if by_person else TurnState.ABANDONED
-        reason = work.cut_reason or ("its process ended" if work.evicts else "abandoned")
         db.execute(
             "UPDATE turn SET state = ?, end_reason = ?, finished_at = ?, epoch = ? WHERE session_id = ? AND turn = ?",
-            (state, reason, work.at, epoch, work.session, turn),
+            (state, reason, at, epoch, session, turn),
         )
-        key = (work.session, turn)
+        key = (session, turn)
         db.execute(
             "UPDATE tool_call SET state = 'not_run', epoch = ?3, finished_at = ?4"
             " WHERE session_id = ?1 AND turn = ?2 AND state = 'planned'",
-            (*key, epoch, work.at),
+            (*key, epoch, at),
         )
         db.execute(
             "UPDATE tool_call SET state = 'unknown', epoch = ?3"
@@ -53,6 +88,7 @@ def cut_turn(db: apsw.Connection, work: Commit, epoch: int) -> None:
             (*key, epoch),
         )
         estimate_reserved(db, *key)
+    return bool(open_turns)
 
 
 def write_turn_rows(db: apsw.Connection, work: Commit, epoch: int) -> None:
@@ -85,13 +121,19 @@ def _open_turn(db: apsw.Connection, session: SessionId, turn: OpenTurn, epoch: i
 
 def _set_turn(db: apsw.Connection, session: SessionId, turn: SetTurn, epoch: int, at: int) -> None:
     finished = None if turn.state.is_open else at
-    db.execute(
+    set_now = fetch(
+        db,
         "UPDATE turn SET state = ?, end_reason = ?, error = ?, finished_at = ?, epoch = ?, crashes = crashes + ?"
-        " WHERE session_id = ? AND turn = ?",
+        " WHERE session_id = ? AND turn = ? RETURNING crashes",
         (turn.state, turn.end_reason, turn.error, finished, epoch, turn.crashed, session, turn.turn),
     )
-    if db.changes() != 1:
+    if not set_now:
         raise Refused(f"This session has no turn {turn.turn}.")
+    [(crashes,)] = set_now
+    # One that was answered in the process that began it has heard of all of its subagents: it need not look for them.
+    if finished is not None and (crashes or turn.state != TurnState.DONE):
+        state = TurnState.ABANDONED if turn.state == TurnState.DONE else turn.state
+        _end_subagents(db, session, state, turn.end_reason or ABANDONED, at)
 
 
 def _plan(db: apsw.Connection, session: SessionId, plan: PlanCall, epoch: int, at: int) -> None:
