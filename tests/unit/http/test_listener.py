@@ -108,3 +108,33 @@ async def test_too_many_connections_are_not_kept() -> None:
         await hung_up(silent[97][0])
         for _, other in (*silent, (reader, writer)):
             other.close()
+
+
+@pytest.mark.parametrize(("path", "answered"), [("/echo", b""), ("/other", b" 404 ")])
+async def test_nobody_is_kept_out_by_bodies_that_do_not_come(path: str, answered: bytes) -> None:
+    """Whether they are waited for, or were not needed for the answer: those that announced one and sent no more make room."""
+    async with listening(Bounds(connections=3)) as port:
+        slow = []
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12".encode())
+            if answered:
+                assert answered in await reader.readline()
+            slow.append(writer)
+        async with httpx.AsyncClient(base_url=f"http://{HOST}:{port}") as client:
+            for _ in range(3):
+                assert (await client.post("/echo", content=b"hello")).status_code == 201
+        for writer in slow:
+            writer.close()
+
+
+async def test_a_body_that_nobody_needs_is_not_waited_for_long() -> None:
+    """The connection ends, however the rest trickles in."""
+    async with listening(Bounds(head_seconds=0.2)) as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"POST /other HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        assert b" 404 " in await reader.readline()
+        writer.write(b"12")
+        with suppress(ConnectionResetError):
+            await reader.read()
+        writer.close()

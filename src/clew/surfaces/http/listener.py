@@ -42,12 +42,13 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
     connections: int = 256
     head_seconds: float = 10.0
-    """From a connection until a request's head is whole."""
+    """From a connection until a request's head is whole, and from an answer until a body is that was not needed for it."""
     body_seconds: float = 10.0
 
 
 class _Connection(H11Protocol):
-    """One connection; closed when a head does not come. Of too many, the one that has been silent longest is."""
+    """One connection; closed when a head does not come. Of too many, the one that has been silent longest is: of those whose
+    client has to go on, whether with a head, with a body, or by taking what it is sent."""
 
     _late: asyncio.TimerHandle | None = None
     silent_since = 0.0
@@ -58,9 +59,9 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait_for_head(self._bounds.head_seconds)
+        self._wait(self._bounds.head_seconds)
         if len(self.connections) > self._bounds.connections:
-            silent = (c for c in self.connections if isinstance(c, _Connection) and c.is_silent)
+            silent = (c for c in self.connections if isinstance(c, _Connection) and c.is_waited_for)
             min(silent, key=lambda c: c.silent_since, default=self).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -68,23 +69,34 @@ class _Connection(H11Protocol):
         if self._late is not None:
             self._late.cancel()
 
+    def data_received(self, data: bytes) -> None:
+        self.silent_since = self.loop.time()
+        super().data_received(data)
+
+    def pause_writing(self) -> None:
+        self.silent_since = self.loop.time()
+        super().pause_writing()
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._wait_for_head(IDLE_SECONDS)
+        is_whole = self.conn.their_state is not h11.SEND_BODY
+        self._wait(IDLE_SECONDS if is_whole else self._bounds.head_seconds)  # nobody needs the rest
 
-    def _wait_for_head(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> None:
+        """For the next head."""
         if self._late is not None:
             self._late.cancel()
         self.silent_since = self.loop.time()
         self._late = self.loop.call_later(seconds, self._give_up)
 
     @property
-    def is_silent(self) -> bool:
-        """Whether a head is waited for."""
-        return self.conn.their_state is h11.IDLE and not self.transport.is_closing()
+    def is_waited_for(self) -> bool:
+        """Whether nothing happens before the client does something."""
+        says = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        return says or self.flow.write_paused or self.transport.is_closing()
 
     def _give_up(self) -> None:
-        if self.is_silent:
+        if self.is_waited_for and (self.cycle is None or self.cycle.response_complete):
             self.transport.abort()
 
 
