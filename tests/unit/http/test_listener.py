@@ -96,6 +96,43 @@ async def test_a_body_that_does_not_come_is_given_up() -> None:
         writer.close()
 
 
+@pytest.mark.parametrize(
+    ("said", "then"),
+    [
+        (b"nonsense\r\n\r\n", b""),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000, b""),
+        (b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"zz\r\n"),
+    ],
+)
+async def test_what_is_no_request_is_told_so(said: bytes, then: bytes) -> None:
+    """In the shape that every error has, and the connection ends."""
+    async with listening() as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(said)
+        await writer.drain()
+        writer.write(then)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert b"application/json" in head
+        assert b'"code":"invalid_request"' in body
+        writer.close()
+
+
+async def test_garbage_behind_an_answer_ends_the_connection() -> None:
+    """Without a word, here or in the log."""
+    broken: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context))
+    async with listening() as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"POST /other HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert b" 404 " in await reader.readline()
+        writer.write(b"zz\r\n")
+        with suppress(ConnectionResetError):
+            await reader.read()
+        writer.close()
+    assert broken == []
+
+
 async def test_too_many_connections_are_not_kept() -> None:
     """Of those above the limit, the one that has been silent longest is hung up on: whoever asks is answered."""
     async with listening(Bounds(connections=3)) as port:

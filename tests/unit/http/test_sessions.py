@@ -92,6 +92,7 @@ async def test_commands_do_what_they_do_everywhere() -> None:
         tree = (await client.get(f"{ROOT}/{session}/tree")).json()
         assert [child["id"] for child in tree["children"]] == [branched["id"]]
         assert (await done("title", {"title": "A talk"}))["session"]["title"] == "A talk"
+        await done("title", {"title": "  "}, 400)
         assert await texts(client, branched["id"]) == ["one", "1: one", "two", "3: two"]
         await done("approve", None, 409)
         assert (await done("stop"))["text"] == "Nothing is running."

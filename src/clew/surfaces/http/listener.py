@@ -26,6 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from clew.runtime.ports.endpoints import Asked, Endpoint
+from clew.surfaces.http.errors import bad_request
 
 LOG: Final = structlog.get_logger("clew.http")
 HEAD_BYTES_MAX: Final = 16_384
@@ -35,6 +36,9 @@ just as it asks. Where there are too many, those go first that have been silent 
 CLOSING_SECONDS: Final = 3.0
 """Time that answers under way have when the listener ends."""
 BACKLOG: Final = 128
+_UNREADABLE: Final = bad_request(
+    f"This is no HTTP, or its head has more than {HEAD_BYTES_MAX} bytes.", code="invalid_request"
+)
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +81,20 @@ class _Connection(H11Protocol):
         self.silent_since = self.loop.time()
         super().pause_writing()
 
+    def send_400_response(self, msg: str) -> None:
+        """In the shape that every error has; nothing where the answer is on its way already."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.abort()
+            return
+        headers = {"content-type": "application/json", "connection": "close"}
+        said = (
+            h11.Response(status_code=400, headers=list(headers.items())),
+            h11.Data(data=_UNREADABLE.encoded()),
+            h11.EndOfMessage(),
+        )
+        self.transport.write(b"".join(self.conn.send(one) for one in said))
+        self.transport.close()
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         is_whole = self.conn.their_state is not h11.SEND_BODY
@@ -92,11 +110,12 @@ class _Connection(H11Protocol):
     @property
     def is_waited_for(self) -> bool:
         """Whether nothing happens before the client does something."""
-        says = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
-        return says or self.flow.write_paused or self.transport.is_closing()
+        is_saying = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        return is_saying or self.flow.write_paused or self.transport.is_closing()
 
     def _give_up(self) -> None:
-        if self.is_waited_for and (self.cycle is None or self.cycle.response_complete):
+        is_answering = self.conn.our_state in (h11.SEND_RESPONSE, h11.SEND_BODY)
+        if self.is_waited_for and not is_answering:
             self.transport.abort()
 
 

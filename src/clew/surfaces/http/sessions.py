@@ -24,12 +24,13 @@ ROOT: Final = "/v1/clew/sessions"
 ONE: Final = "/v1/clew/sessions/{session}"
 LAST_EVENT: Final = "Last-Event-ID"
 Page = Annotated[int, Meta(ge=1, le=200)]
-Words = Annotated[str, Meta(min_length=1, max_length=200)]
+Words = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\S")]
+Name = Annotated[str, Meta(max_length=200)]
 
 
 class ListQuery(msgspec.Struct, kw_only=True):
     limit: Page = 20
-    before: str | None = None
+    before: Name | None = None
     archived: bool = False
 
 
@@ -39,10 +40,11 @@ class MessagesQuery(msgspec.Struct, kw_only=True):
 
 
 class SearchQuery(msgspec.Struct, kw_only=True):
-    q: Annotated[str, Meta(max_length=10_000)]
+    q: Annotated[str, Meta(max_length=1_000)]
+    """Four bytes a character, each escaped as three, are less than a request's head may have."""
     limit: Page = 20
     newest: bool = False
-    session: str | None = None
+    session: Name | None = None
 
 
 class EventsQuery(msgspec.Struct, kw_only=True):
