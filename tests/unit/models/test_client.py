@@ -471,6 +471,6 @@ async def test_the_certificates_are_read_only_for_https() -> None:
     transport: Any = http._transport
     async with http, ModelServer([Served(text="x")]) as server:
         await events_of(OpenAIChatClient(http, server.base_url))
-        assert transport._secure is None
-        await asyncio.gather(*(transport._secured() for _ in range(3)))
-        assert transport._secure is not None
+        assert transport.context is None
+        await asyncio.gather(*(transport._certificates() for _ in range(3)))
+        assert transport.context is not None
