@@ -92,7 +92,8 @@ def _left_of_the_forgotten(home: Path, words: Iterable[str]) -> Iterator[str]:
 
 
 def _messages(path: Path, accepted: Mapping[str, bool]) -> Iterator[str]:
-    """Every message that was taken is in one place, and none is in two."""
+    """Every message that was taken is in one place, and none is in two, but where /retry sent what had been sent into a turn
+    into the one that answers anew."""
     with closing(sqlite3.connect(path)) as db:
         said = Counter(
             str(row[0]).split()[0] for row in db.execute("SELECT text FROM message WHERE role = 'user'")
@@ -102,6 +103,11 @@ def _messages(path: Path, accepted: Mapping[str, bool]) -> Iterator[str]:
             " AND session_id NOT IN (SELECT session_id FROM purge)"
         )
         said.update(str(row[0]).split()[0] for row in db.execute(waiting))
+        sent_again = (
+            "SELECT json_extract(body, '$.text') FROM inbox WHERE kind = 'message' AND json_extract(body, '$.not_before') > 0"
+            " AND session_id NOT IN (SELECT session_id FROM purge)"
+        )
+        said.subtract(str(row[0]).split()[0] for row in db.execute(sent_again))
     for word, was_taken in accepted.items():
         if said[word] > 1:
             yield f"the message {word} is there {said[word]} times"
