@@ -109,6 +109,20 @@ async def test_a_servers_tools_are_tools(box: McpServers) -> None:
     assert tool(box, "local__echo").describe({}) == "local: echo"
 
 
+async def test_who_works_beside_has_the_same_tools_of_its_own_servers(box: McpServers) -> None:
+    """None of which is started before it is called, and which end without those they are like."""
+    beside = box.beside()
+    try:
+        assert [tool.spec for tool in beside.tools()] == [tool.spec for tool in box.tools()]
+        assert all(server._connection is None for server in beside._servers)
+        own, other = await pid_of(box), await pid_of(beside)
+        assert own != other
+    finally:
+        await beside.close()
+    assert not lives(other)
+    assert await pid_of(box) == own
+
+
 async def test_results_are_texts_and_pictures(box: McpServers) -> None:
     """And errors are results, with the server's own words."""
     assert await run(box, "local__echo", text="héllo") == ToolResult(text="héllo")

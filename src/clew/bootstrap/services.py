@@ -167,10 +167,10 @@ def _followed(settings: Settings) -> frozenset[str]:
     return frozenset(kind for kind, is_wanted in wanted.items() if is_wanted)
 
 
-def _delegating(settings: Settings) -> Callable[[Services], Tool]:
+def _delegating(settings: Settings) -> Callable[[Services, SessionTools], Tool]:
     chosen = settings.delegate
 
-    def tool(services: Services) -> Tool:
+    def tool(services: Services, tools: SessionTools) -> Tool:
         from clew.adapters.tools.delegate import delegate_tool  # noqa: PLC0415  as the other tools
         from clew.runtime.delegating import DelegateLimits, delegating  # noqa: PLC0415  needs Services
 
@@ -182,7 +182,7 @@ def _delegating(settings: Settings) -> Callable[[Services], Tool]:
             usd=chosen.usd,
             model=chosen.model or None,
         )
-        return delegating(delegate_tool, limits)(services)
+        return delegating(delegate_tool, limits)(services, tools)
 
     return tool
 

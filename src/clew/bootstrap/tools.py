@@ -9,6 +9,7 @@ import msgspec
 
 from clew.adapters.mcp.servers import McpServers
 from clew.adapters.mcp.settings import McpLimits, McpServer
+from clew.adapters.processes.groups import StartedGroups
 from clew.adapters.tools.declared import ToolFailed
 from clew.adapters.tools.processes import BackgroundProcesses
 from clew.adapters.tools.toolbox import OUR_KEYS, LocalToolbox, ToolboxOptions
@@ -46,14 +47,18 @@ class ListedProcesses:
 class OpenedTools:
     """`SessionTools`: what one session can use, until it is closed."""
 
-    def __init__(self, toolbox: LocalToolbox, servers: McpServers | None) -> None:
-        self._toolbox = toolbox
+    def __init__(self, options: ToolboxOptions, groups: StartedGroups, servers: McpServers | None) -> None:
+        self._made_of = (options, groups)
+        self._toolbox = LocalToolbox(options, groups)
         self._servers = servers
-        self.processes = ListedProcesses(toolbox.processes)
+        self.processes = ListedProcesses(self._toolbox.processes)
         self.problems: Sequence[str] = servers.problems if servers is not None else ()
 
     def tools(self) -> Sequence[Tool]:
         return (*self._toolbox.tools(), *(self._servers.tools() if self._servers is not None else ()))
+
+    def beside(self) -> OpenedTools:
+        return OpenedTools(*self._made_of, self._servers.beside() if self._servers is not None else None)
 
     async def close(self) -> None:
         try:
@@ -87,7 +92,7 @@ class SettingsToolmaker:
             sends_bytes_max=self._surroundings.sends_bytes_max,
             hidden_variables=self._hidden(),
         )
-        return OpenedTools(LocalToolbox(options, self._parts.groups), await self._servers(cwd))
+        return OpenedTools(options, self._parts.groups, await self._servers(cwd))
 
     async def _servers(self, cwd: Path) -> McpServers | None:
         """The session's own MCP servers, connected; those that do not start are said and left out. An editor's come

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -32,7 +33,7 @@ from clew.runtime.ports.people import (
 )
 from clew.runtime.ports.tools import Tool, ToolContext
 from clew.runtime.sides import SideEnd, SideTask, finished, side_id
-from clew.runtime.talk import Services
+from clew.runtime.talk import Services, SessionTools
 
 NAME: Final = DELEGATE
 """Of the tool, as of the surface of its sessions."""
@@ -56,9 +57,15 @@ class Delegates:
     """The subagents of one turn, `depth` below a person's. `nested` makes the tool for those of a subagent."""
 
     def __init__(
-        self, services: Services, limits: DelegateLimits, depth: int, nested: Callable[[int], Tool]
+        self,
+        services: Services,
+        tools: SessionTools,
+        limits: DelegateLimits,
+        depth: int,
+        nested: Callable[[int], Tool],
     ) -> None:
         self._services = services
+        self._tools = tools
         self._limits = limits
         self._depth = depth
         self._nested = nested
@@ -109,9 +116,10 @@ class Delegates:
             cwd=context.cwd,
             settings=msgspec.structs.replace(ours, max_seconds=self._limits.seconds, caps=caps),
             tools=self._tools,
+            offered=self._offered,
         )
 
-    def _tools(self, own: Sequence[Tool]) -> Sequence[Tool]:
+    def _offered(self, own: Sequence[Tool]) -> Sequence[Tool]:
         below = self._depth + 1
         more = (self._nested(below),) if below < self._limits.depth else ()
         return (*(tool for tool in own if tool.spec.name not in NOT_FOR_SUBAGENTS), *more)
@@ -201,10 +209,11 @@ def _told(end: SideEnd | str, share: int) -> str:
 def delegating(
     make: Callable[[Callable[[Sequence[str], ToolContext], Awaitable[ToolResult]]], Tool],
     limits: DelegateLimits,
-) -> Callable[[Services], Tool]:
+) -> Callable[[Services, SessionTools], Tool]:
     """What makes the tool for a turn; `make` puts it around what it runs."""
 
-    def at(services: Services, depth: int) -> Tool:
-        return make(Delegates(services, limits, depth, lambda below: at(services, below)).run)
+    def at(services: Services, tools: SessionTools, depth: int) -> Tool:
+        nested = partial(at, services, tools)
+        return make(Delegates(services, tools, limits, depth, nested).run)
 
-    return lambda services: at(services, 0)
+    return lambda services, tools: at(services, tools, 0)

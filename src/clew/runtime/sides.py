@@ -22,7 +22,7 @@ from clew.domain.ledger.rows import SessionRow, TurnRow, TurnState
 from clew.runtime.ports.people import Approver, Watch
 from clew.runtime.ports.tools import Tool
 from clew.runtime.sending import POLL_SECONDS
-from clew.runtime.talk import Services
+from clew.runtime.talk import Services, SessionTools
 from clew.runtime.turns.job import TurnJob, TurnSettings
 from clew.runtime.turns.openings import GoOn, Opening, Recover, Work
 from clew.runtime.turns.outcome import CANCELLED
@@ -64,8 +64,10 @@ class SideTask(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     cwd: Path
     settings: TurnSettings
-    tools: Callable[[Sequence[Tool]], Sequence[Tool]] | None = None
-    """Which of the session's tools it may use, and what else."""
+    tools: SessionTools | None = None
+    """Those of the session that it works for: it has the like."""
+    offered: Callable[[Sequence[Tool]], Sequence[Tool]] = tuple
+    """Which of them it may use, and what else."""
     again: bool = False
     """Whether it is begun anew where it had come to nothing before."""
 
@@ -118,9 +120,9 @@ async def _run(
         model = model.within(row.id, task.cwd)
     opened = None
     if task.tools is not None and model.profile.takes_tools:
-        opened = await services.toolmaker.open(row.id, task.principal, task.cwd, notify)
+        opened = task.tools.beside()
     try:
-        own = task.tools(opened.tools()) if opened is not None and task.tools is not None else ()
+        own = task.offered(opened.tools()) if opened is not None else ()
         job = TurnJob(
             principal=task.principal,
             session=row.id,

@@ -74,6 +74,11 @@ class SessionTools(Protocol):
 
     def tools(self) -> Sequence[Tool]: ...
 
+    def beside(self) -> SessionTools:
+        """The same for who works beside the session in the same directory, with processes of its own. Nothing waits for
+        servers: each is started by the first call of a tool of it."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -110,8 +115,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     export: Callable[[SessionId, str], Awaitable[str]] | None = None
     prewarm: Callable[[Path], None] | None = None
     """Begins to start what the first turn in a directory would have to wait for. No turn depends on it."""
-    delegate: Callable[[Services], Tool] | None = None
-    """Makes the tool by which a turn hands tasks to subagents."""
+    delegate: Callable[[Services, SessionTools], Tool] | None = None
+    """Makes the tool by which a turn with these tools hands tasks to subagents."""
     follows: frozenset[str] = frozenset()
     """The kinds of the jobs that an answered turn asks for, in talks of surfaces that stay."""
     talks: WeakValueDictionary[SessionId, Talk] = msgspec.field(default_factory=WeakValueDictionary)
@@ -278,7 +283,7 @@ class Talk:
             conversation=conversation,
             outbox=None if holds is None else Outbox(conversation=conversation, holds=holds),
             model=model,
-            tools=(*tools.tools(), *self._delegate(), *model.tools) if tools else (),
+            tools=(*tools.tools(), *self._delegate(tools), *model.tools) if tools else (),
             cwd=self.cwd,
             instructions=self.services.instructions(self.cwd),
             notify=self._notify_for(row.id),
@@ -293,9 +298,9 @@ class Talk:
             self.running.stop(STOPPED)
         return self.running
 
-    def _delegate(self) -> tuple[Tool, ...]:
+    def _delegate(self, tools: SessionTools) -> tuple[Tool, ...]:
         make = self.services.delegate
-        return () if make is None else (make(self.services),)
+        return () if make is None else (make(self.services, tools),)
 
     def _ended(self) -> None:
         if self.services.jobs is not None:

@@ -224,6 +224,9 @@ class _CrashingTools:
     def tools(self) -> Sequence[Tool]:
         return [_CrashingTool(tool, self._crash, self._times) for tool in self._inner.tools()]
 
+    def beside(self) -> SessionTools:
+        return _CrashingTools(self._inner.beside(), self._crash, self._times)
+
     async def close(self) -> None:
         await self._inner.close()
 

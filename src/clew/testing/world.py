@@ -151,6 +151,9 @@ class GivenTools:
     def tools(self) -> Sequence[Tool]:
         return self._tools
 
+    def beside(self) -> GivenTools:
+        return self
+
     async def close(self) -> None:
         """Holds nothing."""
 

@@ -13,7 +13,7 @@ import pytest
 
 from clew.adapters.stores.memory import Disk, MemoryLedger
 from clew.adapters.stores.sqlite import SqliteLedger, open_ledger
-from clew.domain.conversation.ids import LOCAL, SessionId
+from clew.domain.conversation.ids import LOCAL, PrincipalId, SessionId
 from clew.domain.conversation.messages import Role, Status, ToolBody
 from clew.domain.ledger.commits import Caps
 from clew.domain.ledger.errors import NotFound
@@ -26,11 +26,11 @@ from clew.runtime.delegating import DelegateLimits
 from clew.runtime.ports.models import Cost
 from clew.runtime.ports.people import CallOutput, Consent, NobodyToAsk, TurnNews, nobody_watches
 from clew.runtime.sides import PROMPT
-from clew.runtime.talk import Talk
+from clew.runtime.talk import Notify, Talk
 from clew.runtime.turns import TurnSettings, TurnStatus
 from clew.testing.scripted_model import Hold, Step, ask, say
 from clew.testing.virtual_time import Program, simulate
-from clew.testing.world import Answers, HandClock, RecordingTool, World, exchange
+from clew.testing.world import Answers, GivenTools, HandClock, RecordingTool, World, exchange
 
 pytestmark = pytest.mark.anyio
 LIMITS = DelegateLimits()
@@ -261,6 +261,34 @@ async def test_stopping_the_turn_stops_its_subagents() -> None:
     assert states
     assert all(state is None or state.state == TurnState.INTERRUPTED for state in states)
     assert world.model.open_streams == 0
+
+
+class LentTools(GivenTools):
+    """Counts what is opened, what works beside it, and what of that is open still."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+        self.opened, self.beside_it, self.left = 0, 0, 0
+
+    async def open(self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify) -> LentTools:
+        self.opened += 1
+        return self
+
+    def beside(self) -> LentTools:
+        self.beside_it += 1
+        self.left += 1
+        return self
+
+    async def close(self) -> None:
+        self.left -= 1
+
+
+async def test_subagents_wait_for_no_server() -> None:
+    """Theirs are like those of the turn, which are the only ones that are opened; they are closed with them."""
+    world, tools = World(MemoryLedger(), script(delegate(*"abcdefgh")), delegate=LIMITS), LentTools()
+    world.services = msgspec.structs.replace(world.services, toolmaker=tools)
+    await exchange(world.talk(), "go")
+    assert (tools.opened, tools.beside_it, tools.left) == (1, 8, 0)
 
 
 async def test_a_subagent_asks_the_same_person() -> None:

@@ -73,19 +73,23 @@ class RemoteTool:
     """Satisfies the `Tool` port for one tool of one server."""
 
     def __init__(self, server: RemoteServer, name: str, spec: ToolSpec) -> None:
-        self._server = server
+        self.server = server
         self._name = name
         self.spec = spec
 
+    def of(self, server: RemoteServer) -> RemoteTool:
+        """The same tool of another server that is started alike."""
+        return RemoteTool(server, self._name, self.spec)
+
     async def run(self, arguments: JsonObject, context: ToolContext) -> ToolResult:
         try:
-            return await self._server.call(self._name, arguments, context)
+            return await self.server.call(self._name, arguments, context)
         except ServerFailed as failure:
             return ToolResult(text=str(failure), status=Status.ERROR)
 
     def describe(self, arguments: JsonObject) -> str:
         given = msgspec.json.encode(arguments).decode("utf-8", "replace") if arguments else ""
-        return one_line(f"{self._server.name}: {self._name} {given}")
+        return one_line(f"{self.server.name}: {self._name} {given}")
 
 
 class McpServers:
@@ -97,8 +101,9 @@ class McpServers:
         groups: StartedGroups,
         limits: McpLimits = McpLimits(),  # noqa: B008 - frozen
     ) -> None:
+        self._made_of = (servers, groups, limits)
         self._servers = [RemoteServer(server, limits, groups) for server in servers]
-        self._tools: dict[str, Tool] = {}
+        self._tools: dict[str, RemoteTool] = {}
         self.problems: tuple[str, ...] = ()
         """A sentence for each server that did not start, and each tool that could not be offered."""
 
@@ -127,6 +132,13 @@ class McpServers:
             return f"MCP server {server} has another tool that would be called {tool.spec.name}: it is not offered."
         self._tools[tool.spec.name] = tool
         return ""
+
+    def beside(self) -> McpServers:
+        """The same tools of servers of its own, each of which is started when it is first called."""
+        other = McpServers(*self._made_of)
+        own = dict(zip(self._servers, other._servers, strict=True))
+        other._tools = {name: tool.of(own[tool.server]) for name, tool in self._tools.items()}
+        return other
 
     def tools(self) -> tuple[Tool, ...]:
         """By name. What a session was offered stays, also while a server is down."""

@@ -77,10 +77,10 @@ class Surroundings:
         least = min(most, choice.profile.max_output or most)
         return choice._replace(profile=msgspec.structs.replace(choice.profile, max_output=least))
 
-    def _delegate(self, _: Services) -> Tool:
-        """For subagents the client's tools are not there: it is answered for this session alone."""
+    def _delegate(self, _: Services, tools: SessionTools) -> Tool:
+        """What the client brings is for this session alone."""
         assert self._plain.delegate is not None
-        return self._plain.delegate(self._plain)
+        return self._plain.delegate(self._plain, tools)
 
     def _instructions(self, cwd: Path) -> Sequence[Instructions]:
         said = list(self._plain.instructions(cwd)) if self._own else []
@@ -143,6 +143,11 @@ class _Tools:
 
     def tools(self) -> Sequence[Tool]:
         return self._surroundings.tools(() if self._own is None else self._own.tools())
+
+    def beside(self) -> SessionTools:
+        """For subagents the client's tools are not there: it is answered for this session alone."""
+        assert self._own is not None, "subagents are the agent's own tool"
+        return self._own.beside()
 
     async def close(self) -> None:
         if self._own is not None:
