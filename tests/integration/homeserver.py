@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import quote, unquote
 
 import httpx
 import msgspec
+
+from clew.testing.wire_server import WireServer
 
 INSTALLED: Final = Path(__file__).parents[2] / ".counterparts" / "synapse"
 """By `make integration`, which says in `synapse.log` beside it why it could not."""
@@ -178,12 +179,12 @@ def relates(kind: str, event: str) -> Json:
     return {"m.relates_to": {"rel_type": kind, "event_id": event}}
 
 
-class Proxy:
+class Proxy(WireServer):
     """Hands calls on; the next message that is sent through it may meet a fault. `calls` are those that came, in order."""
 
     def __init__(self, url: str) -> None:
+        super().__init__()
         self._upstream = int(url.rpartition(":")[2])
-        self.url = ""
         self.calls: list[str] = []
         self.called = asyncio.Event()
         """Set at each call, for whoever waits for one."""
@@ -192,28 +193,6 @@ class Proxy:
         self.loses_answer = False
         self.rejects_position = False
         """The next sync that names one is refused."""
-        self._connections: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-        await self._server.wait_closed()
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -75,7 +75,7 @@ class MatrixBench:
             someone.close()
 
     def connect(self) -> Platform:
-        self.connected.append(Matrix(self.bot.token, self.proxy.url, self._welcomes))
+        self.connected.append(Matrix(self.bot.token, self.proxy.base_url, self._welcomes))
         return self.connected[-1]
 
     async def _welcomes(self, sender: str, is_direct: bool) -> bool:

@@ -35,7 +35,7 @@ class Serving(Ended):
         clew = CommandLine(home, self.model.base_url)
         clew.environ |= {
             "MATRIX_ACCESS_TOKEN": self.bot.token,
-            "CLEW__GATEWAY__MATRIX__BASE_URL": self.proxy.url,
+            "CLEW__GATEWAY__MATRIX__BASE_URL": self.proxy.base_url,
             "CLEW__GATEWAY__MATRIX__ALLOW": f'["{self.ann.id}", "{self.ben.id}"]',
             "CLEW__HTTP__ENABLED": "false",
         }

@@ -8,7 +8,6 @@ from msgspec import Meta
 
 from clew.adapters.tools.arguments import Arguments
 from clew.adapters.tools.declared import DeclaredTool, ToolFailed
-from clew.domain.conversation.text import one_line
 from clew.domain.ledger.errors import LedgerError
 from clew.domain.memory.facts import TEXT_CHARACTERS_MAX, Kind
 from clew.domain.tools.spec import Effect, ToolResult
@@ -69,8 +68,8 @@ def memory_tool(memory: Remembers) -> DeclaredTool[MemoryArguments]:
 def _described(arguments: MemoryArguments) -> str:
     match arguments.action:
         case "add":
-            return one_line(f"remember: {arguments.text}")
+            return f"remember: {arguments.text}"
         case "search":
-            return one_line(f"look up what is remembered: {arguments.text}")
+            return f"look up what is remembered: {arguments.text}"
         case "forget":
             return f"forget fact {arguments.number}"
