@@ -82,6 +82,23 @@ async def test_a_message_is_looked_at_once() -> None:
     assert "Drinks tea" in mind.looked[1], "it is told what is known"
 
 
+async def test_what_was_read_is_not_read_again_after_undo() -> None:
+    """Neither where the session ends there, nor where it goes on from there in another branch."""
+    for goes_on in (False, True):
+        mind = Mind(finds=TEA)
+        talk = mind.world.talk()
+        await exchange(talk, "I drink tea")
+        await exchange(talk, "and coffee")
+        mind.world.clock.advance(IDLE_SECONDS + 60)
+        await mind.look()
+        await command(talk, "/undo")
+        if goes_on:
+            await exchange(talk, "and cocoa")
+        await command(talk, "/new")
+        await mind.look()
+        assert ["I drink tea" in asked for asked in mind.looked] == [True, False][: 1 + goes_on]
+
+
 async def test_only_what_people_and_the_model_said_is_read() -> None:
     """No side session, no imported or temporary one, and of a fork only what is its own; only a person's words are a source."""
     mind = Mind(finds=lambda _: found({"text": "ok", "message": 2}, {"text": "Drinks tea", "message": 99}))

@@ -93,10 +93,13 @@ class Extraction:
         Nothing from before a fact was forgotten: a model could take it for something said since.
         """
         head = upto(job.payload)
-        done = {upto(row.payload) for row in await self._ledger.done_jobs(EXTRACT, job.session)}
-        above = max((at.seq for at in done if at.branch == head.branch and at.seq <= head.seq), default=0)
+        done = sorted(upto(row.payload) for row in await self._ledger.done_jobs(EXTRACT, job.session))
+        read = {
+            at.branch: at.seq for at in done
+        }  # of each branch, how far; what is below on the path was read with it
+        above = min(read.get(head.branch, 0), head.seq)
         path = await self._ledger.path(job.owner, job.session, head, above=above)
-        start = max((n for n, message in enumerate(path, 1) if message.head in done), default=0)
+        start = max((n for n, m in enumerate(path, 1) if m.seq <= read.get(m.branch, 0)), default=0)
         before = await self._ledger.forgotten_upto(job.owner)
         messages = [
             m for m in path[start:]
