@@ -160,6 +160,7 @@ async def test_older_words_never_take_the_place_of_newer() -> None:
         "]x[",
         '{"text": "tea"}',
         "[1]",
+        '[{"a":' * 100_000,
         '["tea"]',
         '[{"text": 1, "message": 1}]',
         '[{"text": "tea"}]',
@@ -181,7 +182,7 @@ async def test_garbage_is_no_fact(answer: str) -> None:
     assert (await mind.world.ledger.usage(LOCAL, left)).calls == before + GARBAGE_MAX
     (job,) = await jobs_of(mind)
     assert (job.state, await texts(mind)) == (JobState.FAILED, [])
-    assert (job.error or "").startswith("The model's answer holds no facts")
+    assert job.error == "The model's answer holds no list of facts."
 
 
 @pytest.mark.parametrize(
@@ -196,6 +197,25 @@ async def test_an_entry_that_is_no_fact_is_left_out(entry: dict[str, object]) ->
     mind = Mind(finds=lambda _: found({"message": 1, **entry}, {"text": "Has a cat", "message": 1}))
     talk = mind.world.talk()
     await exchange(talk, "I drink tea")
+    await command(talk, "/new")
+    await mind.look()
+    assert await texts(mind) == ["Has a cat"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        'Message [1] says it.\n[{"text": "Has a cat", "message": 1}]\nSee [1].',
+        '<think>Perhaps [{"text": "Has a dog", "message": 1}]?</think> [{"text": "Has a cat", "message": "1"}]',
+        '[{"text": "Has a dog", "message": "one"}, 7, {"text": "Has a cat", "message": 1, "tags": []}]',
+        '[{] [{"text": "Has a cat", "message": 1, "replaces": null}], and [] of their work',
+    ],
+)
+async def test_a_model_may_talk_around_its_list(answer: str) -> None:
+    """Or get an entry wrong: what can be read of its last list is kept."""
+    mind = Mind(finds=lambda _: answer)
+    talk = mind.world.talk()
+    await exchange(talk, "I have a cat")
     await command(talk, "/new")
     await mind.look()
     assert await texts(mind) == ["Has a cat"]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -44,7 +48,9 @@ class _Found(msgspec.Struct, frozen=True):
     replaces: int | None = None
 
 
-_decode: Final = msgspec.json.Decoder(list[_Found]).decode
+_BEGINS: Final = re.compile(r"\[\s*[{\]]")
+_LISTS_MAX: Final = 8
+_decode_at: Final = json.JSONDecoder().raw_decode
 
 
 def part_tokens(profile: ModelProfile) -> int:
@@ -67,15 +73,14 @@ def request(profile: ModelProfile, known: Sequence[Fact], transcript: str) -> Mo
 def facts_in(answer: str, said: Mapping[int, Message], session: SessionId) -> tuple[NewFact, ...]:
     """The facts that name what a person said, by its number; an entry that names nothing of that is none.
 
-    Raises Garbage for anything but a list of entries.
+    Models talk, think aloud and quote: the last list with entries is their answer. Raises Garbage where there is none.
     """
-    start, end = answer.find("["), answer.rfind("]")
-    try:
-        entries = _decode(answer[start : end + 1] if 0 <= start < end else "")
-    except msgspec.DecodeError as error:
-        raise Garbage(f"The model's answer holds no facts: {error}") from error
+    lists = list(_lists(answer))
+    entries = next((found for found in reversed(lists) if found), None)
+    if entries is None and [] not in lists:
+        raise Garbage("The model's answer holds no list of facts.")
     facts: list[NewFact] = []
-    for entry in entries[:FACTS_PER_PART_MAX]:
+    for entry in entries or ():
         source = said.get(entry.message)
         if source is None or entry.kind not in set(Kind) or not 0 <= entry.confidence <= 1:
             continue
@@ -91,6 +96,27 @@ def facts_in(answer: str, said: Mapping[int, Message], session: SessionId) -> tu
             )
         )  # fmt: skip
     return tuple(facts)
+
+
+def _lists(answer: str) -> Iterator[list[_Found]]:
+    """Of each list in a text the first entries that can be read; nothing of one in which none can."""
+    at = 0
+    for _ in range(_LISTS_MAX):
+        begins = _BEGINS.search(answer, at)
+        if begins is None:
+            return
+        at = begins.start() + 1
+        with suppress(ValueError, RecursionError):
+            raw, at = _decode_at(answer, begins.start())
+            entries = list(islice(_entries(raw), FACTS_PER_PART_MAX))
+            if entries or not raw:
+                yield entries
+
+
+def _entries(raw: list[object]) -> Iterator[_Found]:
+    for each in raw:
+        with suppress(msgspec.ValidationError):
+            yield msgspec.convert(each, _Found, strict=False)
 
 
 def _inside(text: str) -> str:
