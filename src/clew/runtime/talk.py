@@ -348,7 +348,7 @@ class Talk:
         self, text: str | bytes, files: Sequence[NewFile] = (), mode: BusyMode = BusyMode.QUEUE
     ) -> Received:
         """Keeps a message that cannot begin a turn now. It is on disk when this returns. Raises Refused over the limit."""
-        return await self._sender.keep(await self.ensure_session(), self.saying(text, files), mode)
+        return await self._sender.keep(await self._any_session(), self.saying(text, files), mode)
 
     async def next_queued(self) -> Say | None:
         """The message of this principal's that is next, as the opening of a turn."""

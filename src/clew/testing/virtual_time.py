@@ -90,7 +90,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self.random = random.Random(seed)
         self._now = 0.0
-        self._made = 0
+        self.tasks_made = 0
+        """How many tasks there were until now."""
         self._held: dict[Program | None, list[asyncio.Handle]] = {}
         self._lets_all_run = False
         self.set_task_factory(self._numbered)
@@ -106,8 +107,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self, loop: asyncio.AbstractEventLoop, work: Any, context: contextvars.Context | None = None
     ) -> asyncio.Task[Any]:
         task = _Numbered(work, loop=loop, context=context)
-        self._made += 1
-        task.number = self._made
+        self.tasks_made += 1
+        task.number = self.tasks_made
         return task
 
     def _run_once(self) -> None:

@@ -199,18 +199,18 @@ class Completions:
                 if named == NEW
                 else await self.writable(caller.who, SessionId(named or ""))
             )
-            return await _opened(*await self._said(caller, asked, row.id, model))
+            return await _opened(*await self._said(caller, asked, row, model))
         async with self._carrying:  # until it is on disk: whoever names the same response next sees it
-            session = await self._session_of(caller, previous, asked)
-            begun = await self._said(caller, asked, session, model)
+            row = await self._session_of(caller, previous, asked)
+            begun = await self._said(caller, asked, row, model)
         return await _opened(*begun)
 
     async def _said(
-        self, caller: Caller, asked: Asked, session: SessionId, model: str | None
+        self, caller: Caller, asked: Asked, row: SessionRow, model: str | None
     ) -> tuple[Exchange, str, SessionId, Leave]:
         """What is new is on disk when this returns."""
-        line = await self._lines.line(caller.who, session, caller.surface)
-        row = await self._with_model(caller, session, model)
+        line = await self._lines.line(caller.who, row.id, caller.surface)
+        row = await self._with_model(caller, row, model)
         results, users = newest(asked.said)
         if results:
             exchange = await line.answer_calls(results, users, asked.brought)
@@ -221,16 +221,15 @@ class Completions:
             if self._stops:
                 await line.leave(exchange)
 
-        return exchange, row.model or await self._offered.default(), session, leave
+        return exchange, row.model or await self._offered.default(), row.id, leave
 
-    async def _with_model(self, caller: Caller, session: SessionId, model: str | None) -> SessionRow:
+    async def _with_model(self, caller: Caller, row: SessionRow, model: str | None) -> SessionRow:
         """A client that names another model than the session's changes it, as /model does."""
-        row = await self._services.ledger.session(caller.who, session)
         if model is None or model == (row.model or await self._offered.default()):
             return row
-        return await self._services.desk.change(caller.who, session, SessionPatch(model=model))
+        return await self._services.desk.change(caller.who, row.id, SessionPatch(model=model))
 
-    async def _session_of(self, caller: Caller, previous: str, asked: Asked) -> SessionId:
+    async def _session_of(self, caller: Caller, previous: str, asked: Asked) -> SessionRow:
         """The response's own session where it is the newest of it, and a fork from the response where it is not."""
         named = responses.named(previous)
         gone = not_found(f"There is no response {previous[:60]!r}.")
@@ -244,17 +243,17 @@ class Completions:
         ledger = self._services.ledger
         results, _ = newest(asked.said)
         if results:
-            return session  # its turn waits for them
+            return row  # its turn waits for them
         turn, last_step = await ledger.turn(caller.who, session), await self._handed_over(caller.who, named)
         is_newest = turn is not None and turn.turn == named.turn and turn.state != TurnState.RUNNING
         if is_newest and last_step is None and not await ledger.queued(caller.who, session):
             last = await ledger.path(caller.who, session, above=max(row.handle.head.seq - 1, 0))
             if last and last[-1].turn == named.turn:
-                return session
+                return row
         end = await self._end_of(caller.who, named, last_step)
         if end is None:
             raise gone
-        return (await self._services.desk.fork(caller.who, session, caller.surface, end)).id
+        return await self._services.desk.fork(caller.who, session, caller.surface, end)
 
     async def _handed_over(self, who: PrincipalId, response: Began) -> int | None:
         """The step whose calls the response ended with, where it ended with calls that the client ran."""

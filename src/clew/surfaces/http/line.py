@@ -189,13 +189,13 @@ class Line:
     async def _one(self) -> bool:
         """Runs one turn; False when nothing waits, or what waits cannot begin now."""
         async with self._taking:
-            opening = await self._next()
+            opening, may_be_busy = await self._next()
         if opening is None:
             return False
         said = opening.inbox[0] if isinstance(opening, Say) and opening.inbox else None
         exchange, brought = (None, None) if said is None else self._exchanges.pop(said, (None, None))
         try:
-            if await self.talk.is_busy():
+            if may_be_busy and await self.talk.is_busy():
                 await self.talk.until_idle()
             if isinstance(opening, Recover):
                 await self._surroundings.restore(self.talk.principal, self.session)
@@ -230,12 +230,14 @@ class Line:
         exchange.fail(answer)
         return True
 
-    async def _next(self) -> Opening | None:
+    async def _next(self) -> tuple[Opening | None, bool]:
+        """What is run next, and whether another turn may be under way."""
         if self._given:
-            return self._given.popleft()
-        if await self.talk.is_left_open() and not await self.talk.is_busy():
-            return Recover()
-        return await self.talk.next_opening()
+            return self._given.popleft(), True
+        is_open = await self.talk.is_left_open()
+        if is_open and not await self.talk.is_busy():
+            return Recover(), False
+        return await self.talk.next_opening(), is_open
 
     async def _run(self, opening: Opening, exchange: Exchange | None) -> None:
         if exchange is not None or not isinstance(

@@ -73,13 +73,17 @@ class Lines:
                 outdated=self._outdated,
             )
         self._lines.move_to_end(key)
-        for old, idle in list(self._lines.items()):
+        if len(self._lines) > LINES_MAX:
+            await self._close_idle(key)
+        return line
+
+    async def _close_idle(self, kept: tuple[str, SessionId, PrincipalId]) -> None:
+        for key, idle in list(self._lines.items()):
             if len(self._lines) <= LINES_MAX:
                 break
-            if idle.is_idle and old != key:
-                del self._lines[old]
+            if idle.is_idle and key != kept:
+                del self._lines[key]
                 await idle.close()
-        return line
 
     async def go_on(self) -> None:
         """Takes up what was left: turns that a process left in the middle, and messages that wait."""
