@@ -271,7 +271,7 @@ class PlatformContract:
         bench.revoke()
         await bench.say(ANN, "hello?")
         with pytest.raises(PlatformRefused):
-            await received(platform, 1)
+            await received(platform, 2)  # a platform that posts may still bring the first
         with pytest.raises(PlatformRefused):
             await bench.connect().open()
 
