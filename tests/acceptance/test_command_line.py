@@ -202,8 +202,6 @@ async def test_kill_nine_in_mid_turn_leaves_a_usable_session(tmp_path: Path) -> 
         (("sessions", "tree"), 2, "no sessions"),
         (("sessions", "delete", "abc", "--yes"), 2, "no session"),
         (("config", "set", "turn.max_step", "3"), 2, "turn.max_steps"),
-        (("nonsense",), 2, "No such command"),
-        (("run", "--nonsense"), 2, "No such option"),
     ],
 )
 async def test_a_mistake_is_one_sentence_and_a_code(

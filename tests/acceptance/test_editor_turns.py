@@ -238,20 +238,23 @@ async def test_without_a_model_it_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_file_is_no_editor(tmp_path: Path) -> None:
-    """A sentence, not a traceback; nothing is written."""
+    """Nor is nobody: a sentence, not a traceback; nothing is written."""
     clew = CommandLine(tmp_path / "home")
+    command = [sys.executable, "-m", "clew", "acp"]
     with Path(os.devnull).open("rb") as nothing, (tmp_path / "out").open("wb") as out:
-        ran = subprocess.run(
-            [sys.executable, "-m", "clew", "acp"],
-            env=clew.environ,
-            stdin=nothing,
-            stdout=out,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-    assert ran.returncode == 1
-    assert b"speaks through pipes" in ran.stderr
-    assert b"inside Clew" not in ran.stderr
+        for written in (out, subprocess.PIPE):
+            ran = subprocess.run(
+                command,
+                env=clew.environ,
+                stdin=nothing,
+                stdout=written,
+                stderr=subprocess.PIPE,
+                timeout=60,
+                check=False,
+            )
+            assert (ran.returncode, ran.stdout or b"") == (1, b"")
+            assert b"speaks through pipes" in ran.stderr
+            assert b"inside Clew" not in ran.stderr
 
 
 async def test_a_session_is_closed_or_deleted_while_it_works(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ is written `a,b`. For the most common ones there are short names:
 | variable | sets |
 |---|---|
 | `CLEW_MODEL` | `model.name` |
-| `CLEW_BASE_URL` | `model.base_url` |
+| `CLEW_BASE_URL` | `model.base_url`; a `model.provider` of the file, with its key, does not count then |
 | `CLEW_API_KEY` | the key itself; `model.api_key_env` then names this variable |
 
 Secrets do not belong in `config.toml`. A setting whose name ends in `_env` names an environment variable, or an

@@ -12,7 +12,9 @@ from typing import Final
 from clew.config.schema import TOP, Leaf, Named, Node, Path, child
 
 PREFIX: Final = "CLEW__"
-VALUES: Final[Mapping[str, Path]] = {"CLEW_MODEL": ("model", "name"), "CLEW_BASE_URL": ("model", "base_url")}
+SERVER: Final = "CLEW_BASE_URL"
+PROVIDER: Final[Path] = ("model", "provider")
+VALUES: Final[Mapping[str, Path]] = {"CLEW_MODEL": ("model", "name"), SERVER: ("model", "base_url")}
 SECRETS: Final[Mapping[str, Path]] = {"CLEW_API_KEY": ("model", "api_key_env")}
 DATABASE: Final = "CLEW_DATABASE_URL"
 
@@ -24,6 +26,10 @@ def variables(environ: Mapping[str, str], known: Iterable[Path]) -> Iterator[tup
     variable cannot hold its small letters and hyphens.
     """
     known = list(known)
+    if environ.get(SERVER) and PROVIDER in known:
+        # Another server than that of the file's provider, whose key it is not to be shown.
+        yield SERVER, PROVIDER, ""
+        yield SERVER, SECRETS["CLEW_API_KEY"], ""
     for name, path in VALUES.items():
         if text := environ.get(name):
             yield name, path, text

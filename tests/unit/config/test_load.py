@@ -131,6 +131,19 @@ def test_the_environment_wins_over_the_file_and_the_long_name_over_the_short() -
     assert (loaded.settings.model.name, loaded.settings.model.summary_model) == ("long", "small")
 
 
+def test_a_server_in_the_environment_is_not_the_files_provider() -> None:
+    """It is spoken to as any other server, and not shown that provider's key; where none is named, the key stays."""
+    named = '[model]\nprovider = "anthropic"\napi_key_env = "ANTHROPIC_API_KEY"'
+    model = reading(named, CLEW_BASE_URL="http://127.0.0.1:1/v1").settings.model
+    assert (model.provider, model.api_key_env, model.base_url) == ("", "", "http://127.0.0.1:1/v1")
+    model = reading(
+        named, CLEW_BASE_URL="http://127.0.0.1:1/v1", CLEW__MODEL__PROVIDER="openai", CLEW_API_KEY="k"
+    ).settings.model
+    assert (model.provider, model.api_key_env) == ("openai", "CLEW_API_KEY")
+    model = reading('model.api_key_env = "MINE"', CLEW_BASE_URL="http://127.0.0.1:1/v1").settings.model
+    assert model.api_key_env == "MINE"
+
+
 def test_an_empty_short_name_is_unset() -> None:
     """Container tools pass empty variables for what nobody set."""
     assert reading('model.name = "file"', CLEW_MODEL="", CLEW_API_KEY="").settings.model.name == "file"

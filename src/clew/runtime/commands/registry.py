@@ -27,7 +27,7 @@ async def help_(context: CommandContext, arguments: str) -> CommandReply:
 
 def _help_line(command: Command) -> str:
     also = f" (also {', '.join('/' + alias for alias in command.aliases)})" if command.aliases else ""
-    return f"{command.usage:32} {command.summary}{also}"
+    return f"{command.usage:33} {command.summary}{also}"
 
 
 COMMANDS: Final[tuple[Command, ...]] = (
@@ -51,9 +51,9 @@ COMMANDS: Final[tuple[Command, ...]] = (
             handler=sending.steer),
     Command(name="background", usage="/background TEXT", summary="work on it beside this session",
             handler=sending.background),
-    Command(name="remind", usage="/remind WHEN TEXT | list | cancel N",
+    Command(name="remind", usage="/remind WHEN TEXT|list|cancel N",
             summary="say something later, here: in 20m, tomorrow 9:00, every weekday at 9:00", handler=reminding.remind),
-    Command(name="memory", usage="/memory [list] | add TEXT | forget N",
+    Command(name="memory", usage="/memory [add TEXT|forget N]",
             summary="what is remembered from one session to the next", handler=remembering.memory),
     Command(name="stop", usage="/stop", summary="end the running turn", handler=changing.stop),
     Command(name="ps", usage="/ps", summary="list background processes and sessions", handler=changing.processes),

@@ -126,9 +126,13 @@ class Connection:
 
 @asynccontextmanager
 async def _pipes() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Raises OSError where standard input or output is a file: an editor gives pipes."""
-    if any(stat.S_ISREG(os.fstat(number).st_mode) for number in (0, 1)):
-        raise OSError("An editor speaks through pipes; standard input or output is a file here.")
+    """Raises OSError where standard input or output is a file or /dev/null: an editor gives pipes."""
+    for number in (0, 1):
+        kind = os.fstat(number).st_mode
+        if stat.S_ISREG(kind) or (stat.S_ISCHR(kind) and not os.isatty(number)):
+            raise OSError(
+                "An editor speaks through pipes; standard input or output is a file or nothing here."
+            )
     loop = asyncio.get_running_loop()
     reading, writing = _taken_away()
     reader = asyncio.StreamReader()

@@ -8,7 +8,7 @@ import click
 
 from clew.config.commands import set_setting
 from clew.runtime.ports.models import ModelUnavailable
-from clew.surfaces.cli.codes import Exit
+from clew.surfaces.cli.codes import Exit, UsageError
 from clew.surfaces.cli.host import Host, PullRefused
 from clew.surfaces.cli.output import json_line
 
@@ -65,7 +65,9 @@ def use(host: Host, name: str) -> None:
 def pull(host: Host, name: str) -> None:
     """Fetch the weights of an embedded model."""
     weights = host.weights()
-    if name in weights.names() and weights.is_pulled(name):
+    if name not in weights.names():
+        raise UsageError(f"There is no embedded model {name}; there is {', '.join(weights.names())}.")
+    if weights.is_pulled(name):
         click.echo(f"{name} is here already.", err=True)
         return
     pull_weights(host, name)
