@@ -82,7 +82,7 @@ def test_the_layout_is_what_is_there() -> None:
 
 def typed(text: str) -> list[str]:
     """The command lines of `clew` that a page shows: in blocks, and between backticks."""
-    return re.findall(r"(?:^|[`|$] ?|/)clew ([^`\n#;&<>]*)", text, re.MULTILINE)
+    return re.findall(r"(?:^|[`|$] ?|bin/)clew ([^`\n#;&<>]*)", text, re.MULTILINE)
 
 
 def wrong_word(line: str) -> str | None:
