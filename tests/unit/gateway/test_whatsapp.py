@@ -21,7 +21,8 @@ from clew.runtime.ports.platforms import (
     NotSent,
     PlatformRefused,
 )
-from clew.surfaces.gateway.platforms.whatsapp import LOOK_SECONDS, WhatsApp, formatted
+from clew.surfaces.gateway.platforms.whatsapp import LOOK_SECONDS, WhatsApp
+from clew.surfaces.gateway.platforms.whatsapp_text import formatted
 from clew.testing.whatsapp import CloudApi, Fault
 from tests.unit.gateway.whatsapp_numbers import account, nobody, posted_to
 

@@ -14,9 +14,8 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 
-import httpx
 import msgspec
 
 from clew.domain.routing.one_person import Met, address, is_number, is_own, met, spelled
@@ -37,12 +36,10 @@ from clew.runtime.ports.platforms import (
     take_in_order,
 )
 from clew.surfaces.gateway.channel import LOG
-from clew.surfaces.gateway.markup import Span, Style, marked
+from clew.surfaces.gateway.platforms.whatsapp_calls import NOT_TAKEN_IN, WINDOW_CLOSED, Calls, WindowClosed
+from clew.surfaces.gateway.platforms.whatsapp_text import files_of, formatted, text_of
 from clew.wire.whatsapp import (
     Contact,
-    Content,
-    Failure,
-    File,
     Media,
     Message,
     Named,
@@ -50,14 +47,11 @@ from clew.wire.whatsapp import (
     Sent,
     Status,
     Value,
-    Wrong,
 )
 
 T = TypeVar("T")
 K = TypeVar("K")
 NAME: Final = "whatsapp"
-PUBLIC: Final = "https://graph.facebook.com"
-VERSION: Final = "v25.0"
 TEXT_MAX: Final = 4096
 HOLDS: Final = TextLimit(most=3900)
 """The rest is room for a mark, and for two buttons as lines."""
@@ -74,25 +68,13 @@ PLAIN: Final = "text/plain"
 WEBHOOK_BYTES_MAX: Final = 3_500_000
 """Meta sends up to 3 MB."""
 LOOK_SECONDS: Final = 30
-CALL_SECONDS: Final = 20.0
 TYPING_SECONDS: Final = 20.0
 """It is shown for 25 s."""
 REMEMBERED_MAX: Final = 1000
-ANSWERS: Final = ("/approve ", "/deny ")
-"""What buttons may say."""
 SIGNATURE: Final = "x-hub-signature-256"
-WINDOW_CLOSED: Final = 131047
-NOT_TAKEN_IN: Final = "WhatsApp lets nothing but templates through 24 hours after a person's last message: until they write again."
-_REFUSED: Final = frozenset({0, 10, 190, 368, 131005, 131031})
-"""The token, its rights, or the account: no message of ours is taken."""
-_LATER: Final = {4: 60.0, 80007: 60.0, 130429: 1.0, 131048: 60.0, 131056: 6.0, 133016: 60.0}
-"""Limits of rate, and the pause after each where none is told."""
-_BUSY: Final = frozenset({2, 131016, 131057})
-_FILES: Final = ("image", "document", "audio", "video")
 _SILENT: Final = frozenset({"reaction", "revoke", "system", "request_welcome"})
 """Nothing was said."""
 _UNSUPPORTED: Final = {"sticker": "sticker", "location": "location", "contacts": "contact", "order": "order"}
-_MARKS: Final = {Style.BOLD: "*", Style.ITALIC: "_", Style.STRUCK: "~", Style.CODE: "`", Style.BLOCK: "```"}
 Known = Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
 """The ids of everybody whom one of these names, and the name behind each: `Ledger.known_as`."""
 
@@ -108,10 +90,6 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     template: str = ""
 
 
-class _WindowClosed(NeverSent):
-    """The person has not written for 24 hours."""
-
-
 class WhatsApp:
     """`Platform` for one business phone number. `known` tells who is behind an id, and `preferred` are the ids that the settings
     name people by. `endpoints` are to be served by whoever listens for HTTP."""
@@ -125,7 +103,7 @@ class WhatsApp:
             holds=HOLDS, edits=False, typing_seconds=TYPING_SECONDS, sends_bytes_max=SENDS_BYTES_MAX
         )
         self.account = ""
-        self.contact = -math.inf
+        self._posted_at = -math.inf
         self._own = account
         self._known = known
         self._preferred = preferred
@@ -142,15 +120,15 @@ class WhatsApp:
         """Chats that take templates alone, and whether they got one."""
         self._doubted: OrderedDict[str, str] = OrderedDict()
         """Keys of messages that are on their way, or may have gone out; and their ids once a status tells."""
-        self._client = httpx.AsyncClient(
-            base_url=f"{(base_url or PUBLIC).rstrip('/')}/{VERSION}/",
-            headers={"Authorization": f"Bearer {account.token}"},
-            timeout=CALL_SECONDS,
-        )
+        self._calls = Calls(account.token, base_url, self._break)
         self.endpoints = (
             Endpoint(method="GET", path=account.path, answer=self._verified),
             Endpoint(method="POST", path=account.path, answer=self._posted, bytes_max=WEBHOOK_BYTES_MAX),
         )
+
+    @property
+    def contact(self) -> float:
+        return max(self._posted_at, self._calls.contact)
 
     async def open(self) -> None:
         await self._look()
@@ -173,7 +151,7 @@ class WhatsApp:
 
     async def _look(self) -> None:
         try:
-            await self._call(Named, "GET", self._own.number_id, params={"fields": "id"})
+            await self._calls.call(Named, "GET", self._own.number_id, params={"fields": "id"})
         except NeverSent as error:
             raise PlatformRefused(f"WhatsApp has no such phone_number_id for this token: {error}") from error
         except MaybeSent as error:
@@ -216,7 +194,7 @@ class WhatsApp:
         except Exception as error:  # noqa: BLE001 - `receive` raises it
             self._break(error)
             return Answered(status=503, body=b"Not now.\n")
-        self.contact = asyncio.get_running_loop().time()
+        self._posted_at = asyncio.get_running_loop().time()
         for message in incoming:
             _remember(self._taken, message.key, None)
             if not message.undelivered:
@@ -245,7 +223,7 @@ class WhatsApp:
         if who is None or message.type in _SILENT:
             return None
         content = message.edit.message if message.edit is not None else message
-        text, files = _text(content), _files(content)
+        text, files = text_of(content), files_of(content)
         own = spelled(value.metadata.display_phone_number)
         named = text.startswith("/") or f"@{own}" in text or spelled(message.context.sender) == own
         unsupported = "" if text or files else _UNSUPPORTED.get(content.type, "message of this kind")
@@ -301,12 +279,12 @@ class WhatsApp:
     # -- what goes out -------------------------------------------------------------------------------------------
     async def fetch(self, file: Attached) -> bytes:
         try:
-            media = await self._call(
+            media = await self._calls.call(
                 Media, "GET", file.reference, params={"phone_number_id": self._own.number_id}
             )
             if media.file_size > self.traits.file_bytes_max:
                 raise NeverSent(f"it is larger than {self.traits.file_bytes_max // 1_000_000} MB")
-            return await self._called("GET", media.url, most=self.traits.file_bytes_max)
+            return await self._calls.called("GET", media.url, most=self.traits.file_bytes_max)
         except MaybeSent as error:
             raise NotSent(str(error)) from error
 
@@ -334,7 +312,7 @@ class WhatsApp:
         picture = begins is not None and content.startswith(begins) and len(content) <= PICTURE_BYTES_MAX
         declared = media_type if picture or media_type in DOCUMENTS else PLAIN
         try:
-            media = await self._call(
+            media = await self._calls.call(
                 Named,
                 "POST",
                 f"{self._own.number_id}/media",
@@ -355,7 +333,7 @@ class WhatsApp:
             await self._message(status="read", message_id=message, typing_indicator={"type": "text"})
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._calls.close()
 
     async def _send(self, chat: str, kind: str, content: Mapping[str, Any], key: str) -> str:
         if known := self._doubted.pop(key, ""):
@@ -368,7 +346,7 @@ class WhatsApp:
             sent = await self._out(chat, kind, content, biz_opaque_callback_data=key)
         except (MaybeSent, asyncio.CancelledError):
             raise
-        except _WindowClosed:
+        except WindowClosed:
             self._doubted.pop(key, None)
             if not self._own.template or self._closed.get(chat):
                 raise
@@ -400,56 +378,7 @@ class WhatsApp:
 
     async def _message(self, **body: Any) -> bytes:
         body = {"messaging_product": "whatsapp", **body}
-        return await self._called("POST", f"{self._own.number_id}/messages", json=body)
-
-    async def _call(self, kind: type[T], method: str, path: str, **more: Any) -> T:
-        answer = await self._called(method, path, **more)
-        try:
-            return msgspec.json.decode(answer, type=kind)
-        except msgspec.DecodeError as error:
-            raise MaybeSent("WhatsApp's answer is not understood") from error
-
-    async def _called(self, method: str, path: str, *, most: int = 1_000_000, **more: Any) -> bytes:
-        """The answer, or what became of the call in the words of the port."""
-        try:
-            async with self._client.stream(method, path, **more) as answer:
-                content = bytearray()
-                async for chunk in answer.aiter_bytes():
-                    content += chunk
-                    if len(content) > most:
-                        raise NeverSent("The answer is too large.")
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise NotSent(f"WhatsApp cannot be reached: {error}") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise MaybeSent(f"{type(error).__name__}: {error}") from error
-        if answer.is_success:
-            self.contact = asyncio.get_running_loop().time()
-            return bytes(content)
-        try:
-            _fail(answer, bytes(content))
-        except PlatformRefused as error:
-            self._break(error)
-            raise
-
-
-def _fail(answer: httpx.Response, content: bytes) -> NoReturn:
-    """Raises what an error of the Graph API means."""
-    try:
-        wrong = msgspec.json.decode(content, type=Failure).error
-    except msgspec.DecodeError:
-        wrong = Wrong(message=f"HTTP {answer.status_code}")
-    if wrong.code in _REFUSED or 200 <= wrong.code < 300 or answer.status_code == httpx.codes.UNAUTHORIZED:
-        raise PlatformRefused(f"WhatsApp does not take our token (any more): {wrong.why}")
-    if wrong.code in _LATER or answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
-        told = answer.headers.get("retry-after", "")
-        raise NotSent(wrong.why, float(told) if told.isdigit() else _LATER.get(wrong.code, 0.0))
-    if wrong.code == WINDOW_CLOSED:
-        raise _WindowClosed(NOT_TAKEN_IN)
-    if wrong.code in _BUSY or wrong.is_transient:
-        raise NotSent(wrong.why)
-    if answer.is_server_error:
-        raise MaybeSent(wrong.why)
-    raise NeverSent(wrong.why)
+        return await self._calls.called("POST", f"{self._own.number_id}/messages", json=body)
 
 
 def _same(shown: str, right: str) -> bool:
@@ -474,71 +403,8 @@ def _contact(value: Value, *ids: str) -> Contact:
     return found[0] if found else Contact()
 
 
-def _text(content: Content) -> str:
-    pressed = content.button
-    if content.interactive is not None:
-        pressed = content.interactive.button_reply or content.interactive.list_reply
-    if pressed is not None:
-        return pressed.id if pressed.id.startswith(ANSWERS) else pressed.title or pressed.text
-    captions = [file.caption for kind in _FILES if (file := _file(content, kind)) is not None]
-    return content.text.body or "\n".join(filter(None, captions))
-
-
-def _file(content: Content, kind: str) -> File | None:
-    files = {
-        "image": content.image,
-        "document": content.document,
-        "audio": content.audio,
-        "video": content.video,
-    }
-    return files[kind] if content.type == kind else None
-
-
-def _files(content: Content) -> tuple[Attached, ...]:
-    files = [file for kind in _FILES if (file := _file(content, kind)) is not None]
-    return tuple(
-        Attached(reference=file.id, media_type=file.mime_type.partition(";")[0], name=file.filename)
-        for file in files
-    )
-
-
 def _remember(rows: OrderedDict[str, K], key: str, value: K) -> None:
     rows[key] = value
     rows.move_to_end(key)
     while len(rows) > REMEMBERED_MAX:
         rows.popitem(last=False)
-
-
-def formatted(markdown: str) -> str:
-    """A model's Markdown with WhatsApp's own marks: *bold*, _italic_, ~struck~, `code`."""
-    shown = marked(markdown)
-    units = shown.text.encode("utf-16-le", "surrogatepass")
-    marks: list[tuple[tuple[int, int, int, int], str]] = []
-    for order, span in enumerate(shown.spans):
-        begin, end = span.at, span.at + span.length
-        said = units[2 * begin : 2 * end].decode("utf-16-le", "surrogatepass")
-        opening, closing = _marks(span, said, shown.spans)
-        marks.append(((begin, 1, -span.length, -order), opening))
-        marks.append(((end, 0, span.length, order), closing))
-    parts, at = [], 0
-    for (place, *_), mark in sorted(marks):
-        parts += [units[2 * at : 2 * place].decode("utf-16-le", "surrogatepass"), mark]
-        at = place
-    return "".join([*parts, units[2 * at :].decode("utf-16-le", "surrogatepass")])
-
-
-def _marks(span: Span, said: str, spans: Sequence[Span]) -> tuple[str, str]:
-    """What stands before and behind a span."""
-    if span.style == Style.LINK:
-        return "", "" if span.detail in (said, f"mailto:{said}") else f" ({span.detail})"
-    if span.style == Style.BLOCK:
-        return "```\n", "\n```"
-    around = (
-        other is not span
-        and other.style == span.style
-        and other.at <= span.at
-        and span.at + span.length <= other.at + other.length
-        for other in spans
-    )
-    mark = "" if any(around) or said != said.strip() else _MARKS[span.style]
-    return mark, mark
