@@ -15,7 +15,7 @@ from typing import Final
 import apsw
 import pytest
 
-from clew.adapters.stores.sqlite import SqliteLedger
+from clew.adapters.stores.sqlite import SqliteLedger, keeper
 from clew.adapters.stores.sqlite.connection import connect, fetch
 from clew.adapters.stores.sqlite.heirs import doomed_messages
 from clew.adapters.stores.sqlite.scrub import scrub
@@ -25,6 +25,9 @@ from clew.domain.conversation.messages import ToolCall
 from clew.domain.ledger.commits import AddReply, Append, AskApproval, OpenTurn, SessionPatch, SetTurn
 from clew.domain.ledger.errors import NotFound, StoreUnusable
 from clew.domain.ledger.rows import CallState, Handle, Prefix, TurnState
+from clew.domain.memory.facts import Fact, Kind, NewFact, Trace, trace_of
+from clew.domain.memory.recall import core_text
+from clew.domain.turn.prefix import digested
 from clew.testing.invariants import check, check_all
 from clew.testing.ledgers import (
     ANN,
@@ -465,6 +468,57 @@ async def test_a_reader_that_holds_the_log_is_said(tmp_path: Path) -> None:
         reader.close()
     async with opened(tmp_path):
         assert traces(tmp_path, WORD) == []
+
+
+async def plant_facts(ledger: SqliteLedger) -> list[Fact]:
+    """Many, of which some hold the word; the prompts of sessions hold them too, and pages were split meanwhile."""
+    chance = random.Random(1)
+    new = [
+        NewFact(kind=Kind.USER, text=f"{WORD if n % 7 == 0 else 'keptword'} {n} {'x' * chance.choice(SIZES[:5])}", said_at=START_MS)
+        for n in range(300)
+    ]  # fmt: skip
+    known = [fact for each in new for fact in await ledger.keep_facts(ANN, (each,), START_MS)]
+    for number in range(1, 9):
+        prompt = f"You help.\n\n{core_text(known[number : number + 30])}"
+        await begin(ledger, number, prefix=digested(prompt, "[]"))
+    return [fact for fact in known if WORD in fact.text]
+
+
+async def forget_facts(ledger: SqliteLedger, doomed: list[Fact]) -> None:
+    traces = tuple(Trace(salt="s", sha256=trace_of(fact.text, "s")) for fact in doomed)
+    await ledger.forget_facts(ANN, tuple(fact.id for fact in doomed), traces, START_MS)
+
+
+async def test_a_forgotten_fact_is_in_no_byte_of_any_file(tmp_path: Path) -> None:
+    """Nor are the prompts that held it; the others are all there."""
+    async with opened(tmp_path) as ledger:
+        doomed = await plant_facts(ledger)
+        assert traces(tmp_path, WORD)
+        await forget_facts(ledger, doomed)
+        assert traces(tmp_path, WORD) == []
+        assert len(await ledger.facts(ANN)) == 300 - len(doomed)
+        assert "keptword" in str(await ledger.prefix(ANN, session_id(1)))
+
+
+async def test_forgetting_that_was_cut_short_is_finished_at_the_next_start(tmp_path: Path) -> None:
+    """Where it was killed, or another program in a long read kept the words in the log, which is said."""
+    async with opened(tmp_path) as ledger:
+        doomed = await plant_facts(ledger)
+        await forget_facts(ledger, doomed[1:])
+        reader = connect(tmp_path / "clew.db", read_only=True)
+        reader.execute("BEGIN")
+        fetch(reader, "SELECT count(*) FROM fact")
+        with pytest.raises(
+            StoreUnusable, match="The fact is forgotten and in no request, but another program keeps reading"
+        ):
+            await forget_facts(ledger, doomed[:1])
+        assert doomed[0] not in await ledger.facts(ANN)
+        assert traces(tmp_path, WORD)
+        reader.close()
+        assert [wrong.place for wrong in keeper.check(tmp_path)] == [f"fact {doomed[0].id}"]
+    async with opened(tmp_path):
+        assert traces(tmp_path, WORD) == []
+        assert keeper.check(tmp_path) == ()
 
 
 async def test_a_broken_index_stops_no_deletion(tmp_path: Path) -> None:

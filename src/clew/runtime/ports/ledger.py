@@ -269,9 +269,11 @@ class Ledger(Protocol):
         self, principal: PrincipalId, ids: tuple[FactId, ...], traces: tuple[Trace, ...], at: int
     ) -> None:
         """Forgets whole chains: the facts are gone, from the frozen prompts that held them too (an op `refreeze` each), and
-        the jobs that would look for facts in what was said until now are cancelled.
+        the jobs that would look for facts in what was said until now are cancelled. No byte of them is left in any file when
+        this returns: a crash before that is made up for by the next start.
 
-        Raises HeadMoved, in words, when one of them is not there, is another's, or was superseded meanwhile.
+        Raises HeadMoved, in words, when one of them is not there, is another's, or was superseded meanwhile;
+        StoreUnusable when they are forgotten, and their bytes could not be taken away yet.
         """
         ...
 

@@ -167,6 +167,11 @@ _QUESTIONS: Final = (
         "session",
         "is deleted and unreadable, but not yet out of the files: start Clew once to finish that",
     ),
+    (
+        "SELECT key FROM job WHERE kind = 'scrub' AND state = 'queued'",
+        "fact",
+        "is forgotten, but not yet out of the files: start Clew once to finish that",
+    ),
 )
 
 

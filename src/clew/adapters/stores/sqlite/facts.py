@@ -33,6 +33,8 @@ WHERE f.owner {_MINE} AND NOT EXISTS (SELECT 1 FROM purge WHERE session_id = f.s
   AND (?2 IS NULL OR EXISTS (SELECT 1 FROM session s WHERE s.id = ?2 AND {IS_OWNER}))
 ORDER BY f.id
 """
+SCRUB: Final = "scrub"
+"""A job that goes with a fact: the bytes that SQLite leaves of it, which whoever forgets it takes away at once."""
 _NEW: Final = """
 INSERT INTO fact(owner, kind, text, session_id, message, confidence, supersedes, said_at, created_at) VALUES(?,?,?,?,?,?,?,?,?)
 """
@@ -95,10 +97,27 @@ def forget_facts(
             (principal, trace.salt, trace.sha256, upto, at),
         )
     _drop(db, [known[ident] for ident in ids], principal, at)
+    if ids:
+        db.execute(
+            "INSERT INTO job(kind, key, owner, payload, state, next_at) VALUES(?, ?, ?, '', 'queued', ?)",
+            (SCRUB, str(ids[0]), principal, at),
+        )
     db.execute(
         f"UPDATE job SET state = 'cancelled', lease_owner = NULL WHERE owner {_MINE} AND kind = ?2 AND state = 'queued'",
         (principal, EXTRACT),
     )
+
+
+def to_scrub(db: apsw.Connection) -> int:
+    """The newest scrub that was asked for and not done; 0 for none."""
+    query = "SELECT coalesce(max(id), 0) FROM job WHERE kind = ? AND state = 'queued'"
+    return int(fetch(db, query, (SCRUB,))[0][0])
+
+
+def scrubbed(db: apsw.Connection, upto: int) -> None:
+    """Those up to this one are done."""
+    done = "UPDATE job SET state = 'done' WHERE kind = ? AND state = 'queued' AND id <= ?"
+    db.execute(done, (SCRUB, upto))
 
 
 def forgotten_upto(db: apsw.Connection, principal: PrincipalId) -> MessageId:

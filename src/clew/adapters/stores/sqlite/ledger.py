@@ -31,7 +31,7 @@ from clew.adapters.stores.sqlite.purge import Purger, was_forgotten
 from clew.adapters.stores.sqlite.readers import Readers
 from clew.adapters.stores.sqlite.search import SearchIndex
 from clew.adapters.stores.sqlite.writer import Writer
-from clew.domain.conversation.ids import PrincipalId, SessionId
+from clew.domain.conversation.ids import FactId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head, Message
 from clew.domain.ledger.commits import (
     Commit,
@@ -44,6 +44,7 @@ from clew.domain.ledger.commits import (
 )
 from clew.domain.ledger.errors import StoreUnusable
 from clew.domain.ledger.rows import Forgotten, Handle, JobRow, Order, SearchResult
+from clew.domain.memory.facts import Trace
 from clew.runtime.ports.world import Clock
 
 P = ParamSpec("P")
@@ -164,11 +165,17 @@ class SqliteLedger:
     take_job = _written(take_job)
     beat_job = _written(beat_job)
     keep_facts = _written(keep_facts)
-    forget_facts = _written(forget_facts)
+    _forget_facts = _written(forget_facts)
 
     async def add_job(self, job: NewJob, *, most: int) -> JobRow:
         read_back = partial(job_before, job=job)
         return await self._writer.do(partial(add_job, job=job, most=most), read_back)
+
+    async def forget_facts(
+        self, principal: PrincipalId, ids: tuple[FactId, ...], traces: tuple[Trace, ...], at: int
+    ) -> None:
+        await self._forget_facts(principal, ids, traces, at)
+        await self._purger.scrub_facts()
 
     async def forget(
         self, principal: PrincipalId, session: SessionId, at: int, *, with_forks: bool = False

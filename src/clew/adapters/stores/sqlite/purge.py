@@ -18,7 +18,7 @@ from typing import Final
 import apsw
 
 from clew.adapters.stores.sqlite.connection import fetch, in_words
-from clew.adapters.stores.sqlite.facts import drop_facts_of
+from clew.adapters.stores.sqlite.facts import drop_facts_of, scrubbed, to_scrub
 from clew.adapters.stores.sqlite.heirs import doomed_messages, forgotten_ancestors, heirs, sides
 from clew.adapters.stores.sqlite.people import IS_OWNER
 from clew.adapters.stores.sqlite.readers import Readers
@@ -63,11 +63,18 @@ class Purger:
     async def resume(self) -> None:
         """Finishes deletions that a crash cut short. What cannot be finished now is left for the next start."""
         unfinished = await self._readers.read(_unfinished)
-        if unfinished:
-            try:
+        try:
+            if unfinished:
                 await self._run(unfinished)
-            except LedgerError:
-                return  # unreadable it is already; `clew db check` names it until it is done
+            await self.scrub_facts()
+        except LedgerError:
+            return  # unreadable it is already; `clew db check` names it until it is done
+
+    async def scrub_facts(self) -> None:
+        """Returns when no byte is left of the facts that were forgotten. Raises StoreUnusable as `forget` does."""
+        if upto := await self._readers.read(to_scrub):
+            await self._scrub_ledger("The fact is forgotten and in no request")
+            await self._writer.do(partial(scrubbed, upto=upto))
 
     async def _run(self, doomed: list[SessionId]) -> tuple[int, int]:
         """Erases and scrubs. Returns how many messages and blobs went."""
@@ -92,14 +99,17 @@ class Purger:
 
     async def _scrub(self) -> None:
         gone = await self._index.scrub()
+        await self._scrub_ledger("The session is deleted and nobody can read it", and_gone=gone)
+
+    async def _scrub_ledger(self, done: str, *, and_gone: bool = True) -> None:
         try:
-            gone = await asyncio.to_thread(scrub, self._path) and gone
+            gone = await asyncio.to_thread(scrub, self._path) and and_gone
         except apsw.Error as error:
             raise in_words(error, self._path) from error
         if not gone:
             raise StoreUnusable(
-                "The session is deleted and nobody can read it, but another program keeps reading the files, and its words"
-                " stay in their logs until Clew starts again after that."
+                f"{done}, but another program keeps reading the files, and its words stay in their logs until Clew starts"
+                " again after that."
             )
 
 
