@@ -53,7 +53,8 @@ def test_other_keys_are_no_routes(text: str) -> None:
     """A key that was not made of a route (the terminal's, or any text) names none."""
     route = parse(text)
     assert route is None or route.key == text
-    assert parse("terminal:local") is None
+    for other in ("terminal:local", "p/a/x:1", "p/a/c"):
+        assert parse(other) is None
 
 
 @given(IDS, IDS, st.sampled_from(list(ChatKind)), st.booleans(), st.booleans())
@@ -64,7 +65,9 @@ def test_people_share_a_place_only_where_the_settings_say_so(
     sharing = Sharing(group_per_user=group_per_user, thread_per_user=thread_per_user)
     chat = Route(platform="p", account="a", chat="c", thread="t" if kind == ChatKind.THREAD else None)
     together = sharing.route(chat, kind, ann) == sharing.route(chat, kind, ben)
-    assert together == (ann == ben or kind == ChatKind.DM or sharing.is_shared(kind))
+    apart = thread_per_user if kind == ChatKind.THREAD else group_per_user
+    assert together == (ann == ben or kind == ChatKind.DM or not apart)
+    assert sharing.is_shared(kind) == (kind != ChatKind.DM and not apart)
 
 
 def test_among_others_it_answers_when_it_is_meant() -> None:
