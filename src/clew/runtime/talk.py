@@ -217,6 +217,10 @@ class Talk:
         except GivenUp as given_up:
             await self._tell(watch, str(given_up))
             return None
+        except Refused:
+            if await self.is_left_open():
+                raise
+            return None  # its own process has ended it meanwhile
         await self._tell(watch, "")
         return await turn.finish()
 

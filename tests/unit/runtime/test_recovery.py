@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from clew.adapters.stores.memory import Disk, MemoryLedger
 from clew.adapters.stores.sqlite import SqliteLedger, open_ledger
-from clew.domain.conversation.ids import LOCAL, OwnerId, SessionId
+from clew.domain.conversation.ids import LOCAL, OwnerId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Role, Status
 from clew.domain.ledger.errors import Busy
 from clew.domain.ledger.rows import CallState, InboxState, OpKind, TurnState
@@ -29,13 +30,23 @@ from clew.runtime.ports.people import (
     nobody_watches,
 )
 from clew.runtime.ports.tools import ToolContext
+from clew.runtime.recovery import Recovery
 from clew.runtime.sessions import Place
-from clew.runtime.talk import Talk
+from clew.runtime.talk import Notify, Talk
 from clew.runtime.turns import TurnOutcome, TurnSettings, TurnStatus
 from clew.runtime.turns.leases import Holder, LeaseWatch
 from clew.testing.scripted_model import Hold, Script, Step, ask, say
 from clew.testing.virtual_time import Program, simulate
-from clew.testing.world import Answers, HandClock, NamedOwners, RecordingTool, World, exchange
+from clew.testing.world import (
+    TERMINAL,
+    Answers,
+    GivenTools,
+    HandClock,
+    NamedOwners,
+    RecordingTool,
+    World,
+    exchange,
+)
 
 
 @pytest.fixture
@@ -439,3 +450,25 @@ async def _silent_tools() -> None:
     assert len(mark.ran) == 1
     assert lost.error is not None
     assert lost.error[0] == "fenced"
+
+
+@pytest.mark.anyio
+async def test_a_turn_that_ends_while_it_is_claimed_is_nothing_to_go_on_with() -> None:
+    """Whoever finds the turn of another process, and then finds it ended, tells nobody."""
+    ledger, hold, told = MemoryLedger(), Hold(), list[str]()
+    turn = await World(ledger, [say(hold, "answer")]).talk().say("hi", nobody_watches, NobodyToAsk())
+    running = asyncio.create_task(turn.finish())
+    await hold.reached()
+
+    class Meanwhile(GivenTools):
+        async def open(
+            self, session: SessionId, principal: PrincipalId, cwd: Path, notify: Notify
+        ) -> GivenTools:
+            hold.release()
+            await running
+            return self
+
+    other = World(ledger, [say("never")], owner="other", seed=1)
+    other.services = msgspec.structs.replace(other.services, toolmaker=Meanwhile(()))
+    await Recovery(other.services, TERMINAL, lambda _, sentence: told.append(sentence)).once()
+    assert (told, other.model.sent, running.result().text) == ([], [], "answer")
