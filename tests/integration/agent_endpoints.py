@@ -10,7 +10,9 @@ import asyncio
 import json
 from collections.abc import Iterator
 from itertools import count
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
+
+from clew.testing.loopback import Loopback
 
 Json = dict[str, Any]
 
@@ -62,46 +64,22 @@ class Asked(NamedTuple):
                 yield Said(said)
 
 
-class Endpoint:
+class Endpoint(Loopback):
     """An HTTP server of one wire: a subclass says what a request asks, and in which events its answer comes."""
 
     def __init__(self) -> None:
-        self.base_url = ""
+        super().__init__()
         self.ids = count(1)
         """Agents join what has the same id."""
-        self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=1 << 24)
-        self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-
-    async def _connected(self, reading: asyncio.StreamReader, writing: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        try:
-            while head := await reading.readuntil(b"\r\n\r\n"):
-                lines = head.decode().splitlines()
-                headers = {
-                    name.lower(): value.strip()
-                    for name, _, value in (line.partition(":") for line in lines[1:])
-                }
-                body = await reading.readexactly(int(headers.get("content-length", 0)))
-                await self._answer(lines[0].split(" ")[1], json.loads(body or b"{}"), writing)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the agent hung up
-        finally:
-            self._serving.discard(task)
-            writing.close()
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            lines = head.decode().splitlines()
+            headers = {
+                name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
+            }
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            await self._answer(lines[0].split(" ")[1], json.loads(body or b"{}"), writer)
 
     async def _answer(self, path: str, request: Json, writing: asyncio.StreamWriter) -> None:
         if (asked := self.asked(path, request)) is None:

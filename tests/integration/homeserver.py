@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 import httpx
 import msgspec
 
-from clew.testing.wire_server import WireServer
+from clew.testing.loopback import Loopback
 
 INSTALLED: Final = Path(__file__).parents[2] / ".counterparts" / "synapse"
 """By `make integration`, which says in `synapse.log` beside it why it could not."""
@@ -179,7 +179,7 @@ def relates(kind: str, event: str) -> Json:
     return {"m.relates_to": {"rel_type": kind, "event_id": event}}
 
 
-class Proxy(WireServer):
+class Proxy(Loopback):
     """Hands calls on; the next message that is sent through it may meet a fault. `calls` are those that came, in order."""
 
     def __init__(self, url: str) -> None:
@@ -195,33 +195,28 @@ class Proxy(WireServer):
         """The next sync that names one is refused."""
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            length = re.search(r"(?i)content-length: *(\d+)", head)
-            body = await reader.readexactly(int(length[1])) if length else b""
-            self.calls.append(unquote(head.split(" ", 2)[1].partition("?")[0]))
-            self.called.set()
-            self.called = asyncio.Event()
-            is_message = "/send/m.room.message/" in self.calls[-1]
-            if is_message and self.pause_ms:
-                wrong = {
-                    "errcode": "M_LIMIT_EXCEEDED",
-                    "error": "Too Many Requests",
-                    "retry_after_ms": self.pause_ms,
-                }
-                self.pause_ms = 0
-                writer.write(_response(429, msgspec.json.encode(wrong)))
-                return
-            if self.rejects_position and "/sync?" in head and "since=" in head:
-                self.rejects_position = False
-                wrong = {"errcode": "M_UNKNOWN_POS", "error": "Connection not remembered"}
-                writer.write(_response(400, msgspec.json.encode(wrong)))
-                return
-            await self._forward(re.sub(r"(?i)\r\nconnection:[^\r]*", "", head), body, writer, is_message)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # one of the two left
-        finally:
-            writer.close()
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        length = re.search(r"(?i)content-length: *(\d+)", head)
+        body = await reader.readexactly(int(length[1])) if length else b""
+        self.calls.append(unquote(head.split(" ", 2)[1].partition("?")[0]))
+        self.called.set()
+        self.called = asyncio.Event()
+        is_message = "/send/m.room.message/" in self.calls[-1]
+        if is_message and self.pause_ms:
+            wrong = {
+                "errcode": "M_LIMIT_EXCEEDED",
+                "error": "Too Many Requests",
+                "retry_after_ms": self.pause_ms,
+            }
+            self.pause_ms = 0
+            writer.write(_response(429, msgspec.json.encode(wrong)))
+            return
+        if self.rejects_position and "/sync?" in head and "since=" in head:
+            self.rejects_position = False
+            wrong = {"errcode": "M_UNKNOWN_POS", "error": "Connection not remembered"}
+            writer.write(_response(400, msgspec.json.encode(wrong)))
+            return
+        await self._forward(re.sub(r"(?i)\r\nconnection:[^\r]*", "", head), body, writer, is_message)
 
     async def _forward(self, head: str, body: bytes, writer: asyncio.StreamWriter, is_message: bool) -> None:
         upstream, call = await asyncio.open_connection("127.0.0.1", self._upstream)

@@ -27,10 +27,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Final, Literal, Self
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 import msgspec
+
+from clew.testing.loopback import Loopback
 
 Then = Literal["refuse", "last", "first"]
 
@@ -133,7 +135,7 @@ def echo(body: Any) -> Served:
 Answering = Callable[[Any], Served]
 
 
-class ModelServer:
+class ModelServer(Loopback):
     """Listens on 127.0.0.1 while it is entered.
 
     `requests` holds the exact bodies in the order of arrival, `headers` theirs; `abandoned` counts answers whose
@@ -152,6 +154,7 @@ class ModelServer:
         record: Path | None = None,
         pages: Mapping[str, bytes] = _NO_PAGES,
     ) -> None:
+        super().__init__(port)
         self.requests: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.open = 0
@@ -166,18 +169,10 @@ class ModelServer:
         self._api_key = api_key
         self._record = record
         self._pages = pages
-        self._port = port
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def port(self) -> int:
-        assert self._server is not None, "enter the server first"
-        return int(self._server.sockets[0].getsockname()[1])
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{super().base_url}/v1"
 
     def go_on(self) -> None:
         """Ends every pause, also those to come."""
@@ -188,27 +183,10 @@ class ModelServer:
         async with self._left:
             await self._left.wait_for(lambda: self.abandoned > 0)
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, wrong: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
     # -- connections ------------------------------------------------------------------------------------------
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self._tasks.add(task)
         try:
             while (request := await _read_request(reader)) is not None:
                 if not await self._handle(request, reader, writer):
@@ -217,11 +195,6 @@ class ModelServer:
             writer.write(_response(400, _error("this is an HTTP server")))
         except (ConnectionError, asyncio.IncompleteReadError):
             await self._note_left()
-        except asyncio.CancelledError:
-            pass  # the server is being left: its connections end with it
-        finally:
-            self._tasks.discard(task)
-            writer.close()
 
     async def _handle(
         self, request: _Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

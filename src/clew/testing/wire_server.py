@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable
 from email.parser import BytesParser
 from email.policy import HTTP
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+
+from clew.testing.loopback import Loopback
 
 Json = dict[str, Any]
 
@@ -24,15 +25,12 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     bytes: bytes
 
 
-class WireServer:
-    """Listens on a free port of the loopback. A subclass answers; None ends the connection without a word."""
+class WireServer(Loopback):
+    """A subclass answers; None ends the connection without a word."""
 
     def __init__(self) -> None:
-        self.base_url = ""
+        super().__init__()
         self._changed = asyncio.Condition()
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
-        """And whatever else ends with it."""
 
     async def answer(self, head: str, body: bytes) -> tuple[int, Json, bytes] | None:
         """Status, headers and body."""
@@ -48,47 +46,18 @@ class WireServer:
         async with self._changed:
             self._changed.notify_all()
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-        await self._server.wait_closed()
-
-    def _beside(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
-        """What runs until the server ends."""
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-        return task
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._beside(asyncio.create_task(self._serve(reader, writer)))
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := (await reader.readuntil(b"\r\n\r\n")).decode("latin-1"):
-                length = re.search(r"(?i)content-length: *(\d+)", head)
-                body = await reader.readexactly(int(length[1])) if length else b""
-                answer = await self.answer(head, body)
-                if answer is None:
-                    return
-                status, headers, content = answer
-                lines = [f"{name}: {value}" for name, value in headers.items()]
-                whole = [f"HTTP/1.1 {status} x", *lines, f"Content-Length: {len(content)}", "", ""]
-                writer.write("\r\n".join(whole).encode() + content)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the bot left
-        finally:
-            writer.close()
+        while head := (await reader.readuntil(b"\r\n\r\n")).decode("latin-1"):
+            length = re.search(r"(?i)content-length: *(\d+)", head)
+            body = await reader.readexactly(int(length[1])) if length else b""
+            answer = await self.answer(head, body)
+            if answer is None:
+                return
+            status, headers, content = answer
+            lines = [f"{name}: {value}" for name, value in headers.items()]
+            whole = [f"HTTP/1.1 {status} x", *lines, f"Content-Length: {len(content)}", "", ""]
+            writer.write("\r\n".join(whole).encode() + content)
+            await writer.drain()
 
 
 def fields(head: str, body: bytes) -> Json:
