@@ -28,6 +28,7 @@ from clew.domain.models.request import ModelProfile
 from clew.domain.tools.spec import ToolResult
 from clew.domain.turn.prefix import Instructions, freeze
 from clew.domain.turn.prompt import canonical
+from clew.runtime.archive.formats import ExportFormat, export
 from clew.runtime.ports.people import NobodyToAsk, nobody_watches
 from clew.testing.scripted_model import SCRIPTED, Hold, ask, fail, say
 from clew.testing.world import RecordingTool, World, command, exchange
@@ -184,6 +185,37 @@ async def test_nobody_is_told_what_is_remembered_of_another() -> None:
     await exchange(his, "where do I live?")
     assert ("Rome" in mind.told[-1], "Oslo" in mind.told[-1]) == (False, True)
     assert "Rome" not in await command(guest, "/memory")
+
+
+@pytest.mark.parametrize("wanted", ExportFormat)
+async def test_no_export_holds_a_fact(wanted: ExportFormat) -> None:
+    """Of anybody's: neither what the prompt was frozen with nor what a turn recalled, in one's own session, in one that is
+    shared, and in a fork of that. What was said is in it."""
+    ann, bob = PrincipalId("ann"), PrincipalId("bob")
+    mind = Mind()
+    for who, text in ((ann, "Lives in Rome"), (bob, "Lives in Oslo")):
+        await mind.world.ledger.add_principal(who, who, "user")
+        await mind.world.memory.add(who, text)
+    hers, his = mind.world.talk(principal=ann), mind.world.talk(principal=bob)
+    for talk in (hers, his):
+        await exchange(talk, "where do I live?")
+        await command(talk, "/memory add Keeps bees")
+        await exchange(talk, "how are my bees?")
+    assert [("Rome" in told, "Oslo" in told, "Keeps bees" in told) for told in mind.told[1::2]] == [
+        (True, False, True), (False, True, True),
+    ]  # fmt: skip
+    shared = hers.session or pytest.fail("no session")
+    await mind.world.ledger.share(ann, shared, bob, "write")
+    guest = mind.world.talk(shared, principal=bob)
+    await exchange(guest, "where do I live?")
+    await command(guest, "/branch")
+    await exchange(guest, "where do I live?")
+    ledger = mind.world.ledger
+    for who, session in ((ann, shared), (bob, shared), (bob, guest.session), (bob, his.session)):
+        assert session is not None
+        exported = b"".join([chunk async for chunk in export(ledger, who, session, wanted, whole_tree=True)])
+        assert b"where do I live?" in exported
+        assert [fact for fact in (b"Rome", b"Oslo", b"Keeps bees") if fact in exported] == []
 
 
 async def test_what_is_forgotten_is_in_no_later_request() -> None:
