@@ -107,6 +107,7 @@ SHAPES: Final[tuple[tuple[str, Callable[[Commit], bool]], ...]] = (
     ("expand", lambda work: isinstance(work.op, Expand)),
     ("reserve", lambda work: work.reserve is not None),
     ("cancel", lambda work: bool(work.cancel)),
+    ("count", lambda work: bool(work.usage)),
 )
 """The first that fits names a commit."""
 
@@ -145,6 +146,14 @@ WRITES: Final = (
     Write("expand", Way("/expand", first=(*LONG_TALK, "/compress"))),
     Write("point", Way("{} hello | {} hello", first=("/branch",))),
     Write("leave", Way("/new")),
+    Write("take_job", Way("/new | {} hello", first=("{} hello",))),
+    Write("count", Way("/new | {} hello", first=("{} hello",))),
+    Write("move_job", Way("/new | {} hello", first=("{} hello",))),
+    Write("subagent's answer", Way("{} delegate", at="answer")),
+    Write("settings", Way("{} delegate")),
+    Write("background", Way("/background {} shell | {} hello", at="open")),
+    Write("its answer", Way("/background {} shell | {} wait", at="answer")),
+    Write("its result", Way("/background {} shell | {} wait", at="receive:2")),
     Write("title", Way("/title {}")),
     Write("delete", Way("/delete {session}")),
     Write("erase", Way("/delete {session}")),
@@ -183,12 +192,6 @@ SERVING: Final = tuple(
     f"{when} {write}" for write in ("take_reply", "add_reply") for when in ("before", "after")
 )
 """Writes that only the gateway makes: a message that arrived, a reply on its way, what became of it."""
-
-
-REMEMBERING: Final = tuple(
-    f"{when} {write}" for write in ("take_job", "move_job") for when in ("before", "after")
-)
-"""Writes of jobs: one is begun, and ends with what it brings."""
 
 
 def shape_of(work: Callable[..., object]) -> str:

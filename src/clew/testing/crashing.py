@@ -37,7 +37,7 @@ from clew.runtime.ports.models import ModelChoice, ModelClient, ModelSource
 from clew.runtime.ports.tools import Surroundings, Tool, ToolContext
 from clew.runtime.talk import Notify, Services, SessionTools, Toolmaker
 from clew.surfaces.cli.main import main as run_command_line
-from clew.testing.crash_points import POINTS, REMEMBERING, SERVING, shape_of, texts_of
+from clew.testing.crash_points import POINTS, SERVING, shape_of, texts_of
 
 T = TypeVar("T")
 CRASH: Final = "CLEW_TEST_CRASH"
@@ -65,7 +65,7 @@ class Crash:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         point, _, times = environ.get(CRASH, "").partition(":")
-        if point and point not in (*POINTS, *SERVING, *REMEMBERING):
+        if point and point not in (*POINTS, *SERVING):
             raise SystemExit(f"There is no crash point {point!r}; there are {', '.join(POINTS)}.")
         self._point = point
         self._left = int(times or 1)

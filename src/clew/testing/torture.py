@@ -116,7 +116,6 @@ def _environ(port: int, break_: str) -> dict[str, str]:
         "CLEW_API_KEY": "sk-test",
         "CLEW__APPROVAL__MODE": "all",
         "CLEW__TITLES__ENABLED": "false",
-        "CLEW__MEMORY__ENABLED": "false",  # tests of its own kill it
     }
 
 

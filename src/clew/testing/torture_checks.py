@@ -21,9 +21,9 @@ from clew.config.settings import RecoverySettings
 from clew.domain.conversation.ids import LOCAL, CallId, SessionId
 from clew.domain.conversation.messages import Message, Status, ToolBody
 from clew.domain.ledger.errors import LedgerError
-from clew.domain.ledger.rows import CallRow, CallState, TurnRow, TurnState
+from clew.domain.ledger.rows import CallRow, CallState, Origin, TurnRow, TurnState
 from clew.runtime.ports.ledger import Ledger
-from clew.runtime.turns.outcome import STOPPED
+from clew.runtime.turns.outcome import CANCELLED, STOPPED
 from clew.runtime.turns.recovering import SET_ASIDE
 from clew.testing.invariants import check, read_tree
 
@@ -49,7 +49,10 @@ class Expected(msgspec.Struct, kw_only=True):
 async def wrong_in(folder: Path, expected: Expected, sessions: frozenset[str]) -> list[str]:
     """Looks at the sessions named, or at all if none is, and at every message and effect of the home."""
     home = folder / HOME
-    wrong = list(_messages(home / LEDGER_FILE, expected.accepted))
+    wrong = [
+        *_messages(home / LEDGER_FILE, expected.accepted),
+        *_facts(home / LEDGER_FILE, expected.accepted),
+    ]
     with closing(sqlite3.connect(home / LEDGER_FILE)) as db:
         living = "SELECT id FROM session WHERE id NOT IN (SELECT session_id FROM purge)"
         known = [SessionId(row[0]) for row in db.execute(living)]
@@ -118,6 +121,28 @@ def _messages(path: Path, accepted: Mapping[str, bool]) -> Iterator[str]:
             yield f"nobody said {word}"
 
 
+def _facts(path: Path, accepted: Mapping[str, bool]) -> Iterator[str]:
+    """Whatever looked for them, and however often: each is there once, and somebody said it."""
+    with closing(sqlite3.connect(path)) as db:
+        found = Counter(str(row[0]) for row in db.execute("SELECT text FROM fact"))
+    for text, times in found.items():
+        if times > 1:
+            yield f"the fact {text!r} is there {times} times"
+        if text.removeprefix("Said ") not in accepted:
+            yield f"nobody said what is remembered: {text!r}"
+
+
+def unsettled(folder: Path) -> list[str]:
+    """Sessions that somebody has to come back to: a background work of theirs was not delivered, or a job waits."""
+    with closing(sqlite3.connect(folder / HOME / LEDGER_FILE)) as db:
+        left = (
+            "SELECT parent_session FROM session s WHERE origin = 'side' AND surface = 'background' AND ended_at IS NULL"
+            " AND id NOT IN (SELECT session_id FROM purge) AND parent_session NOT IN (SELECT session_id FROM purge)"
+            " UNION SELECT '' FROM job WHERE state = 'queued'"
+        )
+        return [row[0] for row in db.execute(left)]
+
+
 async def _turns(ledger: Ledger, session: SessionId) -> list[str]:
     """Somebody came after every crash: each turn has been answered, or was ended by what is allowed to end one."""
     newest = await ledger.turn(LOCAL, session)
@@ -126,7 +151,13 @@ async def _turns(ledger: Ledger, session: SessionId) -> list[str]:
     calls = {call.id: call.turn for call in await ledger.calls(LOCAL, session)}
     asked = {calls[approval.call] for approval in await ledger.approvals(LOCAL, session)}
     named = [f"turn {t.turn} is {t.state} ({t.end_reason}, {t.crashes} crashes): {t.error}" for t in turns]
-    return [name for name, turn in zip(named, turns, strict=True) if not _may_be(turn, turn.turn in asked)]
+    row = await ledger.session(LOCAL, session)
+    is_beside = row.origin == Origin.SIDE
+    return [
+        name
+        for name, turn in zip(named, turns, strict=True)
+        if not _may_be(turn, turn.turn in asked) and not (is_beside and turn.end_reason == CANCELLED)
+    ]
 
 
 def _may_be(turn: TurnRow, was_asked: bool) -> bool:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from clew.testing.crash_points import POINTS, Way
-from clew.testing.torture_checks import HOME, Expected, wrong_in
+from clew.testing.torture_checks import HOME, Expected, unsettled, wrong_in
 from clew.testing.torture_processes import Process, Processes
 from clew.testing.torture_report import Report
 
@@ -30,6 +30,8 @@ FIRST_LINES: Final = ("{} hello", "{} shell+read", "{} hello")
 """What is said first, in a session each."""
 END_SECONDS_MAX: Final = 25.0
 ORPHAN_SECONDS_MAX: Final = 5.0
+SETTLES_MAX: Final = 5
+"""How often somebody comes back: a chat that ends cuts what it does beside, and the next one delivers what that brought."""
 RANDOM_EVERY: Final = 7
 """In each so-manieth round kills come at random instants only."""
 POINTS_PER_ROUND: Final = 6
@@ -120,10 +122,22 @@ class TorturedHome:
         listed = self._to_the_end(self._clew_plain("sessions", "list", "--json", "--limit", "1000"))
         sessions = {row["id"] for row in msgspec.json.decode(listed.printed)}
         wrong = [said for session in sorted(sessions - self._usable) for said in self._come_after(session)]
+        wrong += self._settle()
         checked = self._to_the_end(self._clew_plain("db", "check"))
         if checked.status != 0:
             wrong.append(f"clew db check: {checked.printed.strip()}")
         return wrong + self._look(frozenset()) + self._orphans()
+
+    def _settle(self) -> list[str]:
+        """Chats go on with what was begun beside their session, and do the jobs that wait."""
+        left: list[str] = []
+        for _ in range(SETTLES_MAX):
+            left = self._asked(lambda: unsettled(self._folder))
+            for session in left:
+                self._to_the_end(self._clew("{} wait | {} hello", session or self._sessions[0]))
+            if not left:
+                break
+        return [f"nobody ends what was begun beside {session}" for session in left]
 
     # -- one round -------------------------------------------------------------------------------------------------
     def _next_point(self) -> str:
@@ -263,19 +277,21 @@ class TorturedHome:
 
     # -- what must hold ----------------------------------------------------------------------------------------------
     def _look(self, sessions: frozenset[str]) -> list[str]:
+        return self._asked(lambda: asyncio.run(wrong_in(self._folder, self._expected, sessions)))
+
+    def _asked(self, ask: Callable[[], list[str]]) -> list[str]:
         """In a process of its own: this one never opens a ledger."""
 
         def look(told: int) -> int:
-            wrong = asyncio.run(wrong_in(self._folder, self._expected, sessions))
-            os.write(told, msgspec.json.encode(wrong) + b"\n")
+            os.write(told, msgspec.json.encode(ask()) + b"\n")
             return 0
 
         process = self._processes.fork("the checks", look)
         self._processes.wait([process], END_SECONDS_MAX)
         if process.status != 0 or not process.lines:
             return [f"the checks ended with {process.status}: {process.printed[-2000:]}"]
-        wrong: list[str] = msgspec.json.decode(process.lines[0])
-        return wrong
+        answer: list[str] = msgspec.json.decode(process.lines[0])
+        return answer
 
     def _orphans(self) -> list[str]:
         """What the tools of killed processes started has ended, too: all of it is short."""

@@ -8,15 +8,22 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 from clew.testing.model_server import ModelServer, Served, ServedCall
 from clew.testing.torture_checks import EFFECTS
 
 _FIRST: Final = re.compile(r"w\d+-\d+ ")
-_KNOWN: Final = re.compile(r"(shell|read|background|linger|wait|fail)(\+|$)").match
+_KNOWN: Final = re.compile(r"(shell|read|background|linger|wait|fail|delegate)(\+|$)").match
+_LOOKS: Final = "You note what is worth remembering"
+_SAID: Final = re.compile(r"\[(\d+)\] user[^\n]*:\n(w\d+-\d+) ")
+_TASK: Final = re.compile(r'<event kind="task"[^>]*>\n(.*)\n</event>', re.DOTALL)
 
 
 class ScriptedTalk:
     """Reads in a message what to do: `w7 shell read` is two steps with a call each, then the answer `done w7`.
+
+    Asked for facts, it finds one in each message; a subagent's task is read like a message.
 
     `a+b` are two calls in one step, `hello` is nothing, `fail` an error; `_call` says what the others are. Each shell command appends a word of its own to a file, so that what took effect can be counted.
     """
@@ -26,6 +33,9 @@ class ScriptedTalk:
 
     def __call__(self, body: Any) -> Served:
         messages = body["messages"]
+        if str(messages[0]["content"]).startswith(_LOOKS):
+            said = _SAID.findall(str(messages[-1]["content"]))
+            return Served(text=_json([{"text": f"Said {word}", "message": int(n)} for n, word in said]))
         ours = [n for n, message in enumerate(messages) if message["role"] == "user" and _words(message)]
         if not ours:
             return Served(text="This was said.")  # a summary is asked for
@@ -48,16 +58,24 @@ class ScriptedTalk:
                 return ServedCall(name="shell", arguments={"command": append, "background": True})
             case "linger":
                 return ServedCall(name="shell", arguments={"command": f"{append}; echo; sleep 60"})
+            case "delegate":
+                tasks = [f"{word} {what}" for what in ("hello", "shell", "read shell")]
+                return ServedCall(name="delegate", arguments={"tasks": tasks})
             case "wait":
                 return ServedCall(name="shell", arguments={"command": "sleep 0.2"})
             case _:
                 return ServedCall(name="shell", arguments={"command": append})
 
 
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
 def _words(message: Mapping[str, Any]) -> list[str]:
     """The message when it is one of ours: its first word, and those that ask for something."""
     content = message["content"]
     text = content if isinstance(content, str) else str(content[0].get("text", ""))
+    text = task[1] if (task := _TASK.match(text)) else text
     words = text.split()
     return [words[0], *filter(_KNOWN, words)] if _FIRST.match(text) else []
 
