@@ -16,11 +16,10 @@ import pytest
 from clew.adapters.stores.sqlite.connection import connect, fetch
 from clew.runtime.sending import POLL_SECONDS
 from clew.testing.crashing import CRASH
-from clew.testing.model_server import ModelServer, Served
+from clew.testing.model_server import ModelServer, Served, looks_for_facts
 from tests.acceptance.serving import SECONDS_MAX, Gateway, gateway
 
 pytestmark = pytest.mark.anyio
-ON: Final = {"CLEW__MEMORY__ENABLED": "true"}
 SAID: Final = re.compile(r"\[(\d+)\] user[^\n]*:\n([^\n]*)")
 
 
@@ -40,8 +39,8 @@ class Mind:
         self.stopped = False
 
     def __call__(self, body: Any) -> Served:
-        system, *said = _words(body)
-        if not system.startswith("You note what is worth remembering"):
+        said = _words(body)
+        if not looks_for_facts(body):
             return Served(text="ok")
         found = [
             {"text": f"Likes {what}", "message": int(number), "confidence": 0.9}
@@ -91,7 +90,7 @@ async def test_facts_are_there_once_whenever_it_is_killed(tmp_path: Path, point:
     """When a session was left, when the job is taken, while the model looks, before and after what it found is kept: the next
     start finishes what was begun, and doctor has nothing to say."""
     home, mind = tmp_path / "home", Mind()
-    async with gateway(home, ModelServer(mind), module="clew.testing.crashing", **ON) as served:
+    async with gateway(home, ModelServer(mind, notes=True), module="clew.testing.crashing") as served:
         ann = served.api.person(42, "Ann")
         await served.start(**({} if point == "model" else {CRASH: point}))
         served.api.say(ann, "I like figs. I like plums")
@@ -108,7 +107,7 @@ async def test_facts_are_there_once_whenever_it_is_killed(tmp_path: Path, point:
         await remembered(served, lambda: [text for _, text in facts(home)] == ["Likes figs", "Likes plums"])
         await remembered(served, lambda: jobs(home) == [("done", None)])
         assert await served.stop() == 0
-        assert (await served.clew.run("doctor", environ=ON)).code == 0
+        assert (await served.clew.run("doctor")).code == 0
         assert len(facts(home)) == 2
 
 
@@ -116,8 +115,8 @@ async def test_nobody_is_told_what_another_said(tmp_path: Path) -> None:
     """Two people that contradict each other, in one gateway, and the group they share: no request, search or list of one
     holds a fact of the other, and the group is told its own alone."""
     home, mind = tmp_path / "home", Mind()
-    model = ModelServer(mind)
-    async with gateway(home, model, CLEW__GATEWAY__GROUP_SESSIONS_PER_USER="false", **ON) as served:
+    model = ModelServer(mind, notes=True)
+    async with gateway(home, model, CLEW__GATEWAY__GROUP_SESSIONS_PER_USER="false") as served:
         ann, ben = served.api.person(42, "Ann"), served.api.person(43, "Ben")
         together = ann.at(-1001)
         await served.start()
@@ -143,14 +142,14 @@ async def test_nobody_is_told_what_another_said(tmp_path: Path) -> None:
         assert ["Likes bananas" in body for body in asked] == [False, True, False]
         assert ["Likes cherries" in body for body in asked] == [False, False, True]
         assert len({owner for owner, _ in facts(home)}) == 3
-    listed = await served.clew.run("memory", "list", environ=ON)
+    listed = await served.clew.run("memory", "list")
     assert (listed.code, listed.out) == (0, "Nothing is remembered.\n")
 
 
 async def test_the_command_line_keeps_lists_and_forgets(tmp_path: Path) -> None:
     """As lines and as JSON; what makes no sense is one sentence; a forgotten fact is in no request of any later process."""
-    model = ModelServer(Mind())
-    async with gateway(tmp_path / "home", model, **ON) as served:
+    model = ModelServer(Mind(), notes=True)
+    async with gateway(tmp_path / "home", model) as served:
         clew = served.clew
         kept = (await clew.run("memory", "add", "Drinks green tea", "--json")).json
         assert (kept["text"], kept["kind"], kept["session"]) == ("Drinks green tea", "user", None)
@@ -170,7 +169,7 @@ async def test_the_command_line_keeps_lists_and_forgets(tmp_path: Path) -> None:
 
 async def test_doctor_names_the_newest_jobs_that_were_given_up(tmp_path: Path) -> None:
     """With why; the others are counted, however many there are."""
-    async with gateway(tmp_path / "home", ModelServer(Mind()), **ON) as served:
+    async with gateway(tmp_path / "home", ModelServer(Mind(), notes=True)) as served:
         assert (await served.clew.run("run", "hello")).code == 0
         with closing(connect(served.clew.home / "clew.db")) as db:
             session = fetch(db, "SELECT id FROM session")[0][0]

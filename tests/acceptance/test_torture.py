@@ -31,7 +31,7 @@ def tortured(folder: Path, rounds: int, *arguments: str) -> Report:
 
 
 def test_whatever_point_it_is_killed_at_the_next_process_goes_on(tmp_path: Path) -> None:
-    report = tortured(tmp_path, 20)
+    report = tortured(tmp_path, 22)
     assert report.wrong == [], report.table()
     assert [point for point in POINTS if not report.kills.get(point)] == [], report.table()
     assert set(report.writes) - {write.name for write in WRITES} <= {"beat"}, "a write without a crash point"

@@ -3,7 +3,8 @@
 In each round somebody says something; its update comes three times. The gateway ends itself at the moment, is started
 again, and the same message is delivered three times more. When it has answered what was said after that, everything before
 is settled: the message must be stored once, and each word of its answer shown at least once, at most twice, and a second
-time only in a message that says so. A tool runs at most once. A failure names its moment and round.
+time only in a message that says so. A tool runs at most once, and what was said in a session that was left is remembered
+once. A failure names its moment and round.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,14 +26,15 @@ import apsw
 import msgspec
 
 from clew.runtime.delivery import POSSIBLY_REPEATED
-from clew.testing.model_server import ModelServer, Served, ServedCall
+from clew.runtime.sending import POLL_SECONDS
+from clew.testing.model_server import ModelServer, Served, ServedCall, looks_for_facts
 from clew.testing.telegram import BotApi
 from tests.acceptance.serving import Gateway
 
 ENDS_SECONDS_MAX: Final = 60.0
 STOPPED: Final = "Clew stopped while it did"
-SHORT, LONG, STREAM, TOOL, COMMAND = "short", "long", "stream", "tool", "command"
-WORDS: Final = {SHORT: 3, LONG: 900, STREAM: 900, TOOL: 3, COMMAND: 1}
+SHORT, LONG, STREAM, TOOL, COMMAND, LEFT = "short", "long", "stream", "tool", "command", "left"
+WORDS: Final = {SHORT: 3, LONG: 900, STREAM: 900, TOOL: 3, COMMAND: 1, LEFT: 3}
 """How many words an answer has; 900 take two messages."""
 
 
@@ -56,6 +59,9 @@ MOMENTS: Final = (
     Moment(name="after the send", point="before notice", kinds=SAID),
     Moment(name="after the first of two", point="before notice:2", kinds=(LONG,)),
     Moment(name="before the offset", point="after notice", kinds=SAID),
+    Moment(name="as a session is left", point="after leave", kinds=(LEFT,)),
+    Moment(name="before memory looks", point="after take_job", kinds=(LEFT,)),
+    Moment(name="before it is kept", point="before move_job", kinds=(LEFT,)),
 )
 
 
@@ -90,6 +96,9 @@ class Talker:
         self._streamed: set[int] = set()
 
     def __call__(self, body: Any) -> Served:
+        if looks_for_facts(body):
+            said = re.findall(r"\[(\d+)\] user[^\n]*:\n(n\d+) ", str(body["messages"][-1]["content"]))
+            return Served(text=_json([{"text": f"Said {name}", "message": int(n)} for n, name in said]))
         role = body["messages"][-1]["role"]
         text = [m for m in body["messages"] if m["role"] == "user"][-1]["content"]
         ((digits, kind),) = re.findall(r"\bn(\d+) (\w+)", text if isinstance(text, str) else str(text))
@@ -139,10 +148,15 @@ class TorturedGateway:
     async def round(self, number: int, moment: Moment, kind: str) -> None:
         served, api = self._served, self._served.api
         before = len(api.shown(42))
-        text = f"/title n{number}w0" if kind == COMMAND else f"n{number} {kind}"
-        message = api.say(self._ann, text, times=3)
+        commands = {COMMAND: f"/title n{number}w0", LEFT: "/new"}
+        if kind == LEFT:
+            await served.start()
+            api.say(self._ann, f"n{number} {SHORT}")
+            await served.until(lambda: len(api.shown(42)) > before)
+            await served.stop()
+        message = api.say(self._ann, commands.get(kind, f"n{number} {kind}"), times=3)
         if kind != COMMAND:
-            self._said.append(text)
+            self._said.append(f"n{number} {SHORT if kind == LEFT else kind}")
         await served.start(CLEW_TEST_CRASH=moment.point)
         assert served.process is not None
         await asyncio.wait_for(served.process.wait(), ENDS_SECONDS_MAX)
@@ -151,9 +165,22 @@ class TorturedGateway:
         api.say(self._ann, f"n{number} ping")
         await served.start()
         await served.until(lambda: any(f"pong {number}" in said for said in api.shown(42)))
+        if kind == LEFT:
+            await asyncio.wait_for(self._remembered(f"Said n{number}"), ENDS_SECONDS_MAX)
         if code := await served.stop():
             raise AssertionError(f"it ended with {code}: {served.log}")
         self._judge(api.shown(42)[before:], number, moment, kind)
+
+    async def _remembered(self, fact: str) -> None:
+        """Returns when it is, and no job waits: nothing tells of what the gateway writes."""
+        waits = "SELECT count(*) FROM job WHERE state = 'queued'"
+        while not self._all(f"SELECT 1 FROM fact WHERE text = '{fact}'") or self._all(waits) != [0]:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _all(self, query: str) -> list[Any]:
+        home = self._served.clew.home
+        with closing(apsw.Connection(str(home / "clew.db"), flags=apsw.SQLITE_OPEN_READONLY)) as db:
+            return [row[0] for row in db.execute(query)]
 
     def _judge(self, shown: Sequence[str], number: int, moment: Moment, kind: str) -> None:
         stopped = sum(said.startswith(STOPPED) for said in shown)
@@ -170,10 +197,11 @@ class TorturedGateway:
         is_marked = any(said.startswith(POSSIBLY_REPEATED) for said in shown)
         (self._report.marked if is_marked else self._report.once)[moment.name] += 1
 
-    async def look_at_all(self, home: Path) -> None:
+    async def look_at_all(self) -> None:
         """Each message is stored once, and the ledger is whole."""
-        with apsw.Connection(str(home / "clew.db"), flags=apsw.SQLITE_OPEN_READONLY) as db:
-            stored = Counter(text for (text,) in db.execute("SELECT text FROM message WHERE role = 'user'"))
+        stored = Counter(self._all("SELECT text FROM message WHERE role = 'user'"))
+        facts = Counter(self._all("SELECT text FROM fact"))
+        self._report.wrong += [f"{text!r} is remembered {n} times" for text, n in facts.items() if n > 1]
         self._report.wrong += [
             f"{text!r} is stored {stored[text]} times" for text in self._said if stored[text] != 1
         ]
@@ -187,7 +215,7 @@ async def torture(
 ) -> None:
     """So many rounds at each of these moments, in one home."""
     effects, home = folder / "effects", folder / "home"
-    model = ModelServer(Talker(effects), context_length=10_000_000)
+    model = ModelServer(Talker(effects), context_length=10_000_000, notes=True)
     async with BotApi() as api, model:
         served = Gateway(home, model, api, module="clew.testing.crashing", CLEW__APPROVAL__MODE="all")
         tortured = TorturedGateway(served, effects, report)
@@ -201,7 +229,7 @@ async def torture(
                     return
         finally:
             await served.kill()
-        await tortured.look_at_all(home)
+        await tortured.look_at_all()
 
 
 async def in_lanes(folder: Path, times: int, lanes: int, report: Report) -> None:

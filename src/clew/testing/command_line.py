@@ -45,8 +45,6 @@ class CommandLine:
         self.environ = _clean_environment()
         self.environ["CLEW_HOME"] = str(home)
         self.environ["CLEW__TITLES__ENABLED"] = "false"  # a script of a model's answers has none for them
-        # A scripted model has an answer for each request that a test knows of: memory asks when it likes.
-        self.environ["CLEW__MEMORY__ENABLED"] = "false"
         if base_url:
             self.environ |= {"CLEW_BASE_URL": base_url, "CLEW_MODEL": model, "CLEW_API_KEY": key}
 

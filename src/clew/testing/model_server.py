@@ -141,6 +141,9 @@ class ModelServer(Loopback):
     `requests` holds the exact bodies in the order of arrival, `headers` theirs; `abandoned` counts answers whose
     client left before their end, `reported` the usage it has told, `connections` those ever made; `models` may be changed. With an `api_key`, another
     one is refused in words that quote it, as servers do. `pages` are bodies of further GET requests, by path.
+
+    A request that looks for facts comes when memory likes. Unless a test `notes`, it is told that there are none, and is not
+    among the requests that the test knows of.
     """
 
     def __init__(
@@ -153,8 +156,10 @@ class ModelServer(Loopback):
         api_key: str | None = None,
         record: Path | None = None,
         pages: Mapping[str, bytes] = _NO_PAGES,
+        notes: bool = False,
     ) -> None:
         super().__init__(port)
+        self._notes = notes
         self.requests: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.open = 0
@@ -242,12 +247,15 @@ class ModelServer(Loopback):
     async def _complete(
         self, request: _Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
+        body = msgspec.json.decode(request.body)
+        if not self._notes and looks_for_facts(body):
+            writer.write(_response(200, _json(_whole(Served(text="[]", usage=None), str(body.get("model"))))))
+            return True
         self._keep(request)
         key = request.headers.get("authorization", "")
         if self._api_key is not None and key != f"Bearer {self._api_key}":
             writer.write(_response(401, _error(f"Incorrect API key provided: {key.removeprefix('Bearer ')}")))
             return True
-        body = msgspec.json.decode(request.body)
         step = self._answering(body)
         await asyncio.sleep(step.delay_seconds)
         if step.silent:
@@ -450,6 +458,11 @@ def _reported(sent: bytes) -> Iterator[ServedUsage]:
                 yield ServedUsage(given, written)
             case _:
                 pass
+
+
+def looks_for_facts(body: Any) -> bool:
+    """Whether it is memory that asks."""
+    return _text_of((body.get("messages") or [{}])[0]).startswith("You note what is worth remembering")
 
 
 def _last_message(body: Any) -> dict[str, Any]:

@@ -10,12 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
-from clew.testing.model_server import ModelServer, Served, ServedCall
+from clew.testing.model_server import ModelServer, Served, ServedCall, looks_for_facts
 from clew.testing.torture_checks import EFFECTS
 
 _FIRST: Final = re.compile(r"w\d+-\d+ ")
 _KNOWN: Final = re.compile(r"(shell|read|background|linger|wait|fail|delegate)(\+|$)").match
-_LOOKS: Final = "You note what is worth remembering"
 _SAID: Final = re.compile(r"\[(\d+)\] user[^\n]*:\n(w\d+-\d+) ")
 _TASK: Final = re.compile(r'<event kind="task"[^>]*>\n(.*)\n</event>', re.DOTALL)
 
@@ -33,7 +32,7 @@ class ScriptedTalk:
 
     def __call__(self, body: Any) -> Served:
         messages = body["messages"]
-        if str(messages[0]["content"]).startswith(_LOOKS):
+        if looks_for_facts(body):
             said = _SAID.findall(str(messages[-1]["content"]))
             return Served(text=_json([{"text": f"Said {word}", "message": int(n)} for n, word in said]))
         ours = [n for n, message in enumerate(messages) if message["role"] == "user" and _words(message)]
@@ -85,7 +84,7 @@ def serve_talk(told: int) -> int:
     parent = os.getppid()
 
     async def serve() -> None:
-        async with ModelServer(ScriptedTalk()) as server:
+        async with ModelServer(ScriptedTalk(), notes=True) as server:
             os.write(told, b"%d\n" % server.port)
             while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells a process that its parent died
                 await asyncio.sleep(1)
