@@ -18,7 +18,7 @@ from benchmarks.bench import Bench, settle
 from benchmarks.measure import interleaved
 from benchmarks.registry import benchmark
 from benchmarks.rows import Row, at_least, at_most
-from clew.adapters.models.http import shared_http_client
+from clew.adapters.models.http import HttpClient
 from clew.adapters.models.openai_chat.client import OpenAIChatClient
 from clew.domain.models.answer import Answer, ModelEvent, TextDelta, Usage
 from clew.domain.models.request import ModelRequest, TextPart, UserTurn
@@ -80,7 +80,7 @@ async def http_world(
     async with (
         bench.ledger(name) as ledger,
         model_server(bench.folder(f"{name}-server"), seconds) as url,
-        shared_http_client() as http,
+        HttpClient() as http,
     ):
         client = OpenAIChatClient(http, url)
         choice = ModelChoice(client, await client.profile("scripted-model"))

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-import httpx
 import pytest
 
+from clew.adapters.models.http import HttpClient
 from clew.adapters.models.openai_chat.client import OpenAIChatClient
 from clew.adapters.models.pydantic_ai.client import PydanticAIClient
 from clew.adapters.models.retries import RETRIED, RetryPolicy
@@ -44,7 +44,7 @@ class TestOpenAIChat(ModelClientContract):
             served = [answer for step in script for answer in as_served(step)]
             async with (
                 ModelServer(served, models=(MODEL,)) as server,
-                httpx.AsyncClient(verify=False) as http,
+                HttpClient() as http,
             ):
                 client = OpenAIChatClient(
                     http, server.base_url, retries=RetryPolicy(attempts_max=ATTEMPTS), sleep=at_once

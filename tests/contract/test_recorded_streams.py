@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clew.adapters.models.http import HttpClient
 from clew.adapters.models.openai_chat.assembly import AnswerAssembly
 from clew.adapters.models.openai_chat.chunks import decode_chunk
 from clew.adapters.models.openai_chat.client import OpenAIChatClient
@@ -179,7 +179,7 @@ def test_every_recorded_stream_is_expected_to_be_something() -> None:
 
 
 async def through_the_client(raw: str) -> list[ModelEvent]:
-    async with ModelServer([Served(raw=raw)]) as server, httpx.AsyncClient(verify=False) as http:
+    async with ModelServer([Served(raw=raw)]) as server, HttpClient() as http:
         client = OpenAIChatClient(http, server.base_url, retries=RetryPolicy(attempts_max=1))
         return [event async for event in client.stream(REQUEST, blobs={}, key="")]
 

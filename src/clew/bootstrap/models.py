@@ -28,8 +28,7 @@ from clew.runtime.ports.models import ModelClient, ModelUnavailable
 from clew.surfaces.cli.host import PullRefused
 
 if TYPE_CHECKING:
-    import httpx
-
+    from clew.adapters.models.http import HttpClient
     from clew.adapters.models.openai_chat.client import OpenAIChatClient
 
 EMBEDDED_WEIGHTS = "smollm2"
@@ -59,15 +58,15 @@ class Connections:
     """What connects to servers of the OpenAI wire, over one HTTP client for the whole process."""
 
     def __init__(self) -> None:
-        self._http: httpx.AsyncClient | None = None
+        self._http: HttpClient | None = None
 
     def client(self, base_url: str, api_key: str | None = None) -> OpenAIChatClient:
         """Raises ValueError for an address that is none."""
-        from clew.adapters.models.http import shared_http_client  # noqa: PLC0415  httpx: 0.1 s
+        from clew.adapters.models.http import HttpClient  # noqa: PLC0415  aiohttp: 0.1 s
         from clew.adapters.models.openai_chat.client import OpenAIChatClient  # noqa: PLC0415  the same
 
         if self._http is None:
-            self._http = shared_http_client()
+            self._http = HttpClient()
         return OpenAIChatClient(self._http, base_url, api_key=api_key)
 
     async def aclose(self) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import httpx
+import aiohttp.abc
 import msgspec
 import pytest
 
 from clew.adapters.models.attempts import Patience
-from clew.adapters.models.http import shared_http_client
+from clew.adapters.models.http import HttpClient
 from clew.adapters.models.openai_chat.client import OpenAIChatClient
 from clew.adapters.models.retries import RetryPolicy
 from clew.domain.models.answer import Answer, Failure, FailureKind, ModelEvent, Retrying, TextDelta
@@ -43,7 +42,7 @@ class Pauses:
 
 @asynccontextmanager
 async def client_of(base_url: str, **options: Any) -> AsyncIterator[OpenAIChatClient]:
-    async with shared_http_client() as http:
+    async with HttpClient() as http:
         yield OpenAIChatClient(http, base_url, **options)
 
 
@@ -100,7 +99,7 @@ async def test_a_password_in_the_url_is_sent_as_such_and_logged_nowhere(
 
 @pytest.mark.parametrize("key", ["sk-with\nnewline-in-it", "sk-ünïcode-0123456789"])
 async def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key: str) -> None:
-    async with shared_http_client() as http:
+    async with HttpClient() as http:
         with pytest.raises(ValueError) as caught:
             OpenAIChatClient(http, "http://localhost", api_key=key)
     assert key not in str(caught.value)
@@ -450,27 +449,31 @@ async def test_a_list_that_cannot_be_had_is_said() -> None:
             await client.models()
 
 
+class Loopback(aiohttp.abc.AbstractResolver):
+    """Every name is this machine's."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[Any]:
+        return [
+            {
+                "hostname": host,
+                "host": "127.0.0.1",
+                "port": port,
+                "family": socket.AF_INET,
+                "proto": 0,
+                "flags": 0,
+            }
+        ]
+
+    async def close(self) -> None: ...
+
+
 async def test_openais_own_server_is_told_the_limit_under_its_new_name() -> None:
-    seen: list[dict[str, Any]] = []
-
-    async def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(msgspec.json.decode(request.content))
-        return httpx.Response(200, json={"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]})
-
     limited = msgspec.structs.replace(REQUEST, max_output=50)
-    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
-        for url in ("https://api.openai.com/v1", "https://api.example.org/v1"):
-            client = OpenAIChatClient(http, url, api_key=KEY)
+    async with ModelServer([Served(text="x")] * 2) as server, HttpClient(resolver=Loopback()) as http:
+        for host in ("api.openai.com", "api.example.org"):
+            client = OpenAIChatClient(http, f"http://{host}:{server.port}/v1", api_key=KEY)
             assert [event async for event in client.stream(limited, blobs={}, key="")]
-    assert seen[0]["max_completion_tokens"] == seen[1]["max_tokens"] == 50
-
-
-async def test_the_certificates_are_read_only_for_https() -> None:
-    """A start that talks to this machine alone does not pay for them."""
-    http = shared_http_client()
-    transport: Any = http._transport
-    async with http, ModelServer([Served(text="x")]) as server:
-        await events_of(OpenAIChatClient(http, server.base_url))
-        assert transport.context is None
-        await asyncio.gather(*(transport._certificates() for _ in range(3)))
-        assert transport.context is not None
+        new, old = map(msgspec.json.decode, server.requests)
+    assert new["max_completion_tokens"] == old["max_tokens"] == 50

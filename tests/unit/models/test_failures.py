@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 
-import httpx
+import aiohttp
 import msgspec
 import pytest
 from hypothesis import given
@@ -140,16 +140,18 @@ def caused_by(cause: BaseException, outer: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (caused_by(ConnectionRefusedError(), httpx.ConnectError("x")), "is the model server running"),
         (
-            caused_by(ExceptionGroup("all", [ConnectionRefusedError(), OSError()]), httpx.ConnectError("x")),
+            caused_by(ConnectionRefusedError(), aiohttp.ClientConnectionError("x")),
             "is the model server running",
         ),
-        (caused_by(socket.gaierror(-2, "unknown"), httpx.ConnectError("x")), "host name"),
-        (caused_by(ssl.SSLError(1, "wrong version number"), httpx.ConnectError("x")), "TLS"),
-        (httpx.ConnectTimeout("x"), "did not take the connection"),
-        (httpx.PoolTimeout("x"), "Too many requests"),
-        (httpx.ReadError(""), "ReadError"),
+        (
+            caused_by(ExceptionGroup("all", [ConnectionRefusedError(), OSError()]), aiohttp.ClientError("x")),
+            "is the model server running",
+        ),
+        (caused_by(socket.gaierror(-2, "unknown"), aiohttp.ClientConnectionError("x")), "host name"),
+        (caused_by(ssl.SSLError(1, "wrong version number"), aiohttp.ClientConnectionError("x")), "TLS"),
+        (aiohttp.ConnectionTimeoutError("x"), "did not take the connection"),
+        (aiohttp.ClientOSError(), "ClientOSError"),
     ],
 )
 def test_a_broken_line_says_what_to_check(wrong: Exception, words: str) -> None:
@@ -160,5 +162,5 @@ def test_a_broken_line_says_what_to_check(wrong: Exception, words: str) -> None:
 
 
 def test_a_line_that_breaks_in_an_answer_is_a_cut() -> None:
-    failure = failures.from_exception(SERVER, httpx.RemoteProtocolError("peer closed"), started=True)
+    failure = failures.from_exception(SERVER, aiohttp.ClientPayloadError("peer closed"), started=True)
     assert failure.kind is FailureKind.CUT

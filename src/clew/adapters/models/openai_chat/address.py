@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-import httpx
 import msgspec
+from yarl import URL
 
 _VERSION: Final = re.compile(r"v\d+\w*")
 _PASTED: Final = re.compile(r"/(chat/completions|completions|models)/?$")
@@ -43,14 +43,14 @@ def parse_base_url(text: str) -> Address:
     if "://" not in typed:
         typed = f"{'http' if _LOCAL.match(typed) else 'https'}://{typed}"
     try:
-        url = httpx.URL(typed)
-    except (httpx.InvalidURL, UnicodeError) as wrong:
+        url = URL(typed)
+    except ValueError as wrong:
         raise ValueError("the base URL is not a URL") from wrong
     if url.scheme not in {"http", "https"} or not url.host:
         raise ValueError(f"the base URL needs http:// or https:// and a host, not {url.scheme}://{url.host}")
-    password = url.userinfo.decode() or None
-    path = _PASTED.sub("", url.path.rstrip("/"))
+    password = None if url.user is None else f"{url.user}:{url.password or ''}"
+    path = _PASTED.sub("", url.raw_path.rstrip("/"))
     if not any(_VERSION.fullmatch(part) for part in path.split("/")):
         path += "/v1"
-    api = url.copy_with(username=None, password=None, path=path, query=None, fragment=None)
-    return Address(api=str(api), host=api.netloc.decode(), password=password)
+    api = url.with_user(None).with_path(path, encoded=True)
+    return Address(api=str(api), host=api.host_port_subcomponent or "", password=password)

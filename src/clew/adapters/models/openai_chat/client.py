@@ -10,15 +10,17 @@ import base64
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-import httpx
+import aiohttp
+from yarl import URL
 
 from clew import __version__
 from clew.adapters.models.attempts import PATIENCE, RETRIES, AttemptFailed, Attempts, Patience
+from clew.adapters.models.http import HttpClient
 from clew.adapters.models.openai_chat import failures
 from clew.adapters.models.openai_chat.address import Address, parse_base_url
 from clew.adapters.models.openai_chat.assembly import AnswerAssembly
@@ -29,7 +31,7 @@ from clew.adapters.models.openai_chat.catalogue import (
     read_catalogue,
 )
 from clew.adapters.models.openai_chat.codec import OutputLimitField, encode_request, estimate_input
-from clew.adapters.models.openai_chat.exchange import Exchange
+from clew.adapters.models.openai_chat.exchange import Exchange, is_success
 from clew.adapters.models.redaction import Redactor
 from clew.adapters.models.retries import RetryPolicy
 from clew.domain.models.answer import ModelEvent
@@ -55,7 +57,7 @@ class OpenAIChatClient:
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
+        http: HttpClient,
         base_url: str,
         *,
         api_key: str | None = None,
@@ -69,7 +71,7 @@ class OpenAIChatClient:
     ) -> None:
         self._http = http
         self._address = parse_base_url(base_url)
-        self._chat_url = httpx.URL(f"{self._address.api}/chat/completions")
+        self._chat_url = URL(f"{self._address.api}/chat/completions")
         self._headers = _headers(self._address, api_key, headers)
         self._redact = Redactor([api_key, self._address.password, *headers.values()])
         self._patience = patience
@@ -135,18 +137,24 @@ class OpenAIChatClient:
     async def _get(self, url: str) -> bytes:
         """Raises ModelUnavailable with one sentence."""
         server = self._server("")
-        timeout = httpx.Timeout(self._patience.connect, read=self._patience.catalogue)
         body = bytearray()
         try:
-            async with self._http.stream("GET", url, headers=self._headers, timeout=timeout) as response:
-                async for part in response.aiter_bytes():
+            response = await self._http.ask(
+                "GET",
+                URL(url),
+                self._headers,
+                connect_seconds=self._patience.connect,
+                silent_seconds=self._patience.catalogue,
+            )
+            with closing(response):
+                async for part in response.content.iter_any():
                     body += part
                     if len(body) > CATALOGUE_BYTES_MAX:
                         break
-        except httpx.HTTPError as wrong:
+        except aiohttp.ClientError as wrong:
             raise ModelUnavailable(failures.from_exception(server, wrong, started=False).message) from wrong
-        if not response.is_success:
-            raise ModelUnavailable(failures.from_status(server, response.status_code, bytes(body)).message)
+        if not is_success(response.status):
+            raise ModelUnavailable(failures.from_status(server, response.status, bytes(body)).message)
         return bytes(body)
 
     async def _loaded_window(self, model: str) -> int | None:

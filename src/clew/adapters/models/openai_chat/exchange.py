@@ -11,9 +11,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import aclosing
 from typing import Final
 
-import httpx
+import aiohttp
+from yarl import URL
 
 from clew.adapters.models.attempts import AttemptFailed, Patience
+from clew.adapters.models.http import HttpClient
 from clew.adapters.models.openai_chat import failures
 from clew.adapters.models.openai_chat.assembly import AnswerAssembly, AnswerDelta
 from clew.adapters.models.openai_chat.chunks import Chunk, NotAChunk, WireError, decode_chunk
@@ -52,7 +54,7 @@ class Exchange:
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
+        http: HttpClient,
         *,
         server: failures.Server,
         patience: Patience,
@@ -66,7 +68,7 @@ class Exchange:
         self._now = now
 
     async def run(
-        self, url: httpx.URL, headers: Mapping[str, str], body: bytes
+        self, url: URL, headers: Mapping[str, str], body: bytes
     ) -> AsyncGenerator[AnswerDelta, None]:
         """Yields what is new to show. Returns when the answer is whole.
 
@@ -89,24 +91,24 @@ class Exchange:
                         return
                 self._end(events)
         finally:
-            await response.aclose()
+            response.close()
 
-    async def _send(self, url: httpx.URL, headers: Mapping[str, str], body: bytes) -> httpx.Response:
-        timeout = {"connect": self._patience.connect, "read": None, "write": 60.0, "pool": 60.0}
-        request = httpx.Request("POST", url, content=body, headers=headers, extensions={"timeout": timeout})
+    async def _send(self, url: URL, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
         try:
             async with asyncio.timeout(self._patience.first_byte):
-                return await self._http.send(request, stream=True, follow_redirects=False)
+                return await self._http.ask(
+                    "POST", url, headers, body, connect_seconds=self._patience.connect
+                )
+        except aiohttp.ClientError as wrong:
+            raise AttemptFailed(failures.from_exception(self._server, wrong, started=False)) from wrong
         except TimeoutError as wrong:
             silence = failures.silent(self._server, self._patience.first_byte, started=False)
             raise AttemptFailed(silence) from wrong
-        except httpx.HTTPError as wrong:
-            raise AttemptFailed(failures.from_exception(self._server, wrong, started=False)) from wrong
 
-    async def _parts(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    async def _parts(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         """The body as it arrives, each part in time. A line that breaks after the answer's end is an end."""
         limit, total = self._patience.first_byte, 0
-        stream, watch = _body(response), Watch()
+        stream, watch = aiter(response.content.iter_any()), Watch()
         try:
             while (part := await self._read(watch, stream, limit, total)) is not None:
                 total += len(part)
@@ -122,7 +124,7 @@ class Exchange:
     ) -> bytes | None:
         try:
             return await watch.read(stream, limit)
-        except (TimeoutError, httpx.HTTPError) as wrong:
+        except (TimeoutError, aiohttp.ClientError) as wrong:
             if self._assembly.ended:
                 return None
             raise AttemptFailed(self._interruption(wrong, limit, total)) from wrong
@@ -132,18 +134,18 @@ class Exchange:
             return failures.silent(self._server, limit, started=total > 0)
         return failures.from_exception(self._server, wrong, started=True)
 
-    async def _is_stream(self, response: httpx.Response, parts: AsyncIterator[bytes]) -> bool:
+    async def _is_stream(self, response: aiohttp.ClientResponse, parts: AsyncIterator[bytes]) -> bool:
         """Whether events follow, or one JSON object. Raises AttemptFailed for anything else."""
         kind = response.headers.get("content-type", "")
-        if not response.is_success:
+        if not is_success(response.status):
             raise await self._refusal(response, parts)
         if "html" in kind:
             raise self._garbage("a web page")
         return "json" not in kind
 
-    async def _refusal(self, response: httpx.Response, parts: AsyncIterator[bytes]) -> AttemptFailed:
-        status = response.status_code
-        if response.is_redirect:
+    async def _refusal(self, response: aiohttp.ClientResponse, parts: AsyncIterator[bytes]) -> AttemptFailed:
+        status = response.status
+        if 300 <= status < 400:
             return AttemptFailed(failures.moved(self._server, status, response.headers.get("location", "")))
         body = await _all(parts, ERROR_BYTES_MAX)
         asked = asked_seconds(response.headers, now=self._now())
@@ -198,11 +200,8 @@ class Exchange:
         return AttemptFailed(failures.garbage(self._server, what))
 
 
-def _body(response: httpx.Response) -> AsyncIterator[bytes]:
-    """As it comes: we ask for no compression, and httpx's decoding of none costs as much as our own reading."""
-    if "content-encoding" in response.headers or not isinstance(response.stream, httpx.AsyncByteStream):
-        return response.aiter_bytes()
-    return aiter(response.stream)
+def is_success(status: int) -> bool:
+    return 200 <= status < 300
 
 
 async def _all(parts: AsyncIterator[bytes], bytes_max: int) -> bytes:

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Iterator
 from typing import Any, Final
 
-import httpx
+import aiohttp
 import msgspec
 
 from clew.adapters.models.openai_chat.chunks import WireError
@@ -85,7 +85,7 @@ def kind_of_status(status: int, words: str) -> FailureKind:
 def from_exception(server: Server, wrong: BaseException, *, started: bool) -> Failure:
     """What a transport error means. `started` is whether the server had begun to answer: then the answer was cut."""
     kind = FailureKind.CUT if started else FailureKind.NETWORK
-    if isinstance(wrong, httpx.DecodingError):
+    if isinstance(wrong.__cause__, aiohttp.http_exceptions.ContentEncodingError):
         kind = FailureKind.GARBAGE
     failure = server.fail(kind, _transport_sentence(server, wrong, started=started))
     return msgspec.structs.replace(failure, was_sent=not never_connected(wrong))
@@ -93,7 +93,7 @@ def from_exception(server: Server, wrong: BaseException, *, started: bool) -> Fa
 
 def never_connected(wrong: BaseException) -> bool:
     """Whether the request cannot have reached anybody."""
-    unconnected = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+    unconnected = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
     return any(isinstance(cause, unconnected) for cause in _causes(wrong))
 
 
@@ -221,9 +221,10 @@ def sentence(server: Server, kind: FailureKind, how: str, detail: str) -> str:
 
 
 def _transport_sentence(server: Server, wrong: BaseException, *, started: bool) -> str:
-    causes = list(_causes(wrong))
-    for cause in causes:
+    for cause in _causes(wrong):
         match cause:
+            case aiohttp.ClientError():
+                pass  # some of its wrappers pass for what they wrap, but do not say what that says
             case socket.gaierror():
                 return f"The host name of {server.host} is not known: check the base URL and the network."
             case ssl.SSLCertVerificationError(verify_message=why):
@@ -234,10 +235,8 @@ def _transport_sentence(server: Server, wrong: BaseException, *, started: bool) 
                 return f"Nothing answers at {server.host}: is the model server running?"
             case _:
                 pass
-    if isinstance(wrong, httpx.ConnectTimeout):
+    if isinstance(wrong, aiohttp.ConnectionTimeoutError):
         return f"{server.host} did not take the connection in time: check the base URL and the network."
-    if isinstance(wrong, httpx.PoolTimeout):
-        return f"Too many requests to {server.host} are under way at once."
     if started:
         return f"The connection to {server.host} broke before its answer was complete."
     return f"The connection to {server.host} failed: {one_line(str(wrong)) or type(wrong).__name__}."
