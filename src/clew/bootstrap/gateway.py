@@ -114,7 +114,8 @@ def _matrix(services: Services, settings: Settings, secrets: Secrets) -> Channel
     if not own.base_url:
         sentence = "gateway.matrix.base_url: say the address of the account's homeserver, such as https://matrix.example.org"
         raise SettingsError(Problem(path=("gateway", "matrix", "base_url"), sentence=sentence))
-    from clew.surfaces.gateway.platforms.matrix import NAME, Matrix  # noqa: PLC0415  0.7 s: aiohttp, nio
+    from clew.surfaces.gateway.platforms.matrix import Matrix  # noqa: PLC0415  0.7 s: aiohttp, nio
+    from clew.surfaces.gateway.platforms.matrix_events import NAME  # noqa: PLC0415  the same
 
     async def welcomes(sender: str, is_direct: bool) -> bool:
         """People who are known; in a talk of two also strangers, for as long as somebody may show a pairing code."""

@@ -28,7 +28,6 @@ from nio import AsyncClient, AsyncClientConfig, InviteMemberEvent, MessageDirect
 
 from clew.domain.routing.routes import ChatKind, Route
 from clew.domain.routing.splitting import TextLimit, Units
-from clew.runtime.commands import COMMANDS
 from clew.runtime.ports.platforms import (
     Attached,
     Button,
@@ -43,7 +42,6 @@ from clew.runtime.ports.platforms import (
     take_in_order,
 )
 from clew.surfaces.gateway.channel import LOG
-from clew.surfaces.gateway.markup import html_of
 from clew.surfaces.gateway.platforms.matrix_calls import (
     Absent,
     Outcome,
@@ -55,14 +53,25 @@ from clew.surfaces.gateway.platforms.matrix_calls import (
     reason_of,
     retried,
 )
+from clew.surfaces.gateway.platforms.matrix_events import (
+    FILES,
+    NAME,
+    UNSUPPORTED,
+    Content,
+    Event,
+    Json,
+    Relation,
+    converted,
+    in_thread,
+    parsed_events,
+    said,
+    written,
+)
 
 logging.getLogger("nio").setLevel(logging.CRITICAL + 1)  # it logs what it could not read, word for word
 
-NAME: Final = "matrix"
 HOLDS: Final = TextLimit(most=9000, units=Units.BYTES)
 """An event is at most 65,536 bytes of JSON, and an edit holds the text twice, and once more as HTML."""
-EVENT_BYTES_MAX: Final = 50_000
-"""Above this the HTML is left out."""
 FALLBACK_MAX: Final = 1000
 """Characters of an edit that are repeated for those whose program does not know edits."""
 SENDS_BYTES_MAX: Final = 50_000_000
@@ -88,61 +97,8 @@ TAKEN: Final = "Another program already answers for this Matrix account."
 ENCRYPTED: Final = (
     "This room is encrypted, and I cannot read encrypted messages. Invite me to a room without encryption."
 )
-FILES: Final = frozenset({"m.image", "m.file", "m.audio", "m.video"})
-UNSUPPORTED: Final = {"m.sticker": "sticker", "m.poll.start": "poll", "org.matrix.msc3381.poll.start": "poll"}
-SPOKEN: Final = {"pair"}.union(*({command.name, *command.aliases} for command in COMMANDS))
-Json = dict[str, Any]
 Welcomes = Callable[[str, bool], Awaitable[bool]]
 """Whether somebody may invite us: their id, and whether it is to a talk of two."""
-
-
-class _Reply(msgspec.Struct, frozen=True):
-    event_id: str = ""
-
-
-class _Relation(msgspec.Struct, frozen=True):
-    rel_type: str | None = None
-    event_id: str | None = None
-    is_falling_back: bool | None = None
-    in_reply_to: _Reply | None = msgspec.field(name="m.in_reply_to", default=None)
-
-
-class _Info(msgspec.Struct, frozen=True):
-    mimetype: str | None = None
-    size: int | None = None
-
-
-class _Mentions(msgspec.Struct, frozen=True):
-    user_ids: tuple[str, ...] | None = None
-
-
-class _Content(msgspec.Struct, frozen=True):
-    """What a message says; https://spec.matrix.org/v1.11/client-server-api/#mroommessage."""
-
-    msgtype: str | None = None
-    body: str | None = None
-    formatted_body: str | None = None
-    filename: str | None = None
-    url: str | None = None
-    info: _Info | None = None
-    mentions: _Mentions | None = msgspec.field(name="m.mentions", default=None)
-    relates: _Relation | None = msgspec.field(name="m.relates_to", default=None)
-    new: _Content | None = msgspec.field(name="m.new_content", default=None)
-    membership: str | None = None
-    displayname: str | None = None
-
-
-class _Event(msgspec.Struct, frozen=True):
-    type: str
-    sender: str
-    content: _Content
-    event_id: str = ""
-    origin_server_ts: int = 0
-    state_key: str | None = None
-
-    def moves(self, who: str, membership: str) -> bool:
-        """Whether it makes somebody a member of this kind."""
-        return self.type == "m.room.member" and (self.state_key, self.content.membership) == (who, membership)
 
 
 class Matrix:
@@ -258,7 +214,7 @@ class Matrix:
         self, to: Route, text: str, *, markdown: bool = False, buttons: Sequence[Button] = (), key: str = ""
     ) -> str:
         shown = "\n".join((text, *(f"{button.label}: {button.command}" for button in buttons)))
-        content = _written(shown, markdown) | _in_thread(to)
+        content = written(shown, markdown) | in_thread(to)
         return await self._put(to, content, key)
 
     async def send_file(self, to: Route, name: str, media_type: str, content: bytes, *, key: str = "") -> str:
@@ -278,13 +234,13 @@ class Matrix:
             "url": uploaded.content_uri,
             "info": {"mimetype": media_type, "size": len(content)},
         }
-        return await self._put(to, described | _in_thread(to), key)
+        return await self._put(to, described | in_thread(to), key)
 
     async def edit(self, to: Route, message: str, text: str, *, markdown: bool = False) -> None:
         event = await self._event(to.chat, message)
         if event is None or event.sender != self.account or event.content.msgtype is None:
             raise NeverSent("there is no such message of ours, or no more")
-        content = _written(text, markdown)
+        content = written(text, markdown)
         await self._put(to, {
             "msgtype": "m.text",
             "body": f"* {content['body'][:FALLBACK_MAX]}",
@@ -399,9 +355,9 @@ class Matrix:
                 continue  # at the next poll
             del self._invitations[room]
 
-    async def _events(self, room: str, info: Any) -> list[_Event]:
+    async def _events(self, room: str, info: Any) -> list[Event]:
         """What happened in a room since the last sync; in a new one, since we were invited."""
-        events, state = _events(info.timeline.events), _events(info.state)
+        events, state = parsed_events(info.timeline.events), parsed_events(info.state)
         if any(event.type == "m.room.member" for event in (*events, *state)):
             self._people.pop(room, None)
         invited = [at for at, event in enumerate(events) if event.moves(self.account, "invite")]
@@ -416,13 +372,13 @@ class Matrix:
             events = await self._missed(room, info.timeline.prev_batch) + events
         return events if self._position else [event for event in events if self._is_new(event)]
 
-    def _is_new(self, event: _Event) -> bool:
+    def _is_new(self, event: Event) -> bool:
         """Where our position was lost: whether it may be of after that."""
         return 0 < self._until_ms < event.origin_server_ts + OVERLAP_MS
 
-    async def _missed(self, room: str, until: str) -> list[_Event]:
+    async def _missed(self, room: str, until: str) -> list[Event]:
         """What happened between our position and a later one."""
-        missed: list[_Event] = []
+        missed: list[Event] = []
         for _ in range(PAGES_MAX):
             call = self._client.room_messages(room, until, self._position, MessageDirection.back, PAGE)
             try:
@@ -431,7 +387,7 @@ class Matrix:
                 LOG.warning("not read", platform=NAME, room=room, why=str(error))
                 break
             self.contact = asyncio.get_running_loop().time()
-            missed += _events(page.chunk)
+            missed += parsed_events(page.chunk)
             if not page.chunk or not page.end or not (self._position or self._is_new(missed[-1])):
                 break
             until = page.end
@@ -439,7 +395,7 @@ class Matrix:
             LOG.warning("too much was missed to read all of it", platform=NAME, room=room, read=len(missed))
         return missed[::-1]
 
-    async def _read(self, room: str, event: _Event) -> Incoming | None:
+    async def _read(self, room: str, event: Event) -> Incoming | None:
         content, changed = event.content, ""
         if event.sender == self.account or not event.event_id:
             return None
@@ -448,14 +404,14 @@ class Matrix:
             return None
         if event.type != "m.room.message" and event.type not in UNSUPPORTED:
             return None
-        relates = content.relates or _Relation()
+        relates = content.relates or Relation()
         if relates.rel_type == "m.replace":
             original = await self._event(room, relates.event_id or "")
             if original is None or original.sender != event.sender or content.new is None:
                 return None  # nobody changes what others said
             content, changed = content.new, relates.event_id or ""
-            relates = original.content.relates or _Relation()
-        text, files, unsupported = _said(content, event.type, relates)
+            relates = original.content.relates or Relation()
+        text, files, unsupported = said(content, event.type, relates)
         if not text.strip() and not files and not unsupported:
             return None  # a program's notice, a redaction
         thread = relates.event_id if relates.rel_type == "m.thread" else None
@@ -474,7 +430,7 @@ class Matrix:
         )
 
     async def _is_addressed(
-        self, room: str, text: str, content: _Content, relates: _Relation, people: dict[str, str]
+        self, room: str, text: str, content: Content, relates: Relation, people: dict[str, str]
     ) -> bool:
         """A command, our name, or an answer to us."""
         if text.startswith("/") or (content.mentions and self.account in (content.mentions.user_ids or ())):
@@ -496,11 +452,11 @@ class Matrix:
                 to = Route(platform=NAME, account=self.account, chat=room)
                 await self.send(to, ENCRYPTED, key=f"encrypted:{room}")
 
-    async def _event(self, room: str, ident: str) -> _Event | None:
+    async def _event(self, room: str, ident: str) -> Event | None:
         """An event that was named; None where there is none that we may see. Raises NotSent, PlatformRefused."""
         path = f"/_matrix/client/v3/rooms/{quote(room, safe='')}/event/{quote(ident, safe='')}"
         try:
-            return msgspec.json.decode(await retried(self._asked("GET", path)), type=_Event)
+            return msgspec.json.decode(await retried(self._asked("GET", path)), type=Event)
         except (NeverSent, msgspec.DecodeError):
             return None
 
@@ -513,68 +469,7 @@ class Matrix:
                 return {}  # we were sent away meanwhile
             self._people[room] = {
                 event.state_key: event.content.displayname or ""
-                for event in _converted(found.get("chunk", []))
+                for event in converted(found.get("chunk", []))
                 if event.state_key and event.content.membership in {"join", "invite"}
             }
         return self._people[room]
-
-
-def _events(parsed: Sequence[Any]) -> list[_Event]:
-    return _converted([event.source for event in parsed])
-
-
-def _converted(raw: Sequence[Any]) -> list[_Event]:
-    """Those that are what Matrix says an event is."""
-    events = []
-    for event in raw:
-        try:
-            events.append(msgspec.convert(event, _Event))
-        except msgspec.ValidationError:
-            LOG.warning("an event that is none", platform=NAME, id=str(event.get("event_id", ""))[:100])
-    return events
-
-
-def _said(content: _Content, kind: str, relates: _Relation) -> tuple[str, tuple[Attached, ...], str]:
-    """Text, files, and what it is if it is nothing that can be answered."""
-    body = content.body or ""
-    if kind in UNSUPPORTED:
-        return "", (), UNSUPPORTED[kind]
-    if content.msgtype == "m.location":
-        return "", (), "location"
-    if content.msgtype in FILES and content.url:
-        info, name = content.info or _Info(), content.filename or body
-        file = Attached(
-            reference=content.url,
-            media_type=info.mimetype or "application/octet-stream",
-            size=info.size,
-            name=name or None,
-        )
-        return "" if body == name else body, (file,), ""
-    if content.msgtype not in {"m.text", "m.emote"}:
-        return "", (), ""
-    if relates.in_reply_to is not None and not relates.is_falling_back:
-        body = re.sub(r"\A(?:>[^\n]*\n)+\n", "", body)  # the quoted message, put there by their program
-    if body[:1] == "!" and body[1:].partition(" ")[0].lower() in SPOKEN:
-        body = f"/{body[1:]}"  # their program keeps what begins with / for itself
-    return body, (), ""
-
-
-# -- what is sent --------------------------------------------------------------------------------------------------
-def _written(text: str, markdown: bool) -> Json:
-    """A text as the content of a message. Raises NeverSent for an empty one."""
-    if not text.strip():
-        raise NeverSent("the text is empty")
-    body = text.encode("utf-8", "replace").decode()
-    content = {"msgtype": "m.text", "body": body}
-    if markdown:
-        with_html = content | {"format": "org.matrix.custom.html", "formatted_body": html_of(body)}
-        if len(msgspec.json.encode(with_html)) < EVENT_BYTES_MAX:
-            return with_html
-    return content
-
-
-def _in_thread(to: Route) -> Json:
-    if to.thread is None:
-        return {}
-    fallback = {"is_falling_back": True, "m.in_reply_to": {"event_id": to.thread}}
-    return {"m.relates_to": {"rel_type": "m.thread", "event_id": to.thread, **fallback}}
