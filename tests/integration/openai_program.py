@@ -50,6 +50,12 @@ def main() -> None:
         client.chat.completions.create(model="gpt-17", messages=[user("x")])
     except openai.NotFoundError as error:
         seen["errors"].append(error.code)
+    try:
+        openai.OpenAI().chat.completions.create(
+            model="clew", messages=[user("BREAK")], extra_headers={SESSION: "new"}
+        )
+    except openai.InternalServerError as error:
+        seen["broken"] = error.response.headers[SESSION]
     json.dump(seen, sys.stdout)
 
 

@@ -29,6 +29,8 @@ pytestmark = [
 
 def answer(body: Any) -> Served:
     """An echo; what aider asks for is a new file, as it wants files to be written."""
+    if "BREAK" in str(body["messages"][-1]):
+        return Served(status=401, message="no such key")
     if "say goodbye" in str(body["messages"][-1]):
         return Served(text="It says goodbye.\n\nhello.py\n```\nprint('goodbye')\n```\n")
     return echo(body)
@@ -65,7 +67,8 @@ async def ran(served: Api, *command: object, **environ: str) -> str:
 
 
 async def test_the_openai_client_holds_a_talk(served: Api) -> None:
-    """Models, an answer, a session by id, a stream with its usage, tools of its own, responses that carry on, errors it knows."""
+    """Models, an answer, a session by id, a stream with its usage, tools of its own, responses that carry on, errors it knows,
+    and nothing twice that is kept."""
     base_url = f"http://127.0.0.1:{served.port}/v1"
     program = Path(__file__).with_name("openai_program.py")
     python = INSTALLED / "bin" / "python"
@@ -80,6 +83,8 @@ async def test_the_openai_client_holds_a_talk(served: Api) -> None:
     assert seen["errors"] == ["invalid_api_key", "model_not_found"]
     kept = (await served.client.get(f"/v1/clew/sessions/{seen['session']}/messages")).json()["data"]
     assert [m["text"] for m in kept] == ["one", "echo: one", "two", "echo: two"]
+    kept = (await served.client.get(f"/v1/clew/sessions/{seen['broken']}/messages")).json()["data"]
+    assert [m["text"] for m in kept if m["role"] == "user"] == ["BREAK"], "repeated by itself"
 
 
 async def test_llm_asks_and_goes_on(served: Api) -> None:

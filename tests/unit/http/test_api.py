@@ -12,14 +12,17 @@ import pytest
 
 from clew.adapters.stores.memory import MemoryLedger
 from clew.config.settings import HttpSettings
-from clew.domain.conversation.ids import LOCAL, PrincipalId, SessionId
+from clew.domain.conversation.ids import LOCAL, BranchId, PrincipalId, SessionId
+from clew.domain.conversation.messages import Head
 from clew.domain.ledger.commits import Caps
-from clew.domain.ledger.rows import InboxRow, TurnState
+from clew.domain.ledger.rows import Handle, InboxRow, TurnState
 from clew.domain.models.answer import AskedCall, FailureKind, StopReason, Usage
 from clew.domain.models.request import ModelProfile, ModelRequest
 from clew.domain.routing.keys import PLAIN, account
 from clew.domain.tools.spec import Effect
 from clew.runtime.ports.models import Cost
+from clew.runtime.turns import TurnOutcome, TurnStatus
+from clew.surfaces.http.exchange import Began, Ended, Exchange, Text
 from clew.testing.scripted_model import Hold, Step, ask, fail, say
 from clew.testing.world import RecordingTool
 from tests.unit.http.serving import KEY, chat, events, said, serving, until
@@ -490,6 +493,42 @@ async def test_what_the_model_cannot_do_is_an_error_of_the_wire(
         assert answer.status_code == 200
         last = [line for line in answer.text.splitlines() if line.startswith("data: {")][-1]
         assert msgspec.json.decode(last.removeprefix("data: "))["error"]["code"] == code
+
+
+async def test_what_is_kept_is_not_to_be_said_again() -> None:
+    """Clients repeat a request by themselves after an error: not where its words are in a session already, which is named."""
+    async with serving([fail(FailureKind.AUTH)] * 3) as served, served.client() as client:
+        for headers, path, body in (
+            ({SESSION: "new"}, CHAT, chat("hi")),
+            ({}, RESPONSES, {"model": "clew", "input": "hi"}),
+            ({}, CHAT, chat("hi")),
+        ):
+            answer = await client.post(path, json=body, headers=headers)
+            assert answer.status_code == 502
+            kept = answer.headers.get(SESSION)
+            assert answer.headers.get("x-should-retry") == (kept and "false")
+            if kept is not None:
+                said = (await client.get(f"/v1/clew/sessions/{kept}/messages")).json()["data"]
+                assert said[0]["text"] == "hi"
+        assert len((await client.get("/v1/clew/sessions")).json()["data"]) == 2
+
+
+async def test_what_another_process_answered_is_shown_whole() -> None:
+    """Also where the turn had begun, and ended, before we looked."""
+    exchange = Exchange(frozenset(), is_kept=True)
+    exchange.end(
+        TurnOutcome(
+            turn=3,
+            handle=Handle(session=SessionId("s"), version=1, epoch=1, head=Head(branch=BranchId(1), seq=2)),
+            status=TurnStatus.DONE,
+            text="from elsewhere",
+            model="m",
+            usage=Usage(),
+        )
+    )
+    began, text, ended = await exchange.taken()
+    assert (began, text) == (Began(session=SessionId("s"), turn=3), Text("from elsewhere"))
+    assert isinstance(ended, Ended)
 
 
 async def test_what_was_sent_is_never_taken_back() -> None:

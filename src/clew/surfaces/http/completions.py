@@ -19,7 +19,7 @@ from clew.runtime.talk import Services
 from clew.surfaces.http import chat, responses
 from clew.surfaces.http.access import Caller
 from clew.surfaces.http.asked import Asked, check_order, newest
-from clew.surfaces.http.errors import ApiError, bad_request, not_found
+from clew.surfaces.http.errors import SESSION, ApiError, bad_request, not_found
 from clew.surfaces.http.exchange import Batches, Began, Ended, Exchange, Piece
 from clew.surfaces.http.lines import Lines
 from clew.surfaces.http.models import Offered
@@ -30,7 +30,6 @@ from clew.surfaces.http.surroundings import client_tool_names
 from clew.wire import openai_chat, openai_responses
 from clew.wire.openai_chat import ErrorBody
 
-SESSION: Final = "X-Clew-Session"
 NEW: Final = "new"
 FIRST_SECONDS: Final = 10.0
 """For so long the status of a stream waits for its first word: an error before it is an error, not a stream."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
+from clew.domain.conversation.ids import SessionId
 from clew.domain.ledger.errors import Busy, LedgerError, NotFound, Outdated, Refused
 from clew.domain.models.answer import FailureKind
 from clew.runtime.commands import CommandError
@@ -13,6 +15,8 @@ from clew.runtime.ports.models import ModelUnavailable
 from clew.runtime.turns import TurnOutcome
 from clew.wire.openai_chat import Error, ErrorBody
 
+SESSION: Final = "X-Clew-Session"
+"""The header that names the session of a request, and of its answer."""
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -57,6 +61,11 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.headers = dict(headers or {})
+
+    def of_kept(self, session: SessionId) -> ApiError:
+        """The same, where what was said is kept: OpenAI's clients would say it again by themselves."""
+        headers = {**self.headers, "x-should-retry": "false", SESSION: session}
+        return ApiError(self.status, self.code, str(self), param=self.param, headers=headers)
 
     @property
     def body(self) -> ErrorBody:

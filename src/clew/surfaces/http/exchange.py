@@ -76,11 +76,14 @@ Batches = AsyncIterator[Sequence[Piece]]
 class Exchange:
     """One request's view of a turn. `watch` is told the turn's news; `taken` gives them on, once, to whoever asked."""
 
-    def __init__(self, client_tools: frozenset[str]) -> None:
+    def __init__(self, client_tools: frozenset[str], *, is_kept: bool) -> None:
+        """`is_kept`: what was said stays in its session, whatever becomes of the answer."""
         self.received: InboxId | None = None
         """The row of the inbox that the turn answers."""
         self.is_ended = False
         self._client_tools = client_tools
+        self._is_kept = is_kept
+        self._session: SessionId | None = None
         self._pieces: list[Piece] = []
         self._news = asyncio.Event()
         self._usage = Usage()
@@ -100,6 +103,7 @@ class Exchange:
         return taken
 
     def began(self, session: SessionId, turn: int, after: int = 0) -> None:
+        self._session = session
         self._add(Began(session=session, turn=turn, after=after))
 
     def watch(self, news: TurnNews) -> None:
@@ -126,6 +130,8 @@ class Exchange:
 
     def end(self, outcome: TurnOutcome) -> None:
         """The turn came out so."""
+        if self._session is None and not self.is_ended:
+            self.began(outcome.handle.session, outcome.turn)
         if outcome.status != TurnStatus.DONE:
             self.fail(of_turn(outcome))
         elif outcome.text and not (self._said_before or self._shown):
@@ -135,6 +141,8 @@ class Exchange:
             self._finish(Ended(finish=_FINISH.get(self._stop, "stop"), usage=self._usage))
 
     def fail(self, error: ApiError) -> None:
+        if self._is_kept and self._session is not None:
+            error = error.of_kept(self._session)
         self._finish(Ended(usage=self._usage, error=error))
 
     # -- steps ---------------------------------------------------------------------------------------------------

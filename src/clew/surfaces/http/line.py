@@ -275,4 +275,4 @@ class Line:
 
 
 def _exchange(brought: Brought) -> Exchange:
-    return Exchange(frozenset(tool.name for tool in brought.tools))
+    return Exchange(frozenset(tool.name for tool in brought.tools), is_kept=True)

@@ -64,7 +64,7 @@ class Stateless:
     def begin(
         self, who: PrincipalId, surface: str, said: Sequence[Said], brought: Brought, model: str | None
     ) -> Exchange:
-        exchange = Exchange(frozenset(tool.name for tool in brought.tools))
+        exchange = Exchange(frozenset(tool.name for tool in brought.tools), is_kept=False)
         task = asyncio.create_task(self._answer(exchange, who, surface, said, brought, model))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
