@@ -6,17 +6,15 @@ it; it spends within the caps of the session that it works beside; and nothing o
 
 from __future__ import annotations
 
-from collections import Counter
-
 from clew.adapters.stores.memory.state import State
 from clew.domain.conversation.ids import SessionId
-from clew.domain.conversation.messages import EventBody, Role
+from clew.domain.conversation.messages import EventBody
 from clew.domain.ledger.commits import UsageState
-from clew.domain.ledger.rows import BACKGROUND, CallState, Origin, TurnState
+from clew.domain.ledger.rows import BACKGROUND, CallState, Origin, SessionRow, TurnState
 from clew.runtime.delegating import NAME as DELEGATE
 from clew.runtime.sides import side_id
 from clew.runtime.turns.waiting import EVENT
-from clew.testing.simulation.record import Record
+from clew.testing.simulation.record import TOKEN, Record
 
 
 class Beside:
@@ -24,6 +22,8 @@ class Beside:
 
     def __init__(self, record: Record) -> None:
         self._record = record
+        self._given: dict[str, SessionId] = {}
+        """By a task's token: the subagent that has it."""
 
     def wrote(self, before: State, after: State) -> None:
         record = self._record
@@ -50,23 +50,32 @@ class Beside:
                 done = any(_is_done(after, side_id(f"{call}:{n}")) for n in range(8))
                 record.hit(f"beside: delegate asked again, {'some were' if done else 'none was'} done")
         for at, message in after.messages.items():
-            if (
-                at not in before.messages
-                and message.role == Role.EVENT
-                and isinstance(message.body, EventBody)
-            ):
-                origin = after.sessions[after.branches[at.branch].session].origin
-                wrong = message.body.kind == "task" and origin != Origin.SIDE
-                record.require(not wrong, f"a task is in the history of a session of origin {origin}")
+            is_task = isinstance(message.body, EventBody) and message.body.kind == "task"
+            if is_task and at not in before.messages:
+                self._check_task(after.sessions[after.branches[at.branch].session], message.text)
+
+    def _check_task(self, side: SessionRow, task: str) -> None:
+        self._record.require(
+            side.origin == Origin.SIDE, f"a task is in the history of {side.id}, {side.origin}"
+        )
+        for token in TOKEN.findall(task):
+            first = self._given.setdefault(token, side.id)
+            self._record.require(first == side.id, f"{token} was given to {first} and to {side.id}")
 
     def check_caps(self, state: State, usd_per_session: float | None, usd_per_day: float | None) -> None:
         """What a session and all that works beside it spent and set aside is within its cap, and all of it within the day's."""
-        spent: Counter[SessionId] = Counter()
-        for row in state.usage.values():
-            root = state.sessions[row.session]
+        calls: dict[tuple[SessionId, int, int, int, str], float] = {}
+        for used in state.usage.values():
+            row = used.row
+            call = (used.session, row.turn, row.step, row.attempt, row.task)
+            # A summary whose turn was cut meanwhile is there twice: as what was set aside, and as what it came to.
+            calls[call] = max(calls.get(call, 0.0), row.cost_usd or 0.0)
+        spent: dict[SessionId, float] = {}
+        for (session, *_), cost in calls.items():
+            root = state.sessions[session]
             while root.origin == Origin.SIDE and root.parent is not None:
                 root = state.sessions[root.parent]
-            spent[root.id] += row.row.cost_usd or 0.0  # type: ignore[assignment]
+            spent[root.id] = spent.get(root.id, 0.0) + cost
         most, total = max(spent.values(), default=0.0), sum(spent.values())
         self._record.require(usd_per_session is None or most <= usd_per_session, f"a session spent {most}")
         self._record.require(usd_per_day is None or total <= usd_per_day, f"a day's sessions spent {total}")
@@ -76,19 +85,13 @@ class Beside:
         require = self._record.require
         living = {ident: row for ident, row in state.sessions.items() if ident not in state.purged}
         for (session, number), turn in state.turns.items():
-            beside = session in living and living[session].surface in (DELEGATE,)
-            is_open = (
-                session in living and turn.state in (TurnState.RUNNING, TurnState.WAITING) and not beside
-            )
+            is_open = session in living and turn.state in (TurnState.RUNNING, TurnState.WAITING)
             require(not is_open, f"turn {number} of {session} is {turn.state} for ever")
         for job in state.jobs.values():
             require(job.state != "queued", f"job {job.key} waits for ever, held by {job.lease_owner}")
         for row in state.usage.values():
             reserved = (
-                row.row.state == UsageState.RESERVED
-                and row.row.task == "turn"
-                and row.session in living
-                and living[row.session].surface not in (DELEGATE,)
+                row.row.state == UsageState.RESERVED and row.row.task == "turn" and row.session in living
             )
             require(not reserved, f"{row.row.task} of {row.session} set money aside for ever")
         for ident, side in living.items():
