@@ -173,7 +173,7 @@ def test_a_session_is_picked_from_the_list(chat: Chat, echo: Server) -> None:
         person.types(Key.ENTER)
         person.sees("Back in session", f"{LINE} about apples", "echo: about apples", READY)
         person.types("and?", Key.ENTER)
-        person.sees("echo: and?")
+        person.sees("echo: and?", READY)
     assert echo.said[-1] == ["about apples", "and?"]
     with chat.opened(echo, "--resume") as person:
         person.sees("Go on with which session?", "4 messages")
