@@ -8,13 +8,11 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from clew.testing.command_line import CommandLine
 from clew.testing.model_server import ModelServer
-from clew.wire.sse import ServerSentEvent, SseDecoder
 from tests.acceptance.test_gateway_operations import free_port
 
 SECONDS_MAX = 60
@@ -71,15 +69,3 @@ async def api(tmp_path: Path, model: ModelServer) -> AsyncIterator[Api]:
         finally:
             await served.client.aclose()
             await served.end(signal.SIGKILL)
-
-
-def chat(*messages: Any, **more: Any) -> dict[str, Any]:
-    given = [{"role": "user", "content": m} if isinstance(m, str) else m for m in messages]
-    return {"model": "clew", "messages": given, **more}
-
-
-async def events(response: httpx.Response) -> AsyncIterator[ServerSentEvent]:
-    decoder = SseDecoder()
-    async for piece in response.aiter_bytes():
-        for event in decoder.feed(piece):
-            yield event

@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,21 +13,11 @@ import pytest
 from clew.testing.command_line import CommandLine
 from clew.testing.model_server import Served, ServedCall
 from clew.testing.terminal import Key
-from tests.acceptance.chatting import CLEW, KEY, READY, Chat, Server, served
+from tests.acceptance.chatting import CLEW, KEY, READY, Chat, Server
 
 MESSAGES = 20
 SECONDS_MAX = 2.0
 WAIT_FOR_GO = "until [ -e go ]; do sleep 0.05; done; echo gone"
-
-
-@pytest.fixture
-def scripted() -> Iterator[Server]:
-    yield from served("--echo", "--key", KEY)
-
-
-@pytest.fixture
-def chat(tmp_path: Path) -> Chat:
-    return Chat(tmp_path)
 
 
 def clew(chat: Chat, server: Server, *arguments: str) -> str:

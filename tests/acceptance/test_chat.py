@@ -6,7 +6,6 @@ import signal
 import stat
 import subprocess
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -20,17 +19,6 @@ from tests.acceptance.chatting import CLEW, KEY, LINE, READY, Chat, Server, serv
 def echo() -> Iterator[Server]:
     """Says everything back, and calls the tools it is told to."""
     yield from served("--echo", "--key", KEY, "--model", "small", "--model", "large")
-
-
-@pytest.fixture
-def scripted() -> Iterator[Server]:
-    """Says what a test gives it."""
-    yield from served("--echo", "--key", KEY)
-
-
-@pytest.fixture
-def chat(tmp_path: Path) -> Chat:
-    return Chat(tmp_path)
 
 
 def calling(name: str, **arguments: str) -> Served:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,9 @@ import msgspec
 import pytest
 
 from clew.testing.command_line import CommandLine
-from clew.testing.model_server import ModelServer, Served, ServedCall, echo
+from clew.testing.model_server import ModelServer, Served, ServedCall
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer(echo) as opened:
-        yield opened
-
-
-@pytest.fixture
-def clew(tmp_path: Path, server: ModelServer) -> CommandLine:
-    return CommandLine(tmp_path / "home", server.base_url)
 
 
 def bodies(server: ModelServer) -> list[Any]:

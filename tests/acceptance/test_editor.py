@@ -5,29 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clew.testing.command_line import CommandLine
-from clew.testing.model_server import ModelServer, Script, Served, ServedCall, echo
+from clew.testing.model_server import ModelServer, Script, Served, ServedCall
 from tests.acceptance.editing import Editor, Refused, call_of, chosen
 
 pytestmark = pytest.mark.anyio
 ALL_ALLOWED = {"CLEW__APPROVAL__MODE": "all"}
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer(echo) as opened:
-        yield opened
-
-
-@pytest.fixture
-def clew(tmp_path: Path, server: ModelServer) -> CommandLine:
-    return CommandLine(tmp_path / "home", server.base_url)
 
 
 async def test_a_session_is_the_same_everywhere(clew: CommandLine) -> None:

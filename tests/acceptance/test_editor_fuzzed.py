@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clew.testing.command_line import CommandLine
-from clew.testing.model_server import ModelServer, echo
 from tests.acceptance.editing import Editor
 from tests.unit.wire.test_jsonrpc import JSON, LINE
 
 pytestmark = pytest.mark.anyio
 LINES = 10_000
-
-
-@pytest.fixture
-async def clew(tmp_path: Path) -> AsyncIterator[CommandLine]:
-    async with ModelServer(echo) as server:
-        yield CommandLine(tmp_path / "home", server.base_url)
 
 
 METHODS = st.sampled_from([

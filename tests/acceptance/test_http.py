@@ -14,7 +14,8 @@ import pytest
 
 from clew.testing.model_server import ModelServer, Served, ServedCall, echo
 from clew.wire.sse import ServerSentEvent
-from tests.acceptance.serving_http import CHAT, SECONDS_MAX, SESSION, api, chat, events
+from tests.acceptance.serving_http import CHAT, SECONDS_MAX, SESSION, api
+from tests.unit.http.serving import chat, events
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 

@@ -7,27 +7,16 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from clew.testing.command_line import CommandLine
-from clew.testing.model_server import ModelServer, Served, echo
+from clew.testing.model_server import ModelServer, Served
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer(echo) as opened:
-        yield opened
-
-
-@pytest.fixture
-def clew(tmp_path: Path, server: ModelServer) -> CommandLine:
-    return CommandLine(tmp_path / "home", server.base_url)
 
 
 def _nothing(home: Path) -> None:

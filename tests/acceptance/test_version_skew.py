@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,22 +18,12 @@ from clew.testing.command_line import CommandLine
 from clew.testing.model_server import ModelServer
 from clew.testing.model_server import Served as Said
 from clew.testing.terminal import Key
-from tests.acceptance.chatting import KEY, LINE, READY, Chat, Server, served
+from tests.acceptance.chatting import LINE, READY, Chat, Server
 
 UPDATED = "Clew was updated while this ran"
 RESTART = 75
 SOON = {"CLEW__TURN__LEASE_SECONDS": "1"}
 """A turn looks at the ledger three times a second, also when nothing comes from the model."""
-
-
-@pytest.fixture
-def scripted() -> Iterator[Server]:
-    yield from served("--echo", "--key", KEY)
-
-
-@pytest.fixture
-def chat(tmp_path: Path) -> Chat:
-    return Chat(tmp_path)
 
 
 def migrated(home: Path, by: int) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from clew.adapters.stores.sqlite import SqliteLedger, open_ledger
+from clew.adapters.stores.sqlite import SqliteLedger
 from clew.domain.conversation.ids import LOCAL
 from clew.domain.conversation.messages import Role, Status, ToolBody
 from clew.domain.ledger.errors import Busy
@@ -24,16 +22,9 @@ from clew.runtime.ports.people import CallEnded, Consent, NobodyToAsk, Noticed, 
 from clew.runtime.ports.tools import ToolContext
 from clew.runtime.turns import NewFile, TurnStatus
 from clew.testing.scripted_model import Hold, ask, fail, say
-from clew.testing.world import Answers, HandClock, RecordingTool, World, command, exchange
+from clew.testing.world import Answers, RecordingTool, World, command, exchange
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
-    opened = await open_ledger(tmp_path, HandClock())
-    yield opened
-    await opened.close()
 
 
 def texts(world: World, n: int) -> list[str]:

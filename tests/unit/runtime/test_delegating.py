@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from clew.adapters.stores.memory import Disk, MemoryLedger
-from clew.adapters.stores.sqlite import SqliteLedger, open_ledger
+from clew.adapters.stores.sqlite import SqliteLedger
 from clew.domain.conversation.ids import LOCAL, PrincipalId, SessionId
 from clew.domain.conversation.messages import Role, Status, ToolBody
 from clew.domain.ledger.commits import Caps
@@ -30,17 +30,10 @@ from clew.runtime.talk import Notify, Talk
 from clew.runtime.turns import TurnSettings, TurnStatus
 from clew.testing.scripted_model import Hold, Step, ask, say
 from clew.testing.virtual_time import Program, simulate
-from clew.testing.world import Answers, GivenTools, HandClock, RecordingTool, World, exchange
+from clew.testing.world import Answers, GivenTools, RecordingTool, World, exchange
 
 pytestmark = pytest.mark.anyio
 LIMITS = DelegateLimits()
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
-    opened = await open_ledger(tmp_path, HandClock())
-    yield opened
-    await opened.close()
 
 
 def delegate(*tasks: str) -> AskedCall:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from clew.adapters.stores.memory import Disk, MemoryLedger
-from clew.adapters.stores.sqlite import SqliteLedger, open_ledger
+from clew.adapters.stores.sqlite import SqliteLedger
 from clew.domain.conversation.ids import LOCAL, OwnerId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Role, Status
 from clew.domain.ledger.errors import Busy
@@ -47,13 +47,6 @@ from clew.testing.world import (
     World,
     exchange,
 )
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
-    opened = await open_ledger(tmp_path, HandClock())
-    yield opened
-    await opened.close()
 
 
 @asynccontextmanager
