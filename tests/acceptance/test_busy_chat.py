@@ -129,3 +129,23 @@ def test_background_work_survives_kill_nine(chat: Chat, scripted: Server) -> Non
     assert (hi, asked) == ("hi", "and?")
     assert "found it" in event
     assert "not written by the user" in event
+
+
+def test_a_session_that_is_deleted_elsewhere_ends_its_turn_and_is_left(chat: Chat, scripted: Server) -> None:
+    """The chat says so in sentences, tells whoever goes on talking what to do, and /new goes on."""
+    scripted.answers(Served(deltas=("half an",), stalls=True), Served(text="answered"))
+    with chat.opened(scripted) as person:
+        person.sees(READY)
+        person.types("the first", Key.ENTER)
+        person.sees("half an", "working")
+        clew(chat, scripted, "sessions", "delete", only_session(chat, scripted), "--yes")
+        person.sees("this turn ended there")
+        person.sees_no_more("working")
+        person.types("the second", Key.ENTER)
+        person.sees("/new starts another")
+        person.types(Key.CTRL_C, "/new", Key.ENTER)
+        person.sees("New session")
+        person.types("the third", Key.ENTER)
+        person.sees("answered")
+        assert "An error inside Clew" not in person.transcript
+        assert person.transcript.count("There is no session") == 1

@@ -22,7 +22,7 @@ from clew.domain.ledger.rows import SessionRow, TurnState
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.turn.prefix import Instructions
 from clew.runtime.commands import CommandContext, CommandError, CommandReply, run_command
-from clew.runtime.commands.values import BackgroundWork, Processes
+from clew.runtime.commands.values import MISSING, BackgroundWork, Processes
 from clew.runtime.memory.desk import MemoryDesk
 from clew.runtime.metering import Meter
 from clew.runtime.ports.ledger import Ledger
@@ -486,7 +486,10 @@ class Talk:
             left = await self.services.desk.open(self.principal, self.place, cwd=str(self.cwd))
             self.session = left.row.id
             return left.row
-        return await self.services.ledger.session(self.principal, self.session)
+        try:
+            return await self.services.ledger.session(self.principal, self.session)
+        except NotFound:
+            raise NotFound(MISSING.format(self.session)) from None
 
     async def _context(self) -> CommandContext:
         row = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -24,6 +24,8 @@ from clew.runtime.turns.waiting import Speaker
 
 if TYPE_CHECKING:
     from clew.runtime.reminders import Reminders
+
+MISSING: Final = "There is no session {} any more; /new starts another."
 
 
 class CommandError(Exception):
@@ -104,7 +106,7 @@ class CommandContext(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def current(self) -> SessionRow:
         if self.missing is not None:
-            raise CommandError(f"There is no session {self.missing} any more; /new starts another.")
+            raise CommandError(MISSING.format(self.missing))
         if self.session is None:
             raise CommandError("There is no session yet: say something first.")
         return self.session

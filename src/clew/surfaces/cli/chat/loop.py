@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
 
 from clew.domain.conversation.ids import SessionId
-from clew.domain.ledger.errors import Outdated
+from clew.domain.ledger.errors import NotFound, Outdated
 from clew.runtime.background import Background
 from clew.runtime.commands import CommandError, CommandReply, is_command
 from clew.runtime.ports.people import Consent, Question
@@ -210,7 +211,8 @@ class ChatLoop:
 
     async def _refresh(self) -> None:
         await self.turns.refresh_waiting()
-        await self._status.refresh(self.talk)
+        with suppress(NotFound):  # it was deleted: whoever goes on talking in it is told
+            await self._status.refresh(self.talk)
 
     async def _look(self) -> None:
         while True:

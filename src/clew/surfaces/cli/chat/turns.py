@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
 from clew.domain.conversation.ids import InboxId, SessionId
-from clew.domain.ledger.errors import Busy, Outdated, Refused
+from clew.domain.ledger.errors import Busy, NotFound, Outdated, Refused
+from clew.domain.ledger.rows import InboxRow
 from clew.domain.models.answer import FailureKind
 from clew.runtime.ports.people import Consent, Question, StepRecorded, TextShown, TurnNews
 from clew.runtime.sending import POLL_SECONDS
@@ -170,7 +172,9 @@ class TurnDriver:
     async def refresh_waiting(self) -> None:
         """Reads again which messages wait."""
         talk = self._talk
-        rows = await talk.services.ledger.queued(talk.principal, talk.session) if talk.session else ()
+        rows: Sequence[InboxRow] = ()
+        with suppress(NotFound):  # nothing waits in a session that was deleted
+            rows = await talk.services.ledger.queued(talk.principal, talk.session) if talk.session else ()
         bodies = [_decode(row.body) for row in rows if row.kind == MESSAGE]
         self.waiting = tuple(body.text for body in bodies)
         self.waiting_shown = tuple(f"{_WHAT[body.mode]}: {body.text}" for body in bodies)
@@ -249,6 +253,8 @@ class TurnDriver:
                 following = await self._next(await self._one(following, view), view)
         except Outdated as error:
             self._outdated(error)
+        except EXPECTED as error:
+            self._screen.problem(str(error))
         except Exception as error:  # noqa: BLE001 - the supervisor: said on the screen, in full with --debug
             self._broken(error)
         finally:
