@@ -196,6 +196,7 @@ class EditorSession:
             async with self._one_turn:
                 pass
             await asyncio.sleep(0)
+        await asyncio.gather(*self._telling, return_exceptions=True)  # nobody is told any more
         await self.talk.close()
 
     async def _followed(self, prompt: Prompt, work: Coroutine[Any, Any, StopReason]) -> StopReason:

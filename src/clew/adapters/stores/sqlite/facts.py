@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from clew.adapters.stores.sqlite import rows
 from clew.adapters.stores.sqlite.connection import fetch
 from clew.adapters.stores.sqlite.open_session import store_prefix, write_op
-from clew.adapters.stores.sqlite.people import IS_OWNER
+from clew.adapters.stores.sqlite.people import IS_OWNER, now
 from clew.domain.conversation.ids import FactId, MessageId, PrincipalId, SessionId
 from clew.domain.conversation.messages import Head
 from clew.domain.ledger.errors import HeadMoved
@@ -61,7 +61,7 @@ def keep_facts(
 ) -> tuple[Fact, ...]:
     if not new:
         return ()
-    who = _person(db, principal)
+    who = now(db, principal)
     traces = rows.many(
         Trace, fetch(db, f"SELECT salt, sha256, upto FROM forgotten WHERE owner {_MINE}", (who,))
     )
@@ -122,7 +122,7 @@ def scrubbed(db: apsw.Connection, upto: int) -> None:
 
 def forgotten_upto(db: apsw.Connection, principal: PrincipalId) -> MessageId:
     query = f"SELECT coalesce(max(upto), 0) FROM forgotten WHERE owner {_MINE}"
-    return MessageId(fetch(db, query, (_person(db, principal),))[0][0])
+    return MessageId(fetch(db, query, (now(db, principal),))[0][0])
 
 
 def drop_facts_of(db: apsw.Connection, session: SessionId, limit: int) -> int:
@@ -145,16 +145,6 @@ def quiet_sessions(db: apsw.Connection, kind: str, since: int, until: int) -> tu
     return tuple(map(rows.session, fetch(db, query, (kind, since, until))))
 
 
-def _person(db: apsw.Connection, principal: PrincipalId) -> PrincipalId:
-    """Who it is by now."""
-    joined = fetch(
-        db,
-        "SELECT principal FROM identity WHERE platform = 'clew' AND account = '' AND external_id = ?",
-        (principal,),
-    )
-    return PrincipalId(joined[0][0]) if joined else principal
-
-
 def _drop(db: apsw.Connection, doomed: Iterable[Fact], actor: PrincipalId, at: int) -> None:
     """From the newest on: each is named by the one after it, which then supersedes what it did."""
     for fact in sorted(doomed, key=lambda fact: -fact.id):
@@ -168,7 +158,7 @@ def _refreeze(db: apsw.Connection, fact: Fact, actor: PrincipalId, at: int) -> N
     """A session whose prompt held the fact has one without it; the one that did is gone, whoever used it before."""
     query = "SELECT sha256, system_prompt, tools FROM prefix WHERE instr(system_prompt, ?)"
     held = rows.many(Prefix, fetch(db, query, (f"\n{line(fact)}\n",)))
-    who = _person(db, fact.owner)
+    who = now(db, fact.owner)
     for prefix in held:
         other = digested(without(prefix.system_prompt, fact), prefix.tools)
         if other == prefix:

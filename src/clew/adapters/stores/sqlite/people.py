@@ -38,6 +38,11 @@ def identified(db: apsw.Connection, platform: str, external_id: str) -> Principa
     return PrincipalId(rows[0][0]) if rows else None
 
 
+def now(db: apsw.Connection, principal: PrincipalId) -> PrincipalId:
+    """Who somebody is by now: whom they joined, or still themselves."""
+    return identified(db, JOINED, principal) or principal
+
+
 def known_as(db: apsw.Connection, platform: str, ids: Sequence[str]) -> dict[str, str]:
     these = msgspec.json.encode(ids).decode()
     query = (
@@ -89,7 +94,7 @@ def pair(
         raise NotFound("There is no such pairing code, or it has expired.")
     job, kind, owner, payload = found[0]
     if kind == "pairing":
-        principal = identified(db, JOINED, owner) or PrincipalId(owner)
+        principal = now(db, owner)
         _give(db, account, principal)
         db.execute("UPDATE job SET state = 'spent' WHERE id = ?", (job,))
         return Pairing(shown=Shown.PAIRED, principal=principal)
@@ -180,7 +185,7 @@ def people(db: apsw.Connection) -> tuple[Person, ...]:
 
 
 def person(db: apsw.Connection, principal: PrincipalId) -> Person | None:
-    ident = identified(db, JOINED, principal) or principal
+    ident = now(db, principal)
     rows = fetch(db, "SELECT id, name, role FROM principal WHERE id = ?", (ident,))
     if not rows:
         return None

@@ -48,7 +48,6 @@ class Content(msgspec.Struct, frozen=True):
 
     msgtype: str | None = None
     body: str | None = None
-    formatted_body: str | None = None
     filename: str | None = None
     url: str | None = None
     info: Info | None = None
