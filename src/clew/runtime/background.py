@@ -173,5 +173,4 @@ class Background:
 
     @property
     def _sender(self) -> Sender:
-        s, talk = self._services, self._talk
-        return Sender(s.desk, s.runner, s.clock, s.chance, talk.principal, talk.place)
+        return self._services.sender(self._talk.principal, self._talk.place)

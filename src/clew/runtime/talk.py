@@ -125,6 +125,10 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """Makes services over a ledger that lives in memory only: what is said there is gone with it. Of the caps it keeps the one of
     a session; its models keep the others. Whoever made them closes their compactor."""
 
+    def sender(self, who: PrincipalId, place: Place) -> Sender:
+        """One person's way into sessions, from one place."""
+        return Sender(self.desk, self.runner, self.clock, self.chance, who, place)
+
 
 class _BeforeTemporary(msgspec.Struct, frozen=True, kw_only=True):
     """What a temporary talk goes back to."""
@@ -404,8 +408,7 @@ class Talk:
 
     @property
     def _sender(self) -> Sender:
-        s = self.services
-        return Sender(s.desk, s.runner, s.clock, s.chance, self.principal, self.place)
+        return self.services.sender(self.principal, self.place)
 
     # -- words that are not kept ---------------------------------------------------------------------------------
     @property

@@ -24,7 +24,6 @@ from clew.domain.routing.routes import Route, Sharing, is_meant
 from clew.runtime.commands import CommandError, command_name, is_command
 from clew.runtime.delivery import raised_at
 from clew.runtime.ports.platforms import Attached, Incoming, NeverSent, PlatformError
-from clew.runtime.sending import Sender
 from clew.runtime.sessions import Place
 from clew.runtime.turns import NewFile
 from clew.runtime.turns.outbox import NOTICE
@@ -223,10 +222,9 @@ class Reception:
             if stays is not None:
                 await line.tell(stays.why, f"edit:{key}")
                 return
-        runner = services.runner
-        sender = Sender(services.desk, runner, services.clock, services.chance, who, place)
+        sender = services.sender(who, place)
         is_a_command = not files and not incoming.edits and is_command(incoming.text)
-        busy = BusyMode.QUEUE if is_a_command else runner.settings.busy
+        busy = BusyMode.QUEUE if is_a_command else services.runner.settings.busy
         speaker = Speaker(who=person, name=_name(incoming)) if who != person else None
         body = pack_message(incoming.text, str(self._channel.cwd), files, busy, speaker=speaker)
         kind = COMMAND if is_a_command else MESSAGE
@@ -256,7 +254,7 @@ class Reception:
         place, who = self.place(route), await self._access.group(route.key)
         session = await services.desk.in_place(who, place)
         session = session or (await services.desk.open(who, place, cwd=str(self._channel.cwd))).row
-        sender = Sender(services.desk, services.runner, services.clock, services.chance, who, place)
+        sender = services.sender(who, place)
         key = f"{self._channel.platform.account}/{incoming.key}"
         await sender.receive(
             session.id, EVENT, pack_bystander(Speaker(who=person, name=_name(incoming)), incoming.text), key
