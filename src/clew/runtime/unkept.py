@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import msgspec
 
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.ledger.commits import AddUsage, AsObserver, Caps, Commit, NewSession, Reserve
-from clew.domain.ledger.rows import Origin
+from clew.domain.ledger.errors import NotFound
+from clew.domain.ledger.rows import Handle, Origin
 from clew.domain.models.answer import ModelEvent
 from clew.domain.models.request import ModelProfile, ModelRequest
 from clew.runtime.ports.models import ModelChoice, ModelSource
@@ -55,19 +56,30 @@ class Tab:
 
     async def _commit(self, reserve: Reserve | None, rows: tuple[AddUsage, ...]) -> None:
         """Raises CapReached."""
-        ledger, who, now = self._desk.ledger, self._who, self._clock.now_ms()
-        async with self._opening:
-            if self._session is None:
-                ident = self._desk.new_id()
-                new = NewSession(
-                    id=ident, owner=who, surface=self._surface, origin=Origin.NEW, temporary=True
-                )
-                await ledger.open(new, actor=who, at=now)
-                self._session = ident
-        handle = (await ledger.session(who, self._session)).handle
+        handle, who, now = await self._seen(), self._who, self._clock.now_ms()
         fence = AsObserver(version=handle.version, head=handle.head)
-        work = Commit(session=self._session, actor=who, at=now, fence=fence, reserve=reserve, usage=rows)
-        await ledger.commit(work)
+        work = Commit(session=handle.session, actor=who, at=now, fence=fence, reserve=reserve, usage=rows)
+        await self._desk.ledger.commit(work)
+
+    async def _seen(self) -> Handle:
+        """The session as it is; another where it was deleted, as old ones are by `clew sessions prune`."""
+        ledger, session = self._desk.ledger, self._session
+        if session is not None:
+            with suppress(NotFound):
+                return (await ledger.session(self._who, session)).handle
+        async with self._opening:
+            if self._session == session:
+                new = NewSession(
+                    id=self._desk.new_id(),
+                    owner=self._who,
+                    surface=self._surface,
+                    origin=Origin.NEW,
+                    temporary=True,
+                )
+                await ledger.open(new, actor=self._who, at=self._clock.now_ms())
+                self._session = new.id
+            assert self._session is not None
+            return (await ledger.session(self._who, self._session)).handle
 
 
 class _Source:

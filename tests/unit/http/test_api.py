@@ -149,6 +149,17 @@ async def test_all_at_once_they_spend_no_more_than_the_day_has(third: dict[str, 
         assert (await served.ledger.usage(LOCAL)).cost_usd == 2.0
 
 
+async def test_they_are_counted_also_when_what_counts_them_was_deleted() -> None:
+    """As old sessions are: the next request has another."""
+    async with serving(echo) as served, served.client() as client:
+        assert (await client.post(CHAT, json=chat("hi"))).status_code == 200
+        counts = served.api._completions.stateless._tabs[LOCAL]._session
+        assert counts is not None
+        await served.ledger.forget(LOCAL, counts, 2**41)
+        assert (await client.post(CHAT, json=chat("hi"))).status_code == 200
+        assert (await served.ledger.usage(LOCAL)).calls == 2
+
+
 async def test_what_a_client_brings_is_the_whole_talk() -> None:
     """Its history, its instructions, its pictures; and the answer says what it used."""
     picture = base64.b64encode(b"\x89PNG").decode()
