@@ -178,7 +178,7 @@ class Talk:
         finally:
             if self.running is not None:
                 self.running.look()  # the command may have ended its turn
-            self._ended()  # or asked for work that nobody waits for
+            self._nudge()  # or asked for work that nobody waits for
         if reply.session is not None:
             self.session = reply.session
         return await self._turn_temporary() if reply.turns_temporary else reply
@@ -296,7 +296,7 @@ class Talk:
             instructions=self.services.instructions(self.cwd),
             notify=self._notify_for(row.id),
             follows=follows,
-            ended=self._ended,
+            asked=self._nudge,
         )
         if self._stops != stops:
             raise Refused("Stopped before it was sent.")
@@ -310,7 +310,7 @@ class Talk:
         make = self.services.delegate
         return () if make is None else (make(self.services, tools),)
 
-    def _ended(self) -> None:
+    def _nudge(self) -> None:
         if self.services.jobs is not None:
             self.services.jobs.nudge()
 

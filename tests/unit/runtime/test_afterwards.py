@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from clew.adapters.stores.memory import Disk, MemoryLedger
@@ -273,6 +274,24 @@ async def test_switched_off_it_costs_nothing() -> None:
         talk.titled = (lambda: None) if titled else None
         await exchange(talk, "hello")
     assert disk.state.jobs == {}
+
+
+def test_nobody_waits_until_it_is_looked_for() -> None:
+    """A process that does jobs begins what a turn of its own has asked for when that turn ends."""
+
+    async def run() -> None:
+        followed, loop, told = Followed(script()), asyncio.get_running_loop(), asyncio.Event()
+        followed.talk.services = msgspec.structs.replace(followed.talk.services, jobs=followed.world.jobs)
+        followed.talk.titled = told.set
+        jobs = asyncio.create_task(followed.world.jobs.run())
+        began = loop.time()
+        await followed.say("hello")
+        await told.wait()
+        assert loop.time() == began
+        jobs.cancel()
+        await asyncio.wait([jobs])
+
+    simulate(0, run())
 
 
 @pytest.mark.parametrize("seed", range(24))

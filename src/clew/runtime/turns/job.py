@@ -79,7 +79,7 @@ class TurnJob(msgspec.Struct, frozen=True, kw_only=True):
     """What the frozen system prompt ends with."""
     follows: frozenset[str] = frozenset()
     """The kinds of the jobs that its answer asks for."""
-    ended: Callable[[], None] = _nothing_follows
-    """Called once its end is on disk."""
+    asked: Callable[[], None] = _nothing_follows
+    """Called when it has asked for some."""
     notify: Callable[[str, str], Awaitable[None]]
     """Takes (kind, text) of what tools started and what ended after they returned."""

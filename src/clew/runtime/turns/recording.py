@@ -76,6 +76,8 @@ class Recorder:
         an answered turn asks for.
         """
         self._follows = follows
+        self.has_asked = False
+        """Whether the turn's answer asked for jobs."""
         self._outbox = outbox
         self._ledger = ledger
         self._principal = principal
@@ -103,6 +105,7 @@ class Recorder:
         is_safe: Callable[[ToolCall], bool],
     ) -> tuple[ToolCall, ...]:
         """The model's message with its calls planned, and what it used; the turn's end too when there are none."""
+        jobs = self._following() if closes else ()
         calls = tuple(
             ToolCall(
                 id=call_id(self.session, self.turn, step, n),
@@ -123,9 +126,10 @@ class Recorder:
             set_turn=SetTurn(turn=self.turn, state=TurnState.DONE, end_reason="answered") if closes else None,
             release=closes,
             replies=self._answered(message.text, step, closes),
-            jobs=self._following() if closes and self._follows else (),
+            jobs=jobs,
         )
         self._recovers = None
+        self.has_asked = bool(jobs)
         return calls
 
     def summarised(self, summary: SummaryId) -> None:

@@ -251,7 +251,8 @@ class RunningTurn:
                     await self._perform_all(self._machine.receive(Lost()))
             self._fitting.turn_ended()
             outcome = await self._outcome()
-            self._job.ended()
+            if self._recorder.has_asked:
+                self._job.asked()
             return outcome
         finally:
             self._limit.stop()
