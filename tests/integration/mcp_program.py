@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,8 @@ if sys.argv[1:] == ["broken"]:
     sys.exit("the database is missing")
 if sys.argv[1:] == ["stubborn"]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print("waiting for something", file=sys.stderr, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # whoever started it may be dead already
+        print("waiting for something", file=sys.stderr, flush=True)
     while True:
         signal.pause()
 

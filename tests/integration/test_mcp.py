@@ -182,7 +182,9 @@ async def test_a_server_that_never_answers_is_given_up_and_ended() -> None:
         assert box.problems == (
             "MCP server deaf did not start: it was not ready within 3 s (it said: waiting for something).",
         )
-    assert time.monotonic() - started < 15
+    assert (
+        time.monotonic() - started < 60
+    )  # 3 to be ready and 8 to go, on a machine that has other things to do
     assert children() == before
 
 
