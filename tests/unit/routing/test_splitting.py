@@ -73,10 +73,12 @@ def test_cutting_says_everything_once(text: str, limit: TextLimit) -> None:
 
 
 def test_a_block_that_fits_is_not_cut() -> None:
-    """A block of code that fits into one message is moved into the next one, whole."""
+    """A block of code that fits into one message is moved into the next one, whole; a longer one begins where it stands."""
     block = "```py\n" + "\n".join(f"line {n}" for n in range(8)) + "\n```"
     parts = split("Some words.\n" + block + "\nMore.", TextLimit(most=90))
     assert any(block in part for part in parts)
+    longer = "```py\n" + "\n".join(f"line {n}" for n in range(40)) + "\n```"
+    assert split("Some words.\n" + longer, TextLimit(most=90))[0].startswith("Some words.\n```py\nline 0\n")
 
 
 @pytest.mark.parametrize("text", ["", " \n\n ", "\n" * 5000])
@@ -88,3 +90,17 @@ def test_nothing_is_no_message(text: str) -> None:
 def test_a_short_text_stays_as_it_is() -> None:
     """What fits is one part, byte for byte."""
     assert split("  a\n\n  b", TextLimit(most=100)) == ("  a\n\n  b",)
+
+
+def test_it_is_cut_where_a_reader_would() -> None:
+    """After the last paragraph that leaves half a message full, else after a line, else after a word, else anywhere."""
+    limit = TextLimit(most=100)
+    paragraph, line = "A paragraph of prose. " * 3, "A line of verse."
+    assert split(f"{paragraph}\n\n{line}\n{line}\n{line}", limit) == (
+        paragraph.rstrip(),
+        f"{line}\n{line}\n{line}",
+    )
+    verses = "\n".join([line] * 8)
+    assert split(f"Short.\n\n{verses}", limit)[0] == "Short.\n\n" + "\n".join([line] * 4)
+    assert split("word " * 30, limit)[0].endswith("word")
+    assert set(split("w" * 150 + " end", limit)[0]) == {"w"}
