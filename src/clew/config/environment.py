@@ -17,6 +17,7 @@ PROVIDER: Final[Path] = ("model", "provider")
 VALUES: Final[Mapping[str, Path]] = {"CLEW_MODEL": ("model", "name"), SERVER: ("model", "base_url")}
 SECRETS: Final[Mapping[str, Path]] = {"CLEW_API_KEY": ("model", "api_key_env")}
 DATABASE: Final = "CLEW_DATABASE_URL"
+SHORT_NAMES: Final = frozenset({"CLEW_HOME", DATABASE, *VALUES, *SECRETS})
 
 
 def variables(environ: Mapping[str, str], known: Iterable[Path]) -> Iterator[tuple[str, Path, str]]:

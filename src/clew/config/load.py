@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from clew.config.environment import DATABASE, variables
+from clew.config.environment import DATABASE, PREFIX, SHORT_NAMES, variables
 from clew.config.errors import Misfit, Problem, SettingsError
 from clew.config.home import Home
 from clew.config.lines import lines_of, toml_problem
@@ -116,6 +116,12 @@ def _in_file(value: object, path: Path, node: Node | None, source: Source) -> It
 def _in_environment(environ: Mapping[str, str], known: Iterable[Path]) -> Iterator[Given | Problem]:
     for name, path, text in variables(environ, known):
         yield _fitted(path, text, Source(Layer.ENVIRONMENT, name), fit_text)
+    for name in environ:
+        if name.startswith("CLEW_") and not name.startswith(PREFIX) and name not in SHORT_NAMES:
+            from clew.config.suggestions import variable_like  # noqa: PLC0415  slow to import, only for what is odd
+
+            if like := variable_like(name):
+                yield Problem(place=name, sentence=f"Clew reads no such variable; did you mean {like}?")
     if environ.get(DATABASE):
         yield Problem(place=DATABASE, sentence="no other database than clew.db in CLEW_HOME can be used yet")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from zoneinfo import available_timezones
 
+from clew.config.environment import SHORT_NAMES
 from clew.config.schema import TOP, Leaf, Named, Node, Path, child, children, dotted, places
 
 
@@ -20,6 +21,11 @@ def setting_like(path: Path) -> str:
     if like := next(elsewhere, None):
         return f"did you mean {like}?"
     return f"there are {', '.join(siblings)}" if siblings else f"{dotted(tuple(within))} holds one value"
+
+
+def variable_like(name: str) -> str | None:
+    """The short name that a variable is nearly; None for one that is something else's."""
+    return next(iter(get_close_matches(name, SHORT_NAMES, n=1, cutoff=0.85)), None)
 
 
 def zone_like(name: str) -> str:

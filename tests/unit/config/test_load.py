@@ -144,6 +144,12 @@ def test_a_server_in_the_environment_is_not_the_files_provider() -> None:
     assert model.api_key_env == "MINE"
 
 
+def test_a_short_name_that_is_misspelt_is_said() -> None:
+    """What only begins like ours belongs to something else."""
+    assert problems(CLEW_MODLE="m") == ["CLEW_MODLE: Clew reads no such variable; did you mean CLEW_MODEL?"]
+    assert reading(CLEW_MODE_OF_MINE="m").settings == Settings()
+
+
 def test_an_empty_short_name_is_unset() -> None:
     """Container tools pass empty variables for what nobody set."""
     assert reading('model.name = "file"', CLEW_MODEL="", CLEW_API_KEY="").settings.model.name == "file"
