@@ -61,9 +61,14 @@ def test_what_is_wrong_is_said_under_the_id_it_came_with(
     assert (frame.error.code, frame.id, frame.answer) == (code, number, True)
 
 
-def test_an_answer_is_never_answered() -> None:
-    """Else two ends could talk about an error for ever."""
-    for line in (b'{"jsonrpc":"2.0","id":{},"result":1}', b'{"jsonrpc":"2.0","id":1,"error":"x"}'):
+def test_what_wants_no_answer_gets_none() -> None:
+    """A notification has nowhere to get it; with an answer to an answer two ends could talk about an error for ever."""
+    notification = b'{"jsonrpc":"2.0","method":"m","params":[]}'
+    for line in (
+        b'{"jsonrpc":"2.0","id":{},"result":1}',
+        b'{"jsonrpc":"2.0","id":1,"error":"x"}',
+        notification,
+    ):
         frame = jsonrpc.read(line)
         assert isinstance(frame, Misframed)
         assert not frame.answer
