@@ -30,6 +30,8 @@ from clew.testing.invariants import check, read_tree
 EFFECTS: Final = "effects"
 HOME: Final = "home"
 ENDED_BY_COMMANDS: Final = frozenset({"undo", "redo", "retry", "new", "resume", STOPPED})
+ENDED_WITH_PARENT: Final = frozenset({*ENDED_BY_COMMANDS, SET_ASIDE, CANCELLED})
+"""Why a turn beside a session ends: what it works for did, or the chat that it ran in."""
 REFUSED_BY_MODEL: Final = "bad_request"
 """Why a turn fails that asks the scripted model to."""
 CRASHES_MAX: Final = RecoverySettings().max_crashes
@@ -156,7 +158,7 @@ async def _turns(ledger: Ledger, session: SessionId) -> list[str]:
     return [
         name
         for name, turn in zip(named, turns, strict=True)
-        if not _may_be(turn, turn.turn in asked) and not (is_beside and turn.end_reason == CANCELLED)
+        if not _may_be(turn, turn.turn in asked) and not (is_beside and turn.end_reason in ENDED_WITH_PARENT)
     ]
 
 
