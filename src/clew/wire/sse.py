@@ -3,7 +3,8 @@
 The rules are those of the WHATWG HTML standard, "Parsing an event stream" (html.spec.whatwg.org, section 9.2.5 and
 9.2.6): a line ends at CR, LF or CRLF; one leading byte order mark is ignored; a line that starts with a colon is a
 comment; an event ends at an empty line, and is dropped when it had no `data`. What the stream leaves unfinished when
-it ends is no event. The one addition is a bound: an event without end would otherwise take all memory.
+it ends is no event. `retry` is passed over: nobody here connects again by itself. The one addition is a bound: an event
+without end would otherwise take all memory.
 
 Rule: the events do not depend on how the bytes were split.
 """
@@ -40,12 +41,10 @@ class EventTooLarge(ValueError):
 class SseDecoder:
     """Turns bytes into events. Sans-IO: whoever reads the network feeds it.
 
-    `retry_ms` is the reconnection time the server last asked for, or None. After `EventTooLarge` the decoder is of
-    no further use: the position in the stream is lost.
+    After `EventTooLarge` it is of no further use: the position in the stream is lost.
     """
 
     def __init__(self, *, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
-        self.retry_ms: int | None = None
         self._event_bytes_max = event_bytes_max
         self._partial: list[bytes] = []  # a line of which the end has not come yet, in the pieces it came in
         self._partial_bytes = 0
@@ -98,7 +97,7 @@ class SseDecoder:
         return None
 
     def _field(self, name: bytes, value: bytes) -> None:
-        """Names the standard does not know are ignored, as it says."""
+        """Other names are ignored, as the standard says."""
         if name == b"data":
             self._data.append(value.decode("utf-8", "replace"))
             self._data_bytes += len(value) + 1
@@ -106,8 +105,6 @@ class SseDecoder:
             self._event = value.decode("utf-8", "replace")
         elif name == b"id" and b"\0" not in value:
             self._last_event_id = value.decode("utf-8", "replace")
-        elif name == b"retry" and value.isdigit():
-            self.retry_ms = int(value)
 
     def _dispatch(self) -> ServerSentEvent | None:
         data, event = self._data, self._event

@@ -148,12 +148,6 @@ def test_a_character_split_between_chunks_is_whole() -> None:
     assert data_of(b"data: \xf0\x9f", b"\x98\x80\n\n") == ["😀"]
 
 
-def test_the_reconnection_time_is_kept_only_when_it_is_a_number() -> None:
-    decoder = SseDecoder()
-    assert list(decoder.feed(b"retry: 1500\nretry: soon\n")) == []
-    assert decoder.retry_ms == 1500
-
-
 def test_an_event_without_end_is_refused_before_it_fills_the_memory() -> None:
     decoder = SseDecoder(event_bytes_max=1000)
     for _ in range(66):
