@@ -81,7 +81,8 @@ def pull_weights(host: Host, name: str) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn  # noqa: PLC0415  0.1 s
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks = {
             phase: bar.add_task(phase, total=None, visible=False)
             for phase in ("download", "unpack", "verify")
