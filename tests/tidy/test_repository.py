@@ -5,6 +5,9 @@ work on a sample that breaks it: a rule that finds nothing anywhere would otherw
 """
 
 import ast
+import importlib.metadata
+import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
@@ -195,6 +198,38 @@ def test_the_two_locks_agree() -> None:
     run, dev = requirements("run.lock"), requirements("dev.lock")
     assert {"apsw", "hatchling", "httpx", "xllamacpp"} <= run.keys()
     assert {name: dev.get(name) for name in run} == run
+
+
+def test_what_is_imported_is_declared() -> None:
+    """Nothing is used that is here only because another package needs it; `clew.testing` may use the tools of development."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    run, dev = (
+        {re.split(r"[\[>;]", line)[0] for line in lines}
+        for lines in (project["dependencies"] + extras["local"], extras["dev"])
+    )
+    distributions = importlib.metadata.packages_distributions()
+    missing = set()
+    for path in python_files("src"):
+        declared = run | dev if "testing" in path.parts else run
+        for name in imported(ast.parse(path.read_text("utf-8"))) - sys.stdlib_module_names - {"clew"}:
+            if declared.isdisjoint(found.lower().replace("_", "-") for found in distributions.get(name, [])):
+                missing.add(f"{path.relative_to(ROOT)}: {name}")
+    assert missing == set()
+
+
+def imported(module: ast.Module) -> set[str]:
+    """The top-level packages that a file imports."""
+    found = set[str]()
+    for node in nodes(module):
+        match node:
+            case ast.Import(names=names):
+                found |= {name.name.partition(".")[0] for name in names}
+            case ast.ImportFrom(module=str(source), level=0):
+                found.add(source.partition(".")[0])
+            case _:
+                pass
+    return found
 
 
 def test_agents_md_is_short() -> None:
