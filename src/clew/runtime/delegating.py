@@ -14,9 +14,9 @@ from typing import Final
 
 import msgspec
 
-from clew.domain.conversation.ids import CallId, call_id
+from clew.domain.conversation.ids import CallId, SessionId, call_id
 from clew.domain.conversation.messages import Status
-from clew.domain.ledger.errors import LedgerError, Refused
+from clew.domain.ledger.errors import LedgerError, NotFound, Refused
 from clew.domain.ledger.rows import DELEGATE, Origin, SessionRow, TurnState
 from clew.domain.tools.spec import ToolResult
 from clew.domain.turn.machine import GO_ON
@@ -32,6 +32,7 @@ from clew.runtime.ports.people import (
     TurnNews,
 )
 from clew.runtime.ports.tools import Tool, ToolContext
+from clew.runtime.sending import POLL_SECONDS
 from clew.runtime.sides import SideEnd, SideTask, finished, side_id
 from clew.runtime.talk import Services, SessionTools
 
@@ -102,9 +103,22 @@ class Delegates:
                 )
         except (LedgerError, ModelUnavailable) as error:
             tell(f"└─ {label}{error}")
+            await self._stopped(side_id(f"{context.call}:{n}"), context)
             return str(error)
         tell(f"└─ {label}{_state(end)}")
         return end
+
+    async def _stopped(self, side: SessionId, context: ToolContext) -> None:
+        """Its end may be what could not be written: nobody looks for it any more once its parent was answered."""
+        while True:
+            try:
+                await self._services.desk.stop(context.principal, side)
+            except NotFound:
+                return  # it was never begun, or was deleted
+            except LedgerError:
+                await asyncio.sleep(POLL_SECONDS)  # nor can the result of the call be written yet
+            else:
+                return
 
     def _task(self, task: str, side: SessionRow, context: ToolContext) -> SideTask:
         ours = self._services.runner.settings

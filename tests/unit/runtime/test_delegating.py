@@ -15,10 +15,10 @@ from clew.adapters.stores.memory import Disk, MemoryLedger
 from clew.adapters.stores.sqlite import SqliteLedger
 from clew.domain.conversation.ids import LOCAL, PrincipalId, SessionId
 from clew.domain.conversation.messages import Role, Status, ToolBody
-from clew.domain.ledger.commits import Caps
-from clew.domain.ledger.errors import NotFound
+from clew.domain.ledger.commits import Caps, Commit, Committed
+from clew.domain.ledger.errors import NotFound, StoreUnusable
 from clew.domain.ledger.rows import ApprovalState, Origin, SessionRow, TurnState
-from clew.domain.models.answer import AskedCall, Usage
+from clew.domain.models.answer import AskedCall, FailureKind, Usage
 from clew.domain.models.request import ModelProfile, ModelRequest, ToolTurn, UserTurn
 from clew.domain.tools.policy import ApprovalMode
 from clew.domain.tools.spec import Effect, ToolResult
@@ -28,7 +28,7 @@ from clew.runtime.ports.people import CallOutput, Consent, NobodyToAsk, TurnNews
 from clew.runtime.sides import PROMPT
 from clew.runtime.talk import Notify, Talk
 from clew.runtime.turns import TurnSettings, TurnStatus
-from clew.testing.scripted_model import Hold, Step, ask, say
+from clew.testing.scripted_model import Hold, Step, ask, fail, say
 from clew.testing.virtual_time import Program, simulate
 from clew.testing.world import Answers, GivenTools, RecordingTool, World, exchange
 
@@ -73,6 +73,33 @@ async def results(world: World, session: SessionId) -> list[tuple[Status, str]]:
 
 async def sides(world: World, session: SessionId) -> list[SessionRow]:
     return [row for row in await world.ledger.children(LOCAL, session) if row.origin == Origin.SIDE]
+
+
+class Full(MemoryLedger):
+    """Refuses as many ends of turns that failed."""
+
+    left = 1
+
+    async def commit(self, work: Commit) -> Committed:
+        if self.left and work.set_turn is not None and work.set_turn.state == TurnState.FAILED:
+            self.left -= 1
+            raise StoreUnusable("The disk is full; nothing was written.")
+        return await super().commit(work)
+
+
+async def test_a_subagent_whose_end_could_not_be_written_does_not_stand_as_running() -> None:
+    """Its turn ends before the call has a result, which says why there is no answer."""
+    down = fail(FailureKind.BAD_REQUEST, "No.")
+    world = World(ledger := Full(), script(delegate("count apples"), of=lambda *_: down), delegate=LIMITS)
+    outcome = await exchange(world.talk(), "count the fruit")
+    assert (outcome.status, ledger.left) == (TurnStatus.DONE, 0)
+    (row,) = await sides(world, outcome.handle.session)
+    turn = await world.ledger.turn(LOCAL, row.id)
+    assert turn is not None
+    assert (turn.state, turn.end_reason) == (TurnState.INTERRUPTED, "stopped")
+    assert [text for _, text in await results(world, outcome.handle.session)] == [
+        "[The disk is full; nothing was written.]"
+    ]
 
 
 async def test_answers_are_results_and_nothing_else_of_them_is_in_the_conversation(
