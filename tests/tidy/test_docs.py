@@ -54,11 +54,8 @@ def test_every_page_is_in_the_list() -> None:
 
 def folders(below: Path) -> set[str]:
     """What `ls` shows of a folder that is kept, without what tools leave."""
-    return {
-        path.name
-        for path in below.iterdir()
-        if path.is_dir() and any(path.rglob("*.py")) and path.name[0] not in "._"
-    }
+    there = [path for path in below.iterdir() if path.is_dir() and path.name[0] not in "._"]
+    return {path.name for path in there if any(path.glob("*.py")) or any(path.glob("*/test_*.py"))}
 
 
 def test_the_layout_is_what_is_there() -> None:
