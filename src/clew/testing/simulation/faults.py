@@ -54,7 +54,7 @@ class FaultPlan:
         self._planned += [(chance.choice(KILLS), chance.choice(COMMON)) for _ in range(PLANNED_COMMON)]
         self._planned += [(chance.choice(REFUSALS), chance.choice(WRITES)) for _ in range(PLANNED_REFUSED)]
         if remembers:
-            self._planned += [(chance.choice(KILLS), name) for name in chance.sample(REMEMBERING, 4)]
+            self._planned += [(kill, name) for kill in KILLS for name in chance.sample(REMEMBERING, 3)]
 
     def read_soon(self, reads: int) -> None:
         """The read after so many fails."""

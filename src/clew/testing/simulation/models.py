@@ -58,6 +58,8 @@ class ErraticModel:
                 return
         elif ":" in name:
             self._requests.beside(self._life, session, request, "facts")
+            if not self.is_calm:
+                await asyncio.sleep(self._chance.choice([0, 5, 20, 60]))
             if self.is_calm or self._chance.random() < 0.7:
                 yield Answer(text=self._facts(session, request, key.rpartition("-")[0]), usage=USED)
                 return

@@ -11,7 +11,7 @@ from clew.adapters.stores.memory.state import State
 from clew.adapters.stores.memory.tree import messages_to
 from clew.domain.conversation.ids import PrincipalId, SessionId
 from clew.domain.conversation.messages import Role
-from clew.domain.ledger.rows import OpKind, Origin
+from clew.domain.ledger.rows import OpKind
 from clew.domain.models.request import ModelRequest, RequestMessage, TextPart, UserTurn
 from clew.domain.turn.prompt import canonical
 from clew.domain.turn.recovery import batch_key
@@ -60,7 +60,7 @@ class Requests:
         path = messages_to(state, state.sessions[session].handle.head)
         if not witness.holds(process, session):
             witness.record.hit("fault: a request of a process that was cut off")
-            known = _tree_words(state, session)
+            known = _tree_texts(state, session)
             witness.record.require(set(said) <= known, f"a request of {session} holds foreign words: {said}")
             return
         spoken = [m.text for m in path if m.role == Role.USER]
@@ -78,12 +78,7 @@ class Requests:
         if session in state.sessions and session not in state.purged:
             record.hit(f"request: for {what}")
             self._check_owner(life, session, request)
-            line = _line(state, session)
-            beside = {text for text, at in record.sent.items() if at in line}
-            beside |= {
-                state.sessions[each].title or "" for each in line
-            }  # of a side session, what it is told to do
-            known = {word for text in beside | _tree_words(state, session) for word in TOKEN.findall(text)}
+            known = {word for text in _tree_texts(state, session) for word in TOKEN.findall(text)}
             found = {t for t in TOKEN.findall(canonical(request.messages).decode()) if t.startswith("words")}
             record.require(found <= known, f"{what} of {session} is asked of {found - known}")
 
@@ -175,24 +170,11 @@ def _summary_of(request: ModelRequest) -> str | None:
     return first.parts[0].text if first.parts[0].text.startswith(SUMMARY) else None
 
 
-def _line(state: State, session: SessionId) -> list[SessionId]:
-    """The session, those it was forked from, and those beside them."""
+def _tree_texts(state: State, session: SessionId) -> set[str]:
+    """All that was ever said, or came in, in the session and in those it was forked from."""
     line = [session]
     for each in line:
         parent = state.sessions[each].parent
         if parent is not None and parent not in line:
             line.append(parent)
-        line += [
-            s for s, row in state.sessions.items()
-            if row.parent == each and row.origin == Origin.SIDE and s not in line
-        ]  # fmt: skip
-    return line
-
-
-def _tree_words(state: State, session: SessionId) -> set[str]:
-    line = _line(state, session)
-    return {
-        message.text
-        for at, message in state.messages.items()
-        if message.role == Role.USER and state.branches[at.branch].session in line
-    }
+    return {m.text for at, m in state.messages.items() if state.branches[at.branch].session in line}

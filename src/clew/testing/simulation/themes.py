@@ -18,7 +18,7 @@ _USUAL: Final[Mapping[str, int]] = MappingProxyType(
         "approve": 3, "deny": 2, "recover": 8, "change instructions": 2, "happen": 2, "delete": 1,
     }
 )  # fmt: skip
-_REMEMBERING: Final[Mapping[str, int]] = MappingProxyType({"remember": 8, "forget": 6})
+_REMEMBERING: Final[Mapping[str, int]] = MappingProxyType({"remember": 8, "forget": 10})
 _BESIDE: Final[Mapping[str, int]] = MappingProxyType({"background": 6, "catch up": 5})
 _TOOLS: Final[Mapping[str, int]] = MappingProxyType(
     {"mark": 6, "look": 6, "put": 4, "raising": 2, "unsure": 3, "deadly": 1, "deadly-again": 1}
