@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from clew.adapters.stores.memory.state import State
 from clew.domain.conversation.ids import PrincipalId
@@ -61,9 +61,9 @@ class Remembered:
             late = {t for t in tokens - there if self._gone.get(t, 0.0) < now and went_on_at < now}
             self._record.require(not late, f"a request of {owner} holds what was forgotten, {where}: {late}")
 
-    def check_prompts(self, state: State) -> None:
+    def check_prompts(self, state: State, but: Collection[str] = ()) -> None:
         """No prompt that is kept holds what is not remembered any more."""
-        there = {token for fact in state.facts.values() for token in _tokens(fact)}
+        there = {*but, *(token for fact in state.facts.values() for token in _tokens(fact))}
         for sha in {row.prefix or "" for row in state.sessions.values() if row.id not in state.purged}:
             held = set(TOKEN.findall(state.prefixes[sha].system_prompt)) if sha in state.prefixes else set()
             self._record.require(held <= there, f"a prompt is kept that holds {held - there}")
@@ -111,7 +111,10 @@ class Remembered:
             self._record.hit("memory: forgotten while a turn runs")
         if looks:
             self._record.hit("memory: forgotten while it is looked for")
-        self.check_prompts(after)
+        there = {token for fact in before.facts.values() for token in _tokens(fact)}
+        self.check_prompts(
+            after, self._gone.keys() - there
+        )  # a turn that begins may not know yet what was forgotten before
 
     def _job_changed(self, was: JobRow, job: JobRow, before: State, after: State) -> None:
         record = self._record

@@ -97,6 +97,12 @@ class Witness:
             self._holder.pop(session, None)
         for session, now in after.sessions.items():
             then = before.sessions.get(session)
+            if (
+                then is not None
+                and then.handle.epoch < now.handle.epoch
+                and (work is None or session != work.session)
+            ):
+                self._holder.pop(session, None)  # cut off with the session that it works for
             moved_back = then is not None and then.handle.epoch > now.handle.epoch
             self.record.require(not moved_back, f"the epoch of {session} went back")
 
