@@ -254,10 +254,19 @@ async def test_cancelling_a_search_ends_it(bench: Bench, tmp_path: Path) -> None
 
 def children() -> list[str]:
     """Workers of this process that run now."""
-    here = Path(f"/proc/{os.getpid()}/task")
-    pids = " ".join((task / "children").read_text() for task in here.iterdir()).split()
-    lines = {pid: Path(f"/proc/{pid}/cmdline") for pid in pids}
-    return [pid for pid, line in lines.items() if line.exists() and b"finder" in line.read_bytes()]
+    found: list[str] = []
+    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread of ours that ends while it is asked
+            found += (task / "children").read_text().split()
+    return [pid for pid in found if b"finder" in command_of(pid)]
+
+
+def command_of(pid: str) -> bytes:
+    """Nothing where it ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 async def test_a_project_cannot_put_its_modules_into_the_search(

@@ -89,8 +89,7 @@ async def _feed(sink: asyncio.StreamWriter, request: bytes) -> None:
     try:
         sink.write(request)
         await sink.drain()
-        sink.close()
-        await sink.wait_closed()
+        sink.close()  # not waited for: asyncio of 3.11 breaks where that is cancelled just as the pipe closes
     except ConnectionError:
         pass  # it ended before it had read everything: its exit code and last words say why
 

@@ -21,8 +21,9 @@ from clew.domain.conversation.ids import (
     SessionId,
     SummaryId,
 )
-from clew.domain.conversation.messages import Head, NewMessage
+from clew.domain.conversation.messages import EventBody, Head, NewMessage
 from clew.domain.ledger.rows import (
+    TASK,
     CallState,
     Handle,
     JobRow,
@@ -299,7 +300,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     a commit ends becomes an estimate, and its subagents end with it. `take` consumes rows of the inbox, `cancel` takes them back unread; Refused when one no longer
     waits. `cancel_queued` cancels whatever waits in the inbox for this session. `receives` puts
     messages into the inbox that the commit itself sets free. `cut_reason` is noted with what a commit cancels too. `jobs` are
-    kept for later, those that are known already stay as they are.
+    kept for later, those that are known already stay as they are. A subagent is given its task only while a turn of its
+    parent's is open, and once it was ended not again: Refused.
     """
 
     session: SessionId
@@ -332,6 +334,12 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     opens: NewSession | None = None
     conversation: PointConversation | None = None
     idempotency_key: str | None = None
+
+    @property
+    def gives_task(self) -> bool:
+        """Whether it opens the turn of a side session with what is to be done there."""
+        said = self.op.messages if self.open_turn is not None and isinstance(self.op, Append) else ()
+        return any(isinstance(message.body, EventBody) and message.body.kind == TASK for message in said)
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True):

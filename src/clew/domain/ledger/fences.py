@@ -11,6 +11,7 @@ from clew.domain.conversation.messages import Head
 from clew.domain.ledger.commits import AsHolder, Commit, Fence
 from clew.domain.ledger.errors import Busy, Fenced, HeadMoved
 
+TURN_IS_OVER: Final = "The turn that this subagent works for is over."
 _encode: Final = msgspec.json.Encoder().encode
 
 

@@ -46,6 +46,8 @@ BACKGROUND: Final = "background"
 """Surface of side sessions in which a person's own words stand."""
 DELEGATE: Final = "delegate"
 """Surface of side sessions that work for a turn of another's: subagents. They end with it."""
+TASK: Final = "task"
+"""The kind of event that opens the turn of a side session."""
 
 
 class SessionRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,14 +20,13 @@ from clew.domain.ledger.commits import (
     SetTurn,
 )
 from clew.domain.ledger.errors import Busy, HeadMoved, KeyReused, Refused
-from clew.domain.ledger.rows import Handle, InboxRow, SessionRow, TurnRow, TurnState
+from clew.domain.ledger.rows import TASK, Handle, InboxRow, SessionRow, TurnRow, TurnState
 from clew.domain.turn.prompt import Overlay
 from clew.runtime.ports.ledger import Ledger
 from clew.runtime.turns.job import Means, TurnJob
 from clew.runtime.turns.leases import Holder
 from clew.runtime.turns.openings import Again, GoOn, Hear, Opening, Say, Work
 from clew.runtime.turns.waiting import (
-    TASK,
     event_message,
     event_messages,
     events_among,

@@ -21,8 +21,6 @@ EVENT: Final = "event"
 WAKE: Final = "wake"
 """An event that starts a turn, where none runs."""
 EVENTS: Final = frozenset({EVENT, WAKE})
-TASK: Final = "task"
-"""The kind of event that opens the turn of a side session."""
 BYSTANDER: Final = "said_in_the_group"
 """The kind of event that something said in a group is, but not to us."""
 NOT_TO_US: Final = "Said in this group meanwhile, not to you:"

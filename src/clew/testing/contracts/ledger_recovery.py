@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from clew.domain.conversation.messages import Status
@@ -12,6 +14,7 @@ from clew.domain.ledger.commits import (
     Caps,
     MoveCall,
     Note,
+    OpenTurn,
     Reserve,
     SessionPatch,
     SetTurn,
@@ -20,6 +23,7 @@ from clew.domain.ledger.commits import (
 from clew.domain.ledger.errors import Busy, CapReached, Fenced, NotFound, Refused
 from clew.domain.ledger.rows import (
     DELEGATE,
+    TASK,
     CallState,
     Handle,
     InboxState,
@@ -41,6 +45,8 @@ from clew.testing.ledgers import (
     ask_tool,
     begin,
     do,
+    event,
+    handle_of,
     move_call,
     open_turn,
     place,
@@ -151,6 +157,30 @@ class RecoveryContract(LedgerCase):
         goes_on = SetTurn(turn=1, state=TurnState.RUNNING)
         await do(ledger, handle, claim=OTHER_PROCESS, set_turn=goes_on)
         assert (await turn_of(ledger, child)).state == TurnState.RUNNING
+
+    @pytest.mark.parametrize("is_open", [True, False])
+    @pytest.mark.parametrize("is_first", [True, False])
+    async def test_a_subagent_begins_only_while_its_turn_is_open(
+        self, ledger: Ledger, is_first: bool, is_open: bool
+    ) -> None:
+        """Whether it was made before its turn was ended, or after. What a person says to it begins one all the same."""
+        parent = await open_turn(ledger, await begin(ledger, 1), "a")
+        beside = partial(begin, ledger, 2, origin=Origin.SIDE, parent=parent.session, surface=DELEGATE)
+        side = await beside() if is_first else None
+        if not is_open:
+            await do(ledger, parent, op=Note(kind=OpKind.STOP), cut=True, cut_reason="stopped")
+            if is_first:
+                await open_turn(ledger, await handle_of(ledger, parent.session), "b")
+        side = side or await beside()
+        opened = OpenTurn(turn=1, principal=ANN, model="model")
+        task = Append(messages=(event("task", kind=TASK),), turn=1)
+        gives = work(side, op=task, claim=THIS_PROCESS, open_turn=opened)
+        if is_open:
+            await ledger.commit(gives)
+        else:
+            await refused(ledger, gives, Refused)
+            await open_turn(ledger, await handle_of(ledger, side.session), "said by a person")
+        await check(ledger, ANN, side.session)
 
     async def _beside(self, ledger: Ledger, parent: Handle, number: int, surface: str = DELEGATE) -> Handle:
         """A side session in the middle of a turn, with a call under way."""

@@ -21,6 +21,7 @@ from clew.domain.ledger.commits import (
     SetTurn,
 )
 from clew.domain.ledger.errors import Refused
+from clew.domain.ledger.fences import TURN_IS_OVER
 from clew.domain.ledger.rows import (
     DELEGATE,
     ApprovalRow,
@@ -30,6 +31,7 @@ from clew.domain.ledger.rows import (
     CallState,
     InboxState,
     Origin,
+    SessionRow,
     TurnRow,
     TurnState,
 )
@@ -101,6 +103,8 @@ def _settle_calls(state: State, session: SessionId, turn: int, at: int) -> None:
 
 def write_turn_rows(state: State, work: Commit) -> None:
     """Writes every row that rides along with the op, under the session's epoch as this commit leaves it."""
+    if work.gives_task and _is_late(state, state.sessions[work.session]):
+        raise Refused(TURN_IS_OVER)
     if work.open_turn is not None:
         _open_turn(state, work, work.open_turn)
     if work.set_turn is not None:
@@ -142,6 +146,14 @@ def waiting_in(state: State, session: SessionId) -> list[InboxId]:
 
 def _epoch(state: State, work: Commit) -> int:
     return state.sessions[work.session].handle.epoch
+
+
+def _is_late(state: State, row: SessionRow) -> bool:
+    """Whether it is a subagent whose turn is over: it was ended with it, or begun after it."""
+    if (row.origin, row.surface) != (Origin.SIDE, DELEGATE):
+        return False
+    works = any(turn.session == row.parent and turn.state.is_open for turn in state.turns.values())
+    return row.ended_at is not None or not works
 
 
 def _open_turn(state: State, work: Commit, opened: OpenTurn) -> None:

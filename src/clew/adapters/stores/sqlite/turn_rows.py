@@ -22,6 +22,7 @@ from clew.domain.ledger.commits import (
     SetTurn,
 )
 from clew.domain.ledger.errors import Refused
+from clew.domain.ledger.fences import TURN_IS_OVER
 from clew.domain.ledger.rows import DELEGATE, CallState, TurnState
 
 ABANDONED: Final = "abandoned"
@@ -33,6 +34,11 @@ WITH RECURSIVE below(id) AS (
     WHERE s.origin = 'side' AND s.surface = ?2 AND s.ended_at IS NULL
 )
 SELECT id FROM below
+"""
+_IS_LATE: Final = """
+-- a subagent whose turn is over: it was ended with it, or begun after it
+SELECT 1 FROM session s WHERE s.id = ?1 AND s.origin = 'side' AND s.surface = ?2 AND (s.ended_at IS NOT NULL
+  OR NOT EXISTS (SELECT 1 FROM turn WHERE session_id = s.parent_session AND state IN ('running','waiting')))
 """
 
 
@@ -93,6 +99,8 @@ def _end_turns(  # noqa: PLR0917
 
 def write_turn_rows(db: apsw.Connection, work: Commit, epoch: int) -> None:
     """Writes every row that rides along with the op, under the commit's epoch."""
+    if work.gives_task and fetch(db, _IS_LATE, (work.session, DELEGATE)):
+        raise Refused(TURN_IS_OVER)
     if work.open_turn is not None:
         _open_turn(db, work.session, work.open_turn, epoch, work.at)
     for plan in work.plan:
