@@ -83,6 +83,8 @@ class Background:
         for row in await self._open(parent):
             if row.id == side:
                 await self._services.desk.stop(self._talk.principal, row.id)
+                if (running := self._running.get(row.id)) is not None:
+                    await asyncio.wait([running])  # it may be telling what was so before
                 self._follow(row.id)
                 return True
         return False

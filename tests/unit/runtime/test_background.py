@@ -11,9 +11,9 @@ import pytest
 from clew.adapters.stores.memory import MemoryLedger
 from clew.domain.conversation.ids import LOCAL, SessionId
 from clew.domain.conversation.messages import Role
-from clew.domain.ledger.commits import Commit, Committed
+from clew.domain.ledger.commits import Commit, Committed, Receive, Received
 from clew.domain.ledger.errors import StoreUnusable
-from clew.domain.ledger.rows import InboxState, Origin
+from clew.domain.ledger.rows import InboxState, Origin, TurnState
 from clew.domain.tools.spec import Effect, ToolResult
 from clew.runtime.background import AT_ONCE_MAX, SURFACE, Background
 from clew.runtime.commands import CommandError
@@ -206,6 +206,35 @@ async def test_a_call_that_needs_a_yes_waits_and_is_said() -> None:
         await told.anything()
     assert "has ended: done. changed" in told.sentences[0]
     assert len(await events(talk)) == 2
+
+
+async def test_what_is_stopped_while_its_question_is_told_has_a_result_all_the_same() -> None:
+    telling, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryLedger):
+        async def receive(self, item: Receive) -> Received:
+            if item.kind == EVENT:
+                telling.set()
+                await go_on.wait()
+            return await super().receive(item)
+
+    change = RecordingTool("change", effect=Effect.EDIT)
+    world = World(Slow(), [say("hello"), ask("change")], tools=[change])
+    talk = world.talk()
+    await exchange(talk, "hi")
+    async with beside(talk) as told, asyncio.timeout(10):
+        await command(talk, "/background change it")
+        await telling.wait()
+        (side,) = await world.ledger.children(LOCAL, of(talk))
+        assert isinstance(talk.background, Background)
+        stopping = asyncio.create_task(talk.background.stop(of(talk), side.id))
+        while (turn := await world.ledger.turn(LOCAL, side.id)) and turn.state == TurnState.WAITING:  # noqa: ASYNC110 - it sets no event
+            await asyncio.sleep(0)
+        go_on.set()
+        assert await stopping
+        while len(told.sentences) < 2:
+            await told.anything()
+    assert "has ended: interrupted" in told.sentences[1]
 
 
 async def test_a_crash_between_the_result_and_the_end_delivers_nothing_twice() -> None:
