@@ -184,13 +184,14 @@ class TorturedHome:
         """Several use one session; some stand still, longer than their lease lasts or not, and wake behind the others."""
         session = self._random.choice(self._sessions)
         started = [self._clew(self._random.choice(LINES), session, Way("", environ=LEASED)) for _ in range(3)]
-        now = time.monotonic()
-        for process in started[:2]:
-            stops = now + self._random.uniform(0.0, STAND_WITHIN_SECONDS)
+        now, standing = time.monotonic(), started[1:]
+        # The one that was started last at once, so that it has not ended before.
+        for process, within in zip(standing, (STAND_WITHIN_SECONDS, 0.0), strict=True):
+            stops = now + self._random.uniform(0.0, within)
             goes_on = stops + self._random.uniform(*STAND_SECONDS)
             process.stands = [(goes_on, signal.SIGCONT), (stops, signal.SIGSTOP)]
         self._wait(started)
-        self._report.stands += sum(not process.stands for process in started[:2])
+        self._report.stands += sum(not process.stands for process in standing)
         return started
 
     def _company(self, count: int) -> list[Process]:
